@@ -1,0 +1,61 @@
+# `make run` and `make test` need Python >= 3.11 and a package index, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+STUBS := clients/python
+PROTOS := $(shell find protos -name '*.proto')
+
+.PHONY: help setup run test check lint types contracts protos generate generated lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## the virtual environment, from the hash-pinned lock
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "This needs Python >= 3.11 on the PATH (or PYTHON=/path/to/python3)."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "This needs Python >= 3.11; $(PYTHON) is older. Name another with PYTHON=..."; exit 1; }
+	@echo "Preparing $(VENV) (once; about a minute)..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## everything: Postgres, stand-in Stripe, service, gateway, storefront; Ctrl-C stops it
+	@exec $(BIN)/python -m sandbox
+
+test: $(STAMP) ## unit, integration and acceptance tests
+	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+check: lint types contracts protos generated ## everything that must stay true beside the tests
+
+lint: $(STAMP) ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	@$(BIN)/mypy
+
+contracts: $(STAMP) ## which way imports may point
+	@$(BIN)/lint-imports --no-cache
+
+protos: $(STAMP) ## buf: lint, format, and no breaking change since BREAKING_AGAINST (a git ref)
+	@PATH="$(BIN):$$PATH" buf lint
+	@PATH="$(BIN):$$PATH" buf format protos -d --exit-code
+	@BUF="$(BIN)/buf" sh tools/proto_breaking.sh
+
+generate: $(STAMP) ## the Python stubs, from protos/
+	@find $(STUBS)/billing -name '*_pb2*.py*' -delete
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -Ithird_party/googleapis \
+	  --python_out=$(STUBS) --grpc_python_out=$(STUBS) --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(PROTOS)
+
+generated: generate ## regenerating leaves no difference
+	@git diff --exit-code --stat -- $(STUBS) && test -z "$$(git status --porcelain -- $(STUBS))" \
+	  || { echo "The stubs are not what protos/ gives: run 'make generate' and commit."; exit 1; }
+
+lock: ## requirements/*.txt anew from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+
+clean: ## the virtual environment and the sandbox's data
+	rm -rf $(VENV) .sandbox

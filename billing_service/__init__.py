@@ -1,0 +1,1 @@
+"""The billing service: checkout sessions out, verified events in, entitlements answered."""

@@ -1,0 +1,111 @@
+"""The catalog as values: what is sold, and what it turns on. Loading and checking the file: `parse_catalog`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+
+class FeatureType(StrEnum):
+    """The type of a feature's values."""
+
+    BOOLEAN = "boolean"
+    INTEGER = "integer"
+    TEXT = "text"
+
+
+class IntegerMerge(StrEnum):
+    """How an integer feature of several sources becomes one value."""
+
+    MAX = "max"
+    SUM = "sum"
+
+
+class Unlimited(StrEnum):
+    """The value of an integer feature without a limit."""
+
+    UNLIMITED = "unlimited"
+
+
+UNLIMITED = Unlimited.UNLIMITED
+# bool before int: True is an int to Python.
+FeatureValue = bool | int | Unlimited | str
+
+
+class PlanMode(StrEnum):
+    """How a plan is paid for; the words of Stripe's Checkout, and free."""
+
+    FREE = "free"
+    SUBSCRIPTION = "subscription"
+    PAYMENT = "payment"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A thing that plans turn on."""
+
+    feature_key: str
+    name: str
+    type: FeatureType
+    merge: IntegerMerge = IntegerMerge.MAX  # integer features only
+
+
+@dataclass(frozen=True)
+class Price:
+    """One price of a plan; the amount lives at Stripe."""
+
+    price_key: str
+    lookup_key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a plan does in the cases that Stripe leaves to us. The defaults are the safe ones."""
+
+    past_due_grace: timedelta = timedelta(days=7)
+    period_end_leeway: timedelta = timedelta(days=1)
+    access_before_settled: bool = False  # while a delayed payment (bank debit) is on its way
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Something sold."""
+
+    plan_key: str
+    name: str
+    description: str
+    mode: PlanMode
+    group: str | None
+    rank: int
+    prices: tuple[Price, ...]
+    features: Mapping[str, FeatureValue]  # by feature_key; at quantity 1
+    scales: frozenset[str]  # the integer features that are multiplied by the quantity
+    quantity_allowed: bool
+    duration: timedelta | None  # payment mode: how long a purchase lasts; None: for ever
+    policy: Policy = Policy()
+
+    def price(self, price_key: str | None) -> Price | None:
+        """Give the price of this key, the first one for None, or None where there is no such price."""
+        if price_key is None:
+            return self.prices[0] if self.prices else None
+        return next((price for price in self.prices if price.price_key == price_key), None)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """One version of the catalog, whole and checked."""
+
+    version: str  # the hash of its content
+    default_plan: Plan | None
+    features: Mapping[str, Feature]  # in the order of the file
+    plans: Mapping[str, Plan]  # in the order of the file
+
+    def plan_of_lookup_key(self, lookup_key: str) -> Plan | None:
+        """Give the plan that sells at this lookup key; at most one does (checked when parsed)."""
+        for plan in self.plans.values():
+            if any(price.lookup_key == lookup_key for price in plan.prices):
+                return plan
+        return None

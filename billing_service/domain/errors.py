@@ -1,0 +1,147 @@
+"""The one tree of errors that callers can meet: each class has one reason of the contract.
+
+`rpc/status.py` is the only place that turns them into gRPC statuses. A message here is read by callers: it says what to
+do, and carries neither secrets, nor personal data, nor anything of our insides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class BillingError(Exception):
+    """The service could not do what was asked; see the reason."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str | None = None, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Take a message (default: the class's docstring) and what ErrorInfo.metadata is to carry."""
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.metadata: dict[str, str] = dict(metadata or {})
+        super().__init__(self.message)
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One field of a request that does not hold, and what to do about it."""
+
+    field: str
+    description: str
+
+
+class InvalidFieldsError(BillingError):
+    """Fields of the request do not hold."""
+
+    reason = "INVALID_FIELDS"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        """Take every violation at once, so that a caller can mend them in one go."""
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+
+
+class NotFoundError(BillingError):
+    """A named resource does not exist."""
+
+    resource_type: ClassVar[str] = "resource"
+
+    def __init__(self, resource_name: str, message: str | None = None) -> None:
+        """Take the name by which the caller asked."""
+        self.resource_name = resource_name
+        super().__init__(message or f"{self.resource_type} {resource_name!r} does not exist")
+
+
+class PlanNotFoundError(NotFoundError):
+    """No plan has this key."""
+
+    reason = "PLAN_NOT_FOUND"
+    resource_type = "plan"
+
+
+class PriceNotFoundError(NotFoundError):
+    """The plan has no price of this key."""
+
+    reason = "PRICE_NOT_FOUND"
+    resource_type = "price"
+
+
+class CheckoutSessionNotFoundError(NotFoundError):
+    """No checkout session of ours has this id."""
+
+    reason = "CHECKOUT_SESSION_NOT_FOUND"
+    resource_type = "checkout_session"
+
+
+class RequestIdReusedError(BillingError):
+    """The request_id was used before with other parameters; use a new one for a new request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class AlreadySubscribedError(BillingError):
+    """The customer holds a live subscription of this plan group; change that one instead of buying a second."""
+
+    reason = "ALREADY_SUBSCRIBED"
+
+
+class PlanNotForSaleError(BillingError):
+    """The plan costs nothing and cannot be bought."""
+
+    reason = "PLAN_NOT_FOR_SALE"
+
+
+class PriceNotAvailableError(BillingError):
+    """Stripe has no active price with the plan's lookup key; the operator must create or activate one."""
+
+    reason = "PRICE_NOT_AVAILABLE"
+
+
+class CheckoutSupersededError(BillingError):
+    """A later request for the same plan group replaced this one; use a new request_id if it is still wanted."""
+
+    reason = "CHECKOUT_SUPERSEDED"
+
+
+class RequestInProgressError(BillingError):
+    """A call with the same effect is being carried out right now; call again with the same request_id."""
+
+    reason = "REQUEST_IN_PROGRESS"
+
+
+class StripeRefusedError(BillingError):
+    """Stripe refused the request; calling again does not change that, and the operator's log says why."""
+
+    reason = "STRIPE_REFUSED"
+
+
+class UnavailableError(BillingError):
+    """Something that the service needs is away; come again."""
+
+    retry_after_s: float = 1.0
+
+
+class StripeUnavailableError(UnavailableError):
+    """Stripe does not answer; call again with the same request_id."""
+
+    reason = "STRIPE_UNAVAILABLE"
+    retry_after_s = 2.0
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """The database does not answer; call again with the same request_id."""
+
+    reason = "DATABASE_UNAVAILABLE"
+
+
+class OverloadedError(UnavailableError):
+    """A bounded queue is full; come again a little later."""
+
+    reason = "OVERLOADED"
+
+
+class UnauthenticatedError(BillingError):
+    """The call carries no valid token; send "authorization: Bearer <token>"."""
+
+    reason = "UNAUTHENTICATED"

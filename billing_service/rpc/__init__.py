@@ -1,0 +1,1 @@
+"""The gRPC face: thin servicers, conversion, errors to status, interceptors, server."""

@@ -1,0 +1,1 @@
+"""Stripe over HTTPS: the only importer of the stripe package."""
