@@ -1,0 +1,79 @@
+"""What tests share: a real PostgreSQL with a migrated template database, cloned for each test that asks for one.
+
+Each xdist worker runs a server of its own (about half a second, once, and only when a test asks for it): nothing is shared
+between workers, so nothing needs a lock, and a worker that is killed takes its server with it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from sandbox.postgres import FORGETFUL, EmbeddedPostgres
+
+_TEMPLATE = "billing_template"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def reachable_folder() -> Iterator[Path]:
+    """A temporary folder that other users can look into: pytest's own cannot, and as root PostgreSQL runs as another user."""
+    folder = Path(tempfile.mkdtemp(prefix="billing-tests-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """A running server for the whole session, fast because it forgets on a power cut."""
+    with EmbeddedPostgres(reachable_folder / "postgres", settings=FORGETFUL) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: EmbeddedPostgres) -> str:
+    """The name of a database at the newest revision of the schema, migrated once; nobody connects to it."""
+    url = postgres.ensure_database(_TEMPLATE)
+    if find_spec("billing_service.storage.schema") is not None:
+        migrate = import_module("billing_service.storage.schema").migrate  # late: alembic is slow to import
+
+        migrate(url)
+    return _TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def _admin(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def empty_database_url(_admin: psycopg.Connection, postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The libpq URL of a database of the test's own with nothing in it, dropped afterwards."""
+    name = f"empty_{next(_numbers)}"
+    _admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield postgres.url(name)
+    _admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_url(_admin: psycopg.Connection, postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
+    """The libpq URL of a migrated database of the test's own, dropped afterwards."""
+    name = f"test_{next(_numbers)}"
+    _admin.execute(
+        sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+            sql.Identifier(name), sql.Identifier(template_database)
+        )
+    )
+    yield postgres.url(name)
+    _admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
