@@ -1,0 +1,159 @@
+"""The catalog's file format: TOML text -> Catalog, or every problem of the text at once, each with its place.
+
+docs/catalog.md explains the keys to the person who writes the file; this module and `catalog_plan` hold the rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from billing_service.domain.catalog import Catalog, Feature, FeatureType, IntegerMerge, Plan, PlanMode
+from billing_service.domain.catalog_plan import note_shared_lookup_keys, read_plan
+from billing_service.domain.toml_lines import Lines
+from billing_service.domain.toml_table import Notes, Table, place_of, suggestion
+
+MAX_CATALOG_CHARS = 1_000_000  # some thousand plans; what is longer is not a catalog
+MAX_PLANS = 500  # ListPlans answers with all of them at once
+MAX_FEATURES = 500  # GetEntitlements answers with all of them at once
+VERSION_CHARS = 16  # 64 bits of SHA-256: short enough to read out, and no two files of one company meet
+
+_FILE_KEYS = ("default_plan", "features", "plans")
+_FEATURE_KEYS = ("name", "type", "merge")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that does not hold, where it stands, and what to do about it."""
+
+    place: str  # "plans.pro.prices[1].lookup_key"; empty for the whole file
+    message: str  # reads on from the place
+    line: int | None = None  # counted from 1; None where no line is to blame
+
+    def __str__(self) -> str:
+        """Write it on one line."""
+        line = f"line {self.line}: " if self.line is not None else ""
+        return f"{line}{self.place} {self.message}" if self.place else f"{line}{self.message}"
+
+
+class CatalogError(Exception):
+    """The catalog does not hold; `problems` has all that is wrong with it, in the order of the file."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        """Take every problem, at least one."""
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"the catalog has {count}:", *(f"  - {problem}" for problem in problems)]))
+
+
+def parse_catalog(text: str) -> Catalog:
+    """Read and check the text of a catalog file.
+
+    Raises:
+        CatalogError: with every problem of the text; only a text that is no TOML at all has just its first.
+    """
+    text = text.removeprefix("\ufeff")  # some editors begin a file with a byte order mark
+    notes = Notes()
+    file = Table(_load(text), (), notes)
+    file.refuse_unknown(_FILE_KEYS)
+    feature_tables = file.table("features", required=True).named_tables(most=MAX_FEATURES)
+    found = {key: _read_feature(key, table) for key, table in feature_tables}
+    plan_tables = dict(file.table("plans", required=True).named_tables(most=MAX_PLANS))
+    plans = {key: read_plan(key, table, found) for key, table in plan_tables.items()}
+    note_shared_lookup_keys(plan_tables, notes)
+    default_plan = _read_default_plan(file, plans)
+    if notes.entries:
+        raise _error(text, notes)
+    features = {key: feature for key, feature in found.items() if feature}
+    return Catalog(_version(default_plan, features.values(), plans.values()), default_plan, features, plans)
+
+
+def _load(text: str) -> Mapping[str, object]:
+    if len(text) > MAX_CATALOG_CHARS:
+        raise CatalogError((Problem("", f"the file is longer than {MAX_CATALOG_CHARS:,} characters"),))
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError((_syntax_problem(str(error), text),)) from None
+    except RecursionError:  # arrays in arrays in arrays …
+        raise CatalogError((Problem("", "the file is nested too deeply"),)) from None
+
+
+def _syntax_problem(message: str, text: str) -> Problem:
+    # Before Python 3.14 the position stands in the message only.
+    if found := re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL):
+        return Problem("", f"this is not TOML: {found[1]} (column {found[3]})", int(found[2]))
+    at_end = message.endswith("(at end of document)")
+    return Problem("", f"this is not TOML: {message}", text.count("\n") + 1 if at_end else None)
+
+
+def _error(text: str, notes: Notes) -> CatalogError:
+    lines = Lines(text)
+    problems = [Problem(place_of(path), message, lines.line_of(path)) for path, message in notes.entries]
+    problems.sort(key=lambda problem: problem.line or 0)  # stable: those of one line stay as they were found
+    return CatalogError(tuple(problems))
+
+
+def _read_feature(feature_key: str, table: Table) -> Feature | None:
+    """Give the feature; None after a note about its type."""
+    table.refuse_unknown(_FEATURE_KEYS)
+    feature_type = table.choice("type", FeatureType)
+    merge = table.choice("merge", IntegerMerge) if "merge" in table.values else IntegerMerge.MAX
+    if "merge" in table.values and feature_type in {FeatureType.BOOLEAN, FeatureType.TEXT}:
+        table.note("merge", f"is for integer features; this one is {feature_type}")
+    name = table.text("name")
+    return Feature(feature_key, name, feature_type, merge or IntegerMerge.MAX) if feature_type else None
+
+
+def _read_default_plan(file: Table, plans: Mapping[str, Plan]) -> Plan | None:
+    """Give the default plan; None only after a note."""
+    plan_key = file.text("default_plan")
+    if not plan_key:
+        return None
+    plan = plans.get(plan_key)
+    if plan is None:
+        file.note("default_plan", f"names no plan of this catalog{suggestion(plan_key, plans)}")
+    elif plan.mode is not PlanMode.FREE:
+        file.note("default_plan", 'must name a plan of mode "free": everybody has it without buying')
+    return plan
+
+
+def _version(default_plan: Plan | None, features: Iterable[Feature], plans: Iterable[Plan]) -> str:
+    """Hash what the catalog means: comments, layout and defaults that are written out change nothing."""
+    content = {
+        "default_plan": default_plan.plan_key if default_plan else None,
+        "features": [[f.feature_key, f.name, f.type, f.merge] for f in features],
+        "plans": [_canonical_plan(plan) for plan in plans],
+    }
+    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:VERSION_CHARS]
+
+
+def _canonical_plan(plan: Plan) -> dict[str, object]:
+    return {
+        "plan_key": plan.plan_key,
+        "name": plan.name,
+        "description": plan.description,
+        "mode": plan.mode,
+        "group": plan.group,
+        "rank": plan.rank,
+        "prices": [[price.price_key, price.lookup_key, price.text] for price in plan.prices],
+        "features": dict(plan.features),
+        "scales": sorted(plan.scales),
+        "quantity": plan.quantity_allowed,
+        "duration_s": _seconds(plan.duration),
+        "policy": [
+            _seconds(plan.policy.past_due_grace),
+            _seconds(plan.policy.period_end_leeway),
+            plan.policy.access_before_settled,
+        ],
+    }
+
+
+def _seconds(duration: timedelta | None) -> int | None:
+    return None if duration is None else int(duration.total_seconds())
