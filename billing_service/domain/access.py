@@ -1,10 +1,22 @@
-"""Facts + policy -> access: what each source gives, in which state, and in which window of time."""
+"""Facts + policy -> access: what each source gives, in which state, and in which window of time.
+
+Rules of this file:
+- A window is `[start, end)`; open-ended where `end` is absent. It ends by itself: no event and no timer is needed.
+- Windows are per subscription item, from the item's own period; invoices never extend one. Leeway is added only where a
+  renewal is expected.
+- Grace is counted once, from the first failure of an invoice that is still open.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+
+from billing_service.domain.catalog import Plan, Policy
+from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.observation import InvoiceStatus, ItemView, SubscriptionStatus
 
 
 class SourceType(StrEnum):
@@ -29,6 +41,9 @@ class SourceState(StrEnum):
     UNRESOLVED = "unresolved"
 
 
+GIVING = frozenset({SourceState.ACTIVE, SourceState.TRIALING, SourceState.GRACE, SourceState.ENDING})
+
+
 @dataclass(frozen=True)
 class Source:
     """What gives a customer access to a plan, as it stands at one moment."""
@@ -41,3 +56,217 @@ class Source:
     stripe_subscription_id: str | None
     start_time: datetime | None
     end_time: datetime | None  # None: open-ended
+
+    @property
+    def gives(self) -> bool:
+        """Whether it gives its plan at the moment for which it was made."""
+        return self.state in GIVING
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a source gives over time: `state` within `[start, end)`, `after` from `end` on."""
+
+    type: SourceType
+    plan: Plan | None
+    quantity: int
+    stripe_id: str
+    stripe_subscription_id: str | None
+    state: SourceState
+    start: datetime
+    end: datetime | None
+    after: SourceState = SourceState.ENDED
+
+    def at(self, now: datetime) -> Source:
+        """Give the source as it stands at `now`. One that has not begun gives nothing yet."""
+        over = self.end is not None and now >= self.end
+        return Source(
+            type=self.type,
+            state=self.after if over else self.state,
+            plan_key=self.plan.plan_key if self.plan else None,
+            quantity=self.quantity,
+            stripe_id=self.stripe_id,
+            stripe_subscription_id=self.stripe_subscription_id,
+            start_time=self.start,
+            end_time=self.end,
+        )
+
+    def next_change(self, now: datetime) -> datetime | None:
+        """Say when time alone changes what it gives; None where it never does."""
+        return self.end if self.state in GIVING and self.end is not None and now < self.end else None
+
+
+class Invoice(StrEnum):
+    """How the latest invoice stands, as far as access is concerned."""
+
+    SETTLED = "paid, or there is none"
+    UNKNOWN = "not known yet"
+    OPEN = "open or draft"
+    FAILED = "void or uncollectible after a failed payment"
+    WAIVED = "void without a failed payment"
+
+
+class Verdict(StrEnum):
+    """What a row of the table says."""
+
+    PERIOD = "until the item's period ends"
+    TRIAL = "until the trial ends"
+    GRACE = "for the plan's grace, from the first failure"
+    POLICY = "only if the plan gives access before the payment has settled"
+    PENDING = "no: the first payment is awaited"
+    OVERDUE = "no: unpaid"
+    PAUSED = "no: paused"
+    ENDED = "no: over"
+
+
+_ACTIVE: Mapping[tuple[Invoice, bool], Verdict] = {  # (the latest invoice, whether it is the first)
+    (Invoice.SETTLED, True): Verdict.PERIOD,
+    (Invoice.SETTLED, False): Verdict.PERIOD,
+    (Invoice.UNKNOWN, True): Verdict.POLICY,
+    (Invoice.UNKNOWN, False): Verdict.PERIOD,
+    (Invoice.OPEN, True): Verdict.POLICY,
+    (Invoice.OPEN, False): Verdict.PERIOD,
+    (Invoice.FAILED, True): Verdict.OVERDUE,
+    (Invoice.FAILED, False): Verdict.GRACE,
+    (Invoice.WAIVED, True): Verdict.OVERDUE,
+    (Invoice.WAIVED, False): Verdict.PERIOD,
+}
+_BY_STATUS: Mapping[SubscriptionStatus, Verdict] = {
+    SubscriptionStatus.TRIALING: Verdict.TRIAL,
+    SubscriptionStatus.PAST_DUE: Verdict.GRACE,
+    SubscriptionStatus.INCOMPLETE: Verdict.PENDING,
+    SubscriptionStatus.INCOMPLETE_EXPIRED: Verdict.ENDED,
+    SubscriptionStatus.UNPAID: Verdict.OVERDUE,
+    SubscriptionStatus.CANCELED: Verdict.ENDED,
+    SubscriptionStatus.PAUSED: Verdict.PAUSED,
+}
+
+
+def verdict(status: SubscriptionStatus, invoice: Invoice, *, first: bool) -> Verdict:
+    """Look up the one table: subscription status x latest invoice x first payment or renewal."""
+    return _ACTIVE[invoice, first] if status is SubscriptionStatus.ACTIVE else _BY_STATUS[status]
+
+
+ResolvePlan = Callable[[str, str | None], Plan | None]  # (price id, lookup key) -> the plan that sells at it
+FindPlan = Callable[[str], Plan | None]  # plan key -> plan
+
+
+def accesses(facts: CustomerFacts, resolve: ResolvePlan, find: FindPlan) -> tuple[Access, ...]:
+    """Give what every source of a customer gives, whatever the time is, in the order in which they began."""
+    items = [
+        _item_access(subscription, item, resolve(item.price_id, item.lookup_key))
+        for subscription in facts.subscriptions
+        for item in subscription.items
+    ]
+    purchases = [_purchase_access(purchase, find(purchase.plan_key)) for purchase in facts.purchases]
+    return tuple(sorted([*items, *purchases], key=lambda access: (access.start, access.stripe_id)))
+
+
+def _invoice(subscription: SubscriptionFacts) -> Invoice:
+    if subscription.first_payment and subscription.first_payment_settled:
+        return Invoice.SETTLED
+    match subscription.invoice_status:
+        case None:
+            return Invoice.UNKNOWN if not subscription.invoice_known else Invoice.SETTLED
+        case InvoiceStatus.PAID:
+            return Invoice.SETTLED
+        case InvoiceStatus.DRAFT | InvoiceStatus.OPEN:
+            return Invoice.OPEN
+        case InvoiceStatus.VOID if subscription.failed_time is None:
+            return Invoice.WAIVED
+        case InvoiceStatus.VOID | InvoiceStatus.UNCOLLECTIBLE:
+            return Invoice.FAILED
+
+
+def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | None) -> Access:
+    state, end, after = _item_window(subscription, item, plan.policy if plan else Policy())
+    return Access(
+        type=SourceType.SUBSCRIPTION,
+        plan=plan,
+        quantity=item.quantity,
+        stripe_id=item.item_id,
+        stripe_subscription_id=subscription.subscription_id,
+        state=state if plan else SourceState.UNRESOLVED,
+        start=_time(subscription.start),
+        end=_capped(end, subscription.ended_at) if plan else None,
+        after=after,
+    )
+
+
+def _item_window(
+    subscription: SubscriptionFacts, item: ItemView, policy: Policy
+) -> tuple[SourceState, datetime | None, SourceState]:
+    ruling = verdict(subscription.status, _invoice(subscription), first=subscription.first_payment)
+    if ruling is Verdict.POLICY:
+        ruling = Verdict.PERIOD if policy.access_before_settled else Verdict.PENDING
+    match ruling:
+        case Verdict.PERIOD:
+            return _period(subscription, item.period_end, policy, SourceState.ACTIVE)
+        case Verdict.TRIAL:
+            return _period(subscription, subscription.trial_end or item.period_end, policy, SourceState.TRIALING)
+        case Verdict.GRACE:
+            anchor = subscription.failed_time or subscription.due_time or item.period_start
+            end = _capped(_time(anchor) + policy.past_due_grace, subscription.cancel_at)
+            return SourceState.GRACE, end, SourceState.PAYMENT_OVERDUE
+        case _:
+            state = _REFUSED[ruling]
+            return state, None, state
+
+
+_REFUSED: Mapping[Verdict, SourceState] = {
+    Verdict.PENDING: SourceState.PENDING_PAYMENT,
+    Verdict.OVERDUE: SourceState.PAYMENT_OVERDUE,
+    Verdict.PAUSED: SourceState.PAUSED,
+    Verdict.ENDED: SourceState.ENDED,
+}
+
+
+def _period(
+    subscription: SubscriptionFacts, period_end: int, policy: Policy, state: SourceState
+) -> tuple[SourceState, datetime | None, SourceState]:
+    """Give the window of a period or trial; flexible billing cancels by `cancel_at` alone, so both marks are read."""
+    ends_with_period = subscription.cancel_at_period_end
+    cancel_at = subscription.cancel_at
+    if ends_with_period or (cancel_at is not None and cancel_at <= period_end):
+        end = period_end if cancel_at is None else min(period_end, cancel_at)
+        ending = state if state is SourceState.TRIALING else SourceState.ENDING
+        return ending, _time(end), SourceState.ENDED
+    end_time = _capped(_time(period_end) + policy.period_end_leeway, cancel_at)
+    return state, end_time, SourceState.ENDED
+
+
+def _purchase_access(purchase: PurchaseFacts, plan: Plan | None) -> Access:
+    begin = purchase.paid_time
+    if begin is None and plan and plan.policy.access_before_settled:
+        begin = purchase.created
+    duration = plan.duration if plan else None
+    given = SourceState.ENDING if duration else SourceState.ACTIVE
+    state = SourceState.PENDING_PAYMENT if begin is None else given
+    start = _time(purchase.created if begin is None else begin)
+    return Access(
+        type=SourceType.PURCHASE,
+        plan=plan,
+        quantity=purchase.quantity,
+        stripe_id=purchase.checkout_session_id,
+        stripe_subscription_id=None,
+        state=state if plan else SourceState.UNRESOLVED,
+        start=start,
+        end=_later(start, duration) if duration and begin is not None else None,
+    )
+
+
+LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC)  # what the contract's Timestamp can still say
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _later(start: datetime, duration: timedelta) -> datetime:
+    return start + duration if duration < LAST_TIME - start else LAST_TIME
+
+
+def _capped(end: datetime | None, limit: int | None) -> datetime | None:
+    if limit is None:
+        return end
+    return _time(limit) if end is None else min(end, _time(limit))

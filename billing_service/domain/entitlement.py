@@ -1,12 +1,26 @@
-"""Sources -> features at a time."""
+"""Sources -> features at a time.
+
+The merge per feature: boolean OR; integer max or sum, as the catalog says; text by plan rank. The default plan holds
+while no live source has a plan of its group, and never adds to a sum.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from billing_service.domain.access import Source
-from billing_service.domain.catalog import FeatureValue
+from billing_service.domain.access import Access, Source, SourceState, SourceType
+from billing_service.domain.catalog import (
+    UNLIMITED,
+    Catalog,
+    Feature,
+    FeatureType,
+    FeatureValue,
+    IntegerMerge,
+    Plan,
+    Unlimited,
+)
 
 
 @dataclass(frozen=True)
@@ -31,3 +45,95 @@ class Entitlements:
     read_time: datetime
     next_change_time: datetime | None
     catalog_version: str
+
+
+@dataclass(frozen=True)
+class _Live:
+    """A source that gives its plan now."""
+
+    source: Source
+    plan: Plan
+    change: datetime | None
+
+    def value(self, feature_key: str) -> FeatureValue | None:
+        value = self.plan.features.get(feature_key)
+        scaled = feature_key in self.plan.scales and isinstance(value, int) and not isinstance(value, bool)
+        return value * self.source.quantity if scaled and isinstance(value, int) else value
+
+
+def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: Catalog, now: datetime) -> Entitlements:
+    """Work out what a customer may use at `now`; pure."""
+    live = [_Live(source, a.plan, a.next_change(now)) for a in accesses if (source := a.at(now)).gives and a.plan]
+    sources = [access.at(now) for access in accesses]
+    default = _default(live, catalog)
+    if default is not None:
+        live.append(default)
+        sources.append(default.source)
+    by_rank = sorted(live, key=lambda one: -one.plan.rank)
+    return Entitlements(
+        customer_id=customer_id,
+        revision=revision,
+        entitlements=tuple(_entitlement(feature, live) for feature in catalog.features.values()),
+        sources=tuple(sources),
+        plan_keys=tuple(dict.fromkeys(one.plan.plan_key for one in by_rank)),
+        read_time=now,
+        next_change_time=_earliest(access.next_change(now) for access in accesses),
+        catalog_version=catalog.version,
+    )
+
+
+def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
+    plan = catalog.default_plan
+    if plan is None or (plan.group is not None and any(one.plan.group == plan.group for one in live)):
+        return None
+    source = Source(
+        type=SourceType.DEFAULT_PLAN,
+        state=SourceState.ACTIVE,
+        plan_key=plan.plan_key,
+        quantity=1,
+        stripe_id=None,
+        stripe_subscription_id=None,
+        start_time=None,
+        end_time=None,
+    )
+    return _Live(source, plan, None)
+
+
+def _entitlement(feature: Feature, live: Sequence[_Live]) -> Entitlement:
+    giving = [(one, value) for one in live if (value := one.value(feature.feature_key)) is not None]
+    change = _earliest(one.change for one, _ in giving)
+    value, decider = _merged(feature, giving)
+    return Entitlement(feature.feature_key, value, decider.source if decider else None, change)
+
+
+def _merged(feature: Feature, giving: list[tuple[_Live, FeatureValue]]) -> tuple[FeatureValue, _Live | None]:
+    match feature.type:
+        case FeatureType.BOOLEAN:
+            on = [one for one, value in giving if value is True]
+            return (True, on[0]) if on else (False, giving[0][0] if giving else None)
+        case FeatureType.TEXT:
+            best = max(giving, key=lambda pair: pair[0].plan.rank, default=None)
+            return (best[1], best[0]) if best else ("", None)
+        case FeatureType.INTEGER:
+            return _merged_integer(feature.merge, giving)
+
+
+def _merged_integer(merge: IntegerMerge, giving: list[tuple[_Live, FeatureValue]]) -> tuple[FeatureValue, _Live | None]:
+    if not giving:
+        return 0, None
+    unlimited = [one for one, value in giving if isinstance(value, Unlimited)]
+    if unlimited:
+        return UNLIMITED, unlimited[0]
+    numbers = [(one, value) for one, value in giving if isinstance(value, int)]
+    bought = [pair for pair in numbers if pair[0].source.type is not SourceType.DEFAULT_PLAN]
+    if merge is IntegerMerge.SUM and bought:
+        return min(sum(value for _, value in bought), MAX_INTEGER), bought[0][0]
+    best = max(numbers, key=lambda pair: pair[1])
+    return min(best[1], MAX_INTEGER), best[0]
+
+
+MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
+
+
+def _earliest(times: Iterable[datetime | None]) -> datetime | None:
+    return min((time for time in times if time is not None), default=None)

@@ -1,0 +1,194 @@
+"""The join: what is known of one Stripe object, and how an observation is merged into it.
+
+Rules of this file:
+- `join` is commutative, associative and idempotent: every register only moves up in a total order, facts only move to
+  earlier times. So neither order nor duplicates of arrival can change where an object ends.
+- Two registers: the latest payload (what an event carried) and the latest read (what Stripe answered when asked).
+- Absorbing states order above everything else: nothing leads out of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from billing_service.domain.observation import (
+    Event,
+    Fact,
+    InvoiceStatus,
+    InvoiceView,
+    ObjectKind,
+    Observation,
+    PaymentStatus,
+    SessionStatus,
+    SessionView,
+    SubscriptionStatus,
+    SubscriptionView,
+    View,
+    facts_of_read,
+)
+
+# Initial states first, terminal ones last: two payloads of one second are told apart by how far along they are.
+SUBSCRIPTION_RANK: Mapping[SubscriptionStatus, int] = {
+    SubscriptionStatus.INCOMPLETE: 0,
+    SubscriptionStatus.TRIALING: 1,
+    SubscriptionStatus.ACTIVE: 1,
+    SubscriptionStatus.PAST_DUE: 1,
+    SubscriptionStatus.UNPAID: 1,
+    SubscriptionStatus.PAUSED: 1,
+    SubscriptionStatus.INCOMPLETE_EXPIRED: 2,
+    SubscriptionStatus.CANCELED: 2,
+}
+INVOICE_RANK: Mapping[InvoiceStatus, int] = {
+    InvoiceStatus.DRAFT: 0,
+    InvoiceStatus.OPEN: 1,
+    InvoiceStatus.UNCOLLECTIBLE: 2,
+    InvoiceStatus.PAID: 3,
+    InvoiceStatus.VOID: 4,
+}
+ABSORBING = frozenset(
+    {
+        SubscriptionStatus.CANCELED,
+        SubscriptionStatus.INCOMPLETE_EXPIRED,
+        SessionStatus.EXPIRED,
+        InvoiceStatus.VOID,  # uncollectible is not: it can still be paid
+    }
+)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The payload register: what the event that orders highest carried."""
+
+    created: int
+    event_id: str
+    receipt: int  # drawn from the fence sequence when the event was recorded
+    view: View
+
+    @property
+    def order(self) -> tuple[bool, int, int, str]:
+        """The total order in which the register moves up."""
+        return (is_absorbing(self.view), self.created, lifecycle_rank(self.view), self.event_id)
+
+
+@dataclass(frozen=True)
+class Read:
+    """The read register: what Stripe answered to the request whose fence is the highest."""
+
+    fence: int  # drawn from the sequence before the request left
+    request_time: int  # the second in which the request left
+    read_time: (
+        int  # the later of Stripe's clock in the answer and the payload's `created` known when the fence was drawn
+    )
+    view: View
+
+    @property
+    def order(self) -> tuple[bool, int]:
+        """The total order in which the register moves up."""
+        return (is_absorbing(self.view), self.fence)
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """All that is known of one Stripe object."""
+
+    object_id: str
+    kind: ObjectKind
+    stripe_customer_id: str | None = None
+    payload: Payload | None = None
+    read: Read | None = None
+    facts: Mapping[Fact, int] = field(default_factory=dict)
+
+    @property
+    def view(self) -> View:
+        """What the object is held to be, by the rule over the two registers."""
+        if self.payload is None:
+            if self.read is None:
+                raise ValueError("an object of which nothing is known has no view")
+            return self.read.view
+        if self.read is None or _payload_wins(self.payload, self.read):
+            return self.payload.view
+        return self.read.view
+
+
+def of_event(event: Event, observation: Observation, receipt: int) -> ObjectState:
+    """Give the state that this one event would make by itself."""
+    return ObjectState(
+        object_id=observation.object_id,
+        kind=observation.kind,
+        stripe_customer_id=observation.stripe_customer_id,
+        payload=Payload(created=event.created, event_id=event.event_id, receipt=receipt, view=observation.view),
+        facts=event.facts,
+    )
+
+
+def of_read(
+    observation: Observation, *, fence: int, request_time: int, server_time: int, known_created: int | None
+) -> ObjectState:
+    """Give the state that this one read would make by itself.
+
+    `server_time` is the answer's Date header; `known_created` the `created` of the payload known when the fence was drawn.
+    """
+    read_time = max(server_time, known_created or 0)
+    return ObjectState(
+        object_id=observation.object_id,
+        kind=observation.kind,
+        stripe_customer_id=observation.stripe_customer_id,
+        read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
+        facts=facts_of_read(observation.view, read_time),
+    )
+
+
+def join(one: ObjectState, other: ObjectState) -> ObjectState:
+    """Merge two states of one object: commutative, associative, idempotent.
+
+    Raises:
+        ValueError: they are of two objects.
+    """
+    if one.object_id != other.object_id or one.kind is not other.kind:
+        raise ValueError("only states of one object can be joined")
+    customers = [c for c in (one.stripe_customer_id, other.stripe_customer_id) if c is not None]
+    payloads = [p for p in (one.payload, other.payload) if p is not None]
+    reads = [r for r in (one.read, other.read) if r is not None]
+    return ObjectState(
+        object_id=one.object_id,
+        kind=one.kind,
+        stripe_customer_id=min(customers, default=None),
+        # The receipt breaks ties between two records of one event id, so that the order is total.
+        payload=max(payloads, key=lambda p: (p.order, -p.receipt), default=None),
+        read=max(reads, key=lambda r: (r.order, r.read_time), default=None),
+        facts=_earliest(one.facts, other.facts),
+    )
+
+
+def is_absorbing(view: View) -> bool:
+    """Say whether nothing leads out of the state that the view is in."""
+    return view.status in ABSORBING
+
+
+def lifecycle_rank(view: View) -> int:
+    """Say how far along its life the object is; higher is later."""
+    match view:
+        case SubscriptionView():
+            return SUBSCRIPTION_RANK[view.status]
+        case InvoiceView():
+            return INVOICE_RANK[view.status]
+        case SessionView(status=SessionStatus.OPEN):
+            return 0
+        case SessionView(status=SessionStatus.COMPLETE):
+            return 1 if view.payment_status is PaymentStatus.UNPAID else 2
+        case SessionView():
+            return 3
+
+
+def _payload_wins(payload: Payload, read: Read) -> bool:
+    if is_absorbing(payload.view) or is_absorbing(read.view):
+        return is_absorbing(payload.view)
+    received_after = payload.created >= read.request_time and payload.receipt > read.fence
+    return payload.created > read.read_time or received_after
+
+
+def _earliest(one: Mapping[Fact, int], other: Mapping[Fact, int]) -> Mapping[Fact, int]:
+    return {
+        fact: min(times[fact] for times in (one, other) if fact in times) for fact in sorted(one.keys() | other.keys())
+    }

@@ -1,0 +1,116 @@
+"""Our customers: what each has bought, as facts, in one row that a read loads by its key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+
+from billing_service.domain.facts import CustomerFacts
+from billing_service.storage.database import Connection
+
+
+@dataclass(frozen=True)
+class CustomerRow:
+    """A customer's facts, and the number of changes of its entitlements."""
+
+    customer_id: str
+    revision: int
+    facts: CustomerFacts
+
+
+@dataclass(frozen=True)
+class StripeCustomerDraft:
+    """How a customer is, or is about to be, known to Stripe."""
+
+    stripe_customer_id: str | None  # None: not made yet, or not heard of
+    idempotency_key: UUID
+    request: Mapping[str, Any]  # the body, rendered once, so that a retry sends the same
+
+
+_ENSURE = sa.text("""
+    INSERT INTO customers (customer_id)
+    SELECT id FROM unnest(CAST(:ids AS text[])) AS id ORDER BY id COLLATE "C"
+    ON CONFLICT (customer_id) DO NOTHING
+""")
+# NO KEY: with FOR UPDATE, two batches that insert children of one customer deadlock on the foreign key's lock.
+_LOCK = sa.text("""
+    SELECT 1 FROM customers WHERE customer_id = ANY(CAST(:ids AS text[])) ORDER BY customer_id FOR NO KEY UPDATE
+""")
+_LOAD = sa.text("""
+    SELECT customer_id, revision, facts::text AS facts FROM customers WHERE customer_id = ANY(CAST(:ids AS text[]))
+""")
+_SAVE = sa.text("""
+    UPDATE customers AS c SET facts = n.facts::jsonb, revision = n.revision, update_time = now()
+    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:facts AS text[]))
+         AS n (customer_id, revision, facts)
+    WHERE c.customer_id = n.customer_id
+""")
+_DRAFT = sa.text("""
+    SELECT stripe_customer_id, stripe_customer_key, stripe_customer_request FROM customers
+    WHERE customer_id = :customer_id
+""")
+_SAVE_DRAFT = sa.text("""
+    UPDATE customers
+    SET stripe_customer_id = NULL, stripe_customer_key = :key, stripe_customer_request = CAST(:request AS jsonb)
+    WHERE customer_id = :customer_id
+""")
+_SET_STRIPE_CUSTOMER = sa.text("""
+    UPDATE customers SET stripe_customer_id = :stripe_customer_id
+    WHERE customer_id = :customer_id AND stripe_customer_id IS NULL
+""")
+
+
+async def lock(connection: Connection, ids: Collection[str]) -> None:
+    """Make sure that the rows exist, and lock them in the order of ids. Third in the order of locks."""
+    ordered = sorted(ids)
+    await connection.execute(_ENSURE, {"ids": ordered})
+    await connection.execute(_LOCK, {"ids": ordered})
+
+
+async def load(connection: Connection, ids: Collection[str]) -> Mapping[str, CustomerRow]:
+    """Give the customers that exist, by id: one look-up by the primary key each."""
+    result = await connection.execute(_LOAD, {"ids": sorted(ids)})
+    return {
+        row.customer_id: CustomerRow(row.customer_id, row.revision, msgspec.json.decode(row.facts, type=CustomerFacts))
+        for row in result
+    }
+
+
+async def save(connection: Connection, rows: Sequence[CustomerRow]) -> None:
+    """Write the facts and revisions of locked customers."""
+    ordered = sorted(rows, key=lambda row: row.customer_id)
+    await connection.execute(
+        _SAVE,
+        {
+            "ids": [row.customer_id for row in ordered],
+            "revisions": [row.revision for row in ordered],
+            "facts": [msgspec.json.encode(row.facts).decode() for row in ordered],
+        },
+    )
+
+
+async def stripe_customer(connection: Connection, customer_id: str) -> StripeCustomerDraft | None:
+    """Say how a customer is known to Stripe; None where nothing was prepared yet."""
+    row = (await connection.execute(_DRAFT, {"customer_id": customer_id})).one_or_none()
+    if row is None or row.stripe_customer_key is None:
+        return None
+    return StripeCustomerDraft(row.stripe_customer_id, row.stripe_customer_key, row.stripe_customer_request)
+
+
+async def draft_stripe_customer(
+    connection: Connection, customer_id: str, key: UUID, request: Mapping[str, Any]
+) -> None:
+    """Prepare a new Stripe customer for a locked customer, in place of the one it had, if any."""
+    body = msgspec.json.encode(request).decode()
+    await connection.execute(_SAVE_DRAFT, {"customer_id": customer_id, "key": key, "request": body})
+
+
+async def set_stripe_customer(connection: Connection, customer_id: str, stripe_customer_id: str) -> None:
+    """Name the Stripe customer that a locked customer buys with, unless one was named meanwhile."""
+    values = {"customer_id": customer_id, "stripe_customer_id": stripe_customer_id}
+    await connection.execute(_SET_STRIPE_CUSTOMER, values)

@@ -1,0 +1,159 @@
+"""The engine, transactions, and the one place where a driver's errors become ours.
+
+Every wait is bounded by the caller's deadline and by a limit of its own. A transaction that lost to another one
+(serialization failure, deadlock) or whose connection was lost is run again, a bounded number of times: what is run here
+must be safe to run twice, even if the first run's commit went through unheard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+import structlog
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from billing_service.deadline import remaining_s
+from billing_service.domain.errors import DatabaseUnavailableError
+
+Connection = AsyncConnection
+_Result = TypeVar("_Result")
+
+CONNECT_TIMEOUT_S = 5
+POOL_SIZE = 10  # connections a process; Postgres allows 100 in all unless told otherwise
+TRANSACTION_LIMIT_S = 10.0
+CONFLICT_TRIES = 5  # 40001 and 40P01: each round at least one transaction gets through
+LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
+RETRY_PAUSE_S = 0.02
+
+_CONFLICTS = frozenset({"40001", "40P01"})
+# https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
+_AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
+_AWAY = frozenset({"55P03", "25006"})
+
+log = structlog.get_logger(__name__)
+
+
+class ConflictError(DatabaseUnavailableError):
+    """Another transaction was in the way; come again."""
+
+
+class ConnectionLostError(DatabaseUnavailableError):
+    """The connection to the database was lost; come again."""
+
+
+class UnwritableError(Exception):
+    """The database refuses the data itself; running again does not help. `rule` names the constraint or SQLSTATE."""
+
+    def __init__(self, rule: str) -> None:
+        """Take the rule that the data breaks; never a value."""
+        self.rule = rule
+        super().__init__(rule)
+
+
+class Database:
+    """A pool of connections to the database at a libpq URL (several hosts, TLS and the rest as libpq has them)."""
+
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
+        """Connects when first used."""
+        conninfo = _conninfo(url)
+
+        async def connect(*_: Any, **__: Any) -> psycopg.AsyncConnection[Any]:
+            return await psycopg.AsyncConnection.connect(conninfo)
+
+        self._engine = create_async_engine(
+            "postgresql+psycopg://",
+            async_creator=connect,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=TRANSACTION_LIMIT_S,
+            pool_use_lifo=True,
+        )
+
+    async def run(
+        self, work: Callable[[Connection], Awaitable[_Result]], *, limit_s: float = TRANSACTION_LIMIT_S
+    ) -> _Result:
+        """Run `work` in one transaction (READ COMMITTED) and commit it; again where that can help.
+
+        Raises:
+            DatabaseUnavailableError: it does not answer in time, or others were in the way each time.
+            UnwritableError: it refuses the data.
+        """
+        conflicts = losses = 0
+        while True:
+            try:
+                async with self._transaction(limit_s) as connection:
+                    return await work(connection)
+            except ConflictError:
+                conflicts += 1
+                if conflicts >= CONFLICT_TRIES:
+                    raise
+                log.warning("database_conflict", tries=conflicts)
+            except ConnectionLostError:
+                losses += 1
+                if losses >= LOST_TRIES:
+                    raise
+            await asyncio.sleep(RETRY_PAUSE_S * (conflicts + losses))
+
+    async def check(self) -> None:
+        """Ask the database for an answer.
+
+        Raises:
+            DatabaseUnavailableError: there is none.
+        """
+        await self.run(lambda connection: connection.execute(sa.text("SELECT 1")))
+
+    async def close(self) -> None:
+        """Close every connection of the pool."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _transaction(self, limit_s: float) -> AsyncIterator[Connection]:
+        try:
+            async with asyncio.timeout(remaining_s(limit_s)), self._engine.begin() as connection:
+                yield connection
+        except TimeoutError as error:
+            raise DatabaseUnavailableError from error
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, OSError, UnicodeEncodeError) as error:
+            raise translated(error) from error
+
+
+def translated(error: Exception) -> Exception:
+    """Give our error for a driver's. What is neither about the data nor about being away is a defect and stays as it is."""
+    if isinstance(error, UnicodeEncodeError):
+        return UnwritableError("text that is not Unicode")
+    if isinstance(error, sa.exc.TimeoutError | OSError):
+        return DatabaseUnavailableError()
+    origin = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    state = getattr(origin, "sqlstate", None) or ""
+    if state in _CONFLICTS:
+        return ConflictError()
+    if state[:2] in {"22", "23"} or (not state and isinstance(origin, psycopg.DataError)):
+        constraint = getattr(getattr(origin, "diag", None), "constraint_name", None)
+        return UnwritableError(constraint or state or "a value that the driver refuses")
+    lost = not state and isinstance(origin, psycopg.OperationalError | psycopg.InterfaceError)
+    if lost or state.startswith(("08", "57P")):
+        return ConnectionLostError()
+    away = state[:2] in _AWAY_CLASSES or state in _AWAY
+    return DatabaseUnavailableError() if away else error
+
+
+def connect_sync(url: str) -> psycopg.Connection[Any]:
+    """Open one blocking connection, for migrations."""
+    return psycopg.connect(_conninfo(url))
+
+
+def _conninfo(url: str) -> str:
+    """Add what the URL leaves open: a bound on connecting, and on a transaction whose process hangs."""
+    given = conninfo_to_dict(url)
+    defaults: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "billing-service",
+        "options": "-c idle_in_transaction_session_timeout=30s -c lock_timeout=8s -c statement_timeout=9s",
+    }
+    return make_conninfo(**{**defaults, **{key: value for key, value in given.items() if value is not None}})

@@ -1,0 +1,139 @@
+"""What is known of Stripe's objects, kept by their Stripe id, with or without a customer of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from billing_service.domain.merge import ObjectState, Payload, Read, is_absorbing, lifecycle_rank
+from billing_service.domain.observation import Fact, InvoiceView, ObjectKind, SessionView, SubscriptionView, View
+from billing_service.storage.database import Connection
+
+_VIEW_TYPES: Mapping[ObjectKind, type[View]] = {
+    ObjectKind.CHECKOUT_SESSION: SessionView,
+    ObjectKind.SUBSCRIPTION: SubscriptionView,
+    ObjectKind.INVOICE: InvoiceView,
+}
+
+# For objects without a Stripe customer there is no row to lock; the others are guarded by their customer's.
+_LOCK_LOOSE = sa.text("""
+    SELECT pg_advisory_xact_lock(key)
+    FROM (SELECT DISTINCT hashtextextended(id, 0) AS key FROM unnest(CAST(:ids AS text[])) AS id ORDER BY key) AS keys
+""")
+_COLUMNS = """
+    object_id, kind, stripe_customer_id, payload_created, payload_event_id, payload_receipt,
+    payload_view::text AS payload_view, read_fence, read_request_time, read_time, read_view::text AS read_view,
+    facts::text AS facts
+"""
+_LOAD = sa.text(f"""
+    SELECT {_COLUMNS} FROM stripe_objects WHERE object_id = ANY(CAST(:ids AS text[]))
+    UNION ALL
+    SELECT {_COLUMNS} FROM stripe_objects
+    WHERE stripe_customer_id IN (
+        SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))
+      AND object_id <> ALL(CAST(:ids AS text[]))
+""")  # noqa: S608 - the columns are a constant of this module
+_SAVE = sa.text("""
+    INSERT INTO stripe_objects AS o (
+        object_id, kind, stripe_customer_id,
+        payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
+        read_terminal, read_fence, read_request_time, read_time, read_view, facts)
+    SELECT object_id, kind, stripe_customer_id,
+           payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
+           read_terminal, read_fence, read_request_time, read_time, read_view, facts
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row (
+        object_id text, kind text, stripe_customer_id text,
+        payload_terminal boolean, payload_created bigint, payload_rank smallint, payload_event_id text,
+        payload_receipt bigint, payload_view jsonb,
+        read_terminal boolean, read_fence bigint, read_request_time bigint, read_time bigint, read_view jsonb,
+        facts jsonb)
+    ORDER BY object_id COLLATE "C"
+    ON CONFLICT (object_id) DO UPDATE SET
+        stripe_customer_id = excluded.stripe_customer_id,
+        payload_terminal = excluded.payload_terminal, payload_created = excluded.payload_created,
+        payload_rank = excluded.payload_rank, payload_event_id = excluded.payload_event_id,
+        payload_receipt = excluded.payload_receipt, payload_view = excluded.payload_view,
+        read_terminal = excluded.read_terminal, read_fence = excluded.read_fence,
+        read_request_time = excluded.read_request_time, read_time = excluded.read_time,
+        read_view = excluded.read_view, facts = excluded.facts, update_time = now()
+    -- The locks make this always true; it stands so that a mistake in them could not move a register down.
+    WHERE (o.payload_created IS NULL
+           OR (excluded.payload_terminal, excluded.payload_created, excluded.payload_rank, excluded.payload_event_id)
+              >= (o.payload_terminal, o.payload_created, o.payload_rank, o.payload_event_id))
+      AND (o.read_fence IS NULL
+           OR (excluded.read_terminal, excluded.read_fence) >= (o.read_terminal, o.read_fence))
+""")
+_VIEW = sa.text(f"SELECT {_COLUMNS} FROM stripe_objects WHERE object_id = :object_id")  # noqa: S608 - as above
+_FENCE = sa.text("SELECT nextval('stripe_fence')")
+
+
+async def lock_loose(connection: Connection, ids: Collection[str]) -> None:
+    """Lock objects that name no Stripe customer. Fourth in the order of locks."""
+    await connection.execute(_LOCK_LOOSE, {"ids": sorted(ids)})
+
+
+async def load(connection: Connection, ids: Collection[str], customer_ids: Collection[str]) -> list[ObjectState]:
+    """Give these objects, and every object of these customers, whichever Stripe customer it names. Call after the locks."""
+    result = await connection.execute(_LOAD, {"ids": sorted(ids), "customers": sorted(customer_ids)})
+    return [_state(row) for row in result]
+
+
+async def find(connection: Connection, object_id: str) -> ObjectState | None:
+    """Give one object, or None where nothing is known of it."""
+    row = (await connection.execute(_VIEW, {"object_id": object_id})).one_or_none()
+    return None if row is None else _state(row)
+
+
+async def save(connection: Connection, states: Iterable[ObjectState]) -> None:
+    """Write joined states over what is there; a register never moves down."""
+    await connection.execute(_SAVE, {"rows": msgspec.json.encode([_row(state) for state in states]).decode()})
+
+
+async def draw_fence(connection: Connection) -> int:
+    """Draw a fence for a read whose request has not left yet."""
+    fence: int = (await connection.execute(_FENCE)).scalar_one()
+    return fence
+
+
+def _row(state: ObjectState) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "object_id": state.object_id,
+        "kind": state.kind.value,
+        "stripe_customer_id": state.stripe_customer_id,
+        "facts": state.facts,
+    }
+    if state.payload is not None:
+        row |= {
+            "payload_terminal": is_absorbing(state.payload.view),
+            "payload_created": state.payload.created,
+            "payload_rank": lifecycle_rank(state.payload.view),
+            "payload_event_id": state.payload.event_id,
+            "payload_receipt": state.payload.receipt,
+            "payload_view": state.payload.view,
+        }
+    if state.read is not None:
+        row |= {
+            "read_terminal": is_absorbing(state.read.view),
+            "read_fence": state.read.fence,
+            "read_request_time": state.read.request_time,
+            "read_time": state.read.read_time,
+            "read_view": state.read.view,
+        }
+    return row
+
+
+def _state(row: sa.Row[Any]) -> ObjectState:
+    kind = ObjectKind(row.kind)
+    view_type = _VIEW_TYPES[kind]
+    payload = read = None
+    if row.payload_view is not None:
+        view = msgspec.json.decode(row.payload_view, type=view_type)
+        payload = Payload(row.payload_created, row.payload_event_id, row.payload_receipt, view)
+    if row.read_view is not None:
+        view = msgspec.json.decode(row.read_view, type=view_type)
+        read = Read(row.read_fence, row.read_request_time, row.read_time, view)
+    facts = msgspec.json.decode(row.facts, type=dict[Fact, int])
+    return ObjectState(row.object_id, kind, row.stripe_customer_id, payload, read, facts)

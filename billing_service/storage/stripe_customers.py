@@ -1,0 +1,51 @@
+"""Which customer of ours a Stripe customer is: this table is the authority.
+
+A row without a customer parks what came before its customer was known. Binding and parking both go through the locked
+row, or an object could be parked for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import sqlalchemy as sa
+
+from billing_service.storage.database import Connection
+
+_ENSURE = sa.text("""
+    INSERT INTO stripe_customers (stripe_customer_id)
+    SELECT id FROM unnest(CAST(:ids AS text[])) AS id ORDER BY id COLLATE "C"
+    ON CONFLICT (stripe_customer_id) DO NOTHING
+""")
+_LOCK = sa.text("""
+    SELECT 1 FROM stripe_customers WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
+    ORDER BY stripe_customer_id FOR NO KEY UPDATE
+""")
+_LOAD = sa.text("""
+    SELECT stripe_customer_id, customer_id FROM stripe_customers
+    WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
+""")
+_BIND = sa.text("""
+    UPDATE stripe_customers AS s SET customer_id = b.customer_id, bind_time = now()
+    FROM unnest(CAST(:ids AS text[]), CAST(:customers AS text[])) AS b (id, customer_id)
+    WHERE s.stripe_customer_id = b.id AND s.customer_id IS NULL
+""")
+
+
+async def lock(connection: Connection, ids: Collection[str]) -> None:
+    """Make sure that the rows exist, and lock them in the order of ids. Second in the order of locks."""
+    ordered = sorted(ids)
+    await connection.execute(_ENSURE, {"ids": ordered})
+    await connection.execute(_LOCK, {"ids": ordered})
+
+
+async def load(connection: Connection, ids: Collection[str]) -> Mapping[str, str | None]:
+    """Give the customer of each locked row, None where it is not bound. A statement after the lock's, so never stale."""
+    result = await connection.execute(_LOAD, {"ids": sorted(ids)})
+    return {row.stripe_customer_id: row.customer_id for row in result}
+
+
+async def bind(connection: Connection, bindings: Mapping[str, str]) -> None:
+    """Bind locked rows to locked customers (Stripe's id -> ours); one that is bound already stays as it is."""
+    pairs = sorted(bindings.items())
+    await connection.execute(_BIND, {"ids": [pair[0] for pair in pairs], "customers": [pair[1] for pair in pairs]})
