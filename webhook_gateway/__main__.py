@@ -1,0 +1,44 @@
+"""The program: `webhook-gateway`, or `python -m webhook_gateway`. Configured by the environment; see `settings`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import structlog
+
+from webhook_gateway.logs import configure_logs
+from webhook_gateway.server import serve
+from webhook_gateway.settings import Settings, SettingsError, load_settings
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; give the exit code: 0 after a drain, 1 where the address is taken, 2 for settings."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        sys.stderr.write(f"webhook-gateway cannot start:\n{error}\n")
+        return 2
+    configure_logs()
+    try:
+        asyncio.run(_serve_until_signal(settings))
+    except OSError as error:
+        sys.stderr.write(f"webhook-gateway cannot listen on {settings.address}: {error.strerror}\n")
+        return 1
+    return 0
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop, listening=lambda address: _log.info("listening", address=address))
+    _log.info("stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The HTTP side: POST /webhooks/stripe, GET /livez, GET /readyz.
+
+A webhook passes, in this order: the body's bounds, the signature over its raw bytes, the head of the event, live or test,
+and the service. 200 is said only after the service has committed it; everything else is a refusal, listed in `refusal`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from webhook_gateway import refusal
+from webhook_gateway.body import BodyRefusedError, read_body
+from webhook_gateway.event import EventRefusedError, decode_head
+from webhook_gateway.forward import Forwarder
+from webhook_gateway.fulfillment import Committed, NotCommitted, VerifiedEvent
+from webhook_gateway.inflight import InFlight
+from webhook_gateway.readiness import Readiness
+from webhook_gateway.refusal import MAX_BODY_BYTES, RETRY_AFTER_S, Refusal
+from webhook_gateway.signature import NamedSecret, SignatureRefusedError, verify
+
+WEBHOOK_PATH = "/webhooks/stripe"
+# From the first byte of a request to our answer. Hosted Checkout waits 10 s before it sends the customer back.
+ANSWER_LIMIT_S = 8.0
+
+_HEADERS = {"Cache-Control": "no-store", "Server": "webhook-gateway"}  # not which Python and which aiohttp
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What a webhook needs on its way."""
+
+    secrets: Sequence[NamedSecret]
+    livemode: bool
+    forwarder: Forwarder
+    readiness: Readiness
+    in_flight: InFlight
+    clock: Callable[[], float] = time.time  # unix seconds; Stripe's signatures are of the real time
+    answer_limit_s: float = ANSWER_LIMIT_S
+
+
+@dataclass
+class _Told:
+    """What the log line of one webhook says, as far as it is known; of the body only what was verified."""
+
+    secret: str | None = None
+    event_id: str | None = None
+    event_type: str | None = None
+    failure: str | None = None  # why the service did not commit
+
+
+def build_app(gateway: Gateway) -> web.Application:
+    """Lay out the routes."""
+    # The limit of `client_max_size` is for request.read(), which is not used: `body` counts for itself.
+    app = web.Application(middlewares=[_answer_in_json], client_max_size=MAX_BODY_BYTES)
+
+    async def webhook(request: web.Request) -> web.StreamResponse:
+        return await _take_webhook(gateway, request)
+
+    async def readyz(_request: web.Request) -> web.StreamResponse:
+        reason = await gateway.readiness.why_not_ready()
+        return _json({"ready": reason is None, **({"reason": reason} if reason else {})}, 503 if reason else 200)
+
+    app.router.add_post(WEBHOOK_PATH, webhook)
+    app.router.add_get("/livez", _livez)
+    app.router.add_get("/readyz", readyz)
+    return app
+
+
+async def _livez(_request: web.Request) -> web.StreamResponse:
+    return _json({"live": True}, 200)
+
+
+async def _take_webhook(gateway: Gateway, request: web.Request) -> web.StreamResponse:
+    """Take one webhook, answer it, and write its one log line."""
+    if not gateway.in_flight.enter():
+        return _refuse(refusal.TOO_BUSY)
+    started_at = time.monotonic()
+    told = _Told()
+    try:
+        answer = await _receive(gateway, request, told)
+    finally:
+        gateway.in_flight.leave()
+    _log_webhook(answer, told, time.monotonic() - started_at)
+    response = _refuse(answer) if isinstance(answer, Refusal) else _json({"received": True}, 200)
+    if gateway.readiness.draining:
+        response.force_close()
+    return response
+
+
+async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Committed | Refusal:
+    deadline = time.monotonic() + gateway.answer_limit_s
+    try:
+        body = await read_body(request)
+        told.secret = verify(header=_signature_header(request), body=body, secrets=gateway.secrets, now=gateway.clock())
+        head = decode_head(body)
+    except BodyRefusedError as error:
+        return error.refusal
+    except SignatureRefusedError as error:
+        return refusal.of_signature(error.fault)
+    except EventRefusedError as error:
+        return refusal.of_event(error.fault)
+    told.event_id, told.event_type = head.event_id, head.type
+    if head.livemode is not gateway.livemode:
+        return refusal.of_livemode(event_is_live=head.livemode)
+    answer = await gateway.forwarder.forward(VerifiedEvent(head.event_id, body), deadline - time.monotonic())
+    if isinstance(answer, NotCommitted):
+        told.failure = answer.failure
+        return refusal.of_failure(answer.failure)
+    return answer
+
+
+def _signature_header(request: web.Request) -> str | None:
+    """Give the header; sent twice it is one list, as HTTP has it, and then has one `t` too many."""
+    values = request.headers.getall("Stripe-Signature", [])
+    return ",".join(values) or None
+
+
+@web.middleware
+async def _answer_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer in JSON where aiohttp would in text, and let no exception show itself."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        response = _refuse(refusal.METHOD_NOT_ALLOWED)
+        response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except web.HTTPNotFound:
+        return _refuse(refusal.NOT_FOUND)
+    except (ConnectionError, asyncio.CancelledError):
+        raise  # the sender went away: there is nobody to answer
+    except Exception:  # noqa: BLE001 - the last resort: whatever it was, the sender hears that it may come again
+        _log.exception("webhook_broken")
+        return _refuse(refusal.INTERNAL)
+
+
+def _refuse(answer: Refusal) -> web.Response:
+    response = _json({"error": {"code": answer.code, "message": answer.message}}, answer.status)
+    if answer.retry:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    if answer.close:
+        response.force_close()
+    return response
+
+
+def _json(content: dict[str, Any], status: int) -> web.Response:
+    return web.json_response(content, status=status, headers=_HEADERS)
+
+
+def _log_webhook(answer: Committed | Refusal, told: _Told, duration_s: float) -> None:
+    known = {key: value for key, value in vars(told).items() if value is not None}
+    duration_ms = round(duration_s * 1000, 1)
+    if isinstance(answer, Refusal):
+        _log.warning("webhook_refused", status=answer.status, code=answer.code, duration_ms=duration_ms, **known)
+    else:
+        _log.info("webhook_taken", outcome=answer.outcome, duration_ms=duration_ms, **known)

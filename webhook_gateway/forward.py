@@ -1,0 +1,171 @@
+"""Gathers the events that arrive while a call is in flight and sends them as the next one.
+
+The first event goes at once, alone; nothing ever waits for company. A task of its own makes the calls, so that a caller
+who goes away takes nobody with him. One call is in flight at a time, which is what makes batches grow with load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from webhook_gateway.fulfillment import Answer, CallFailed, Failure, NotCommitted, VerifiedEvent
+
+_log = structlog.stdlib.get_logger(__name__)
+
+Fulfill = Callable[[Sequence[VerifiedEvent], float], Awaitable[tuple[Answer, ...] | CallFailed]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of forwarding."""
+
+    batch_events: int = 256  # the contract's limit
+    batch_bytes: int = 3 * 1024 * 1024  # of the 4 MiB that a message may have; the framing needs a few bytes per event
+    batch_s: float = 5.0  # for a batch with all of its parts, so that those behind it keep some of their 8 s
+    batch_calls: int = 48  # one bad event among 256 takes 17 calls to isolate, two at most 31
+    queue_events: int = 1024
+    queue_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: two copies of one event wait each for themselves
+class _Waiting:
+    event: VerifiedEvent
+    answer: asyncio.Future[Answer]
+
+    def settle(self, answer: Answer) -> None:
+        if not self.answer.done():  # its caller may have gone
+            self.answer.set_result(answer)
+
+
+class Forwarder:
+    """The queue in front of the service."""
+
+    def __init__(self, fulfill: Fulfill, limits: Limits | None = None) -> None:
+        """Take what makes one call, and the bounds. Needs a running event loop: its task starts here."""
+        self._fulfill = fulfill
+        self._limits = limits or Limits()
+        self._queue: deque[_Waiting] = deque()
+        self._queue_bytes = 0
+        self._work = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="forwarder")
+
+    async def forward(self, event: VerifiedEvent, timeout_s: float) -> Answer:
+        """Have an event committed, and wait at most `timeout_s` for it.
+
+        An event whose caller gives up before its call has begun is not sent; one that is in flight is not called back.
+        Sending it again later is always right: the service knows it by its id.
+        """
+        if self._closing:
+            return NotCommitted(Failure.DRAINING)
+        if self._is_full(event):
+            return NotCommitted(Failure.OVERLOADED)
+        waiting = _Waiting(event, asyncio.get_running_loop().create_future())
+        self._append(waiting)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await waiting.answer
+        except TimeoutError:
+            return NotCommitted(Failure.TIMEOUT)
+        finally:
+            if waiting.answer.cancelled():  # by the timeout, or with our caller
+                self._forget(waiting)
+
+    async def close(self, timeout_s: float) -> None:
+        """Take no more, send what is queued within `timeout_s`, and answer the rest that it was not committed."""
+        self._closing = True
+        self._work.set()
+        await asyncio.wait({self._task}, timeout=timeout_s)
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    def _is_full(self, event: VerifiedEvent) -> bool:
+        return (
+            len(self._queue) >= self._limits.queue_events
+            or self._queue_bytes + len(event.payload) > self._limits.queue_bytes
+        )
+
+    def _append(self, waiting: _Waiting) -> None:
+        self._queue.append(waiting)
+        self._queue_bytes += len(waiting.event.payload)
+        self._work.set()
+
+    def _forget(self, waiting: _Waiting) -> None:
+        """Take out of the queue what nobody waits for any more, if it is still in there."""
+        try:
+            self._queue.remove(waiting)
+        except ValueError:
+            return
+        self._queue_bytes -= len(waiting.event.payload)
+
+    async def _run(self) -> None:
+        batch: list[_Waiting] = []
+        try:
+            while not (self._closing and not self._queue):
+                await self._work.wait()
+                batch = self._take()
+                if batch:
+                    await self._deliver_or_report(batch)
+                elif not self._closing:
+                    self._work.clear()
+        finally:
+            self._closing = True
+            for waiting in (*batch, *self._queue):
+                waiting.settle(NotCommitted(Failure.DRAINING))
+
+    def _take(self) -> list[_Waiting]:
+        """Take the next batch from the queue, in the order of arrival, up to the limits and at least one."""
+        batch: list[_Waiting] = []
+        size = 0
+        while self._queue and len(batch) < self._limits.batch_events:
+            size += len(self._queue[0].event.payload)
+            if batch and size > self._limits.batch_bytes:
+                break
+            waiting = self._queue.popleft()
+            self._queue_bytes -= len(waiting.event.payload)
+            batch.append(waiting)
+        return batch
+
+    async def _deliver_or_report(self, batch: list[_Waiting]) -> None:
+        try:
+            await self._deliver(batch)
+        except Exception:  # noqa: BLE001 - the queue must outlive any fault of one batch; the fault is logged in full
+            _log.exception("forward_failed", events=len(batch))
+            _settle(batch, NotCommitted(Failure.BROKEN))
+
+    async def _deliver(self, batch: list[_Waiting]) -> None:
+        """Send a batch; when one event may be to blame for its failure, send its halves, and so on down to that event.
+
+        Left half first: the order of arrival is kept. Each part is answered as soon as it is through.
+        """
+        deadline = time.monotonic() + self._limits.batch_s
+        parts = deque([batch])
+        last_failure = Failure.TIMEOUT
+        for _ in range(self._limits.batch_calls):
+            remaining_s = deadline - time.monotonic()
+            if not parts or remaining_s <= 0:
+                break
+            part = parts.popleft()
+            result = await self._fulfill([waiting.event for waiting in part], remaining_s)
+            if not isinstance(result, CallFailed):
+                for waiting, answer in zip(part, result, strict=True):
+                    waiting.settle(answer)
+            elif result.perhaps_one_event and len(part) > 1:
+                last_failure = result.failure
+                middle = len(part) // 2
+                parts.extendleft((part[middle:], part[:middle]))
+            else:
+                _settle(part, NotCommitted(result.failure))
+        for part in parts:
+            _settle(part, NotCommitted(last_failure))
+
+
+def _settle(part: Sequence[_Waiting], answer: Answer) -> None:
+    for waiting in part:
+        waiting.settle(answer)

@@ -1,0 +1,81 @@
+"""Logs: one JSON object a line, to standard error.
+
+Never in them: a payload, a header, a secret, a remote address, or the text of an exception, which may quote any of these.
+An exception is logged by its type and the places that it passed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from types import TracebackType
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+_MAX_FRAMES = 30
+
+
+def configure_logs(level: int = logging.INFO) -> None:
+    """Send our logs and those of the libraries to standard error, from `level` up."""
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _describe_exception,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_drop_arguments)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def _drop_arguments(record: logging.LogRecord) -> bool:
+    """Keep the template of a library's message and not what it was filled with: aiohttp fills in remote addresses."""
+    if not isinstance(record.msg, dict):  # ours come as the event dict
+        record.args = None
+    return True
+
+
+def _describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    exc_info = event.pop("exc_info", None)
+    if exc_info is True:
+        exc_info = sys.exc_info()
+    if isinstance(exc_info, BaseException):
+        exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+    if exc_info and exc_info[0] is not None:
+        event["exception"] = _type_and_frames(exc_info)
+    return event
+
+
+def _type_and_frames(exc_info: ExcInfo) -> dict[str, object]:
+    kind, error, frames = exc_info
+    described: dict[str, object] = {
+        "type": f"{kind.__module__}.{kind.__qualname__}",
+        "frames": [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(frames)][-_MAX_FRAMES:],
+    }
+    if error.__cause__ is not None:
+        described["cause"] = f"{type(error.__cause__).__module__}.{type(error.__cause__).__qualname__}"
+    return described

@@ -1,0 +1,96 @@
+"""Runs the gateway on its socket until told to stop, and then drains it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from webhook_gateway.app import ANSWER_LIMIT_S, Gateway, build_app
+from webhook_gateway.forward import Forwarder, Limits
+from webhook_gateway.fulfillment import FulfillmentClient
+from webhook_gateway.inflight import InFlight
+from webhook_gateway.readiness import Readiness
+from webhook_gateway.settings import Settings, split_address
+
+# Longer than the keep-alive of usual proxies (60 s): the side that reuses a connection must not find it closed. It also
+# bounds a connection that never finishes its headers.
+_KEEP_ALIVE_S = 75.0
+_LINGER_S = 2.0  # after a refusal that left the body unread: so that the sender sees the answer and not a reset
+# A little more than the longest that an answer may take.
+_DRAIN_S = ANSWER_LIMIT_S + 1.0
+_CLOSE_S = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Server:
+    """The gateway, listening."""
+
+    def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
+        """Take the settings and the bounds. Needs a running event loop."""
+        self._settings = settings
+        self._client = FulfillmentClient(
+            target=settings.fulfillment_target, token=settings.internal_token.get_secret_value()
+        )
+        self._forwarder = Forwarder(self._client.fulfill, limits)
+        self._readiness = Readiness(self._client.why_not_serving)
+        self._in_flight = InFlight()
+        self._runner = web.AppRunner(
+            build_app(
+                Gateway(
+                    secrets=settings.named_secrets(),
+                    livemode=settings.livemode,
+                    forwarder=self._forwarder,
+                    readiness=self._readiness,
+                    in_flight=self._in_flight,
+                )
+            ),
+            access_log=None,  # `app` writes one line per webhook, without addresses
+            auto_decompress=False,  # the signed bytes are the sent ones
+            handler_cancellation=False,  # a sender that goes away leaves its event on its way
+            keepalive_timeout=_KEEP_ALIVE_S,
+            lingering_time=_LINGER_S,
+            shutdown_timeout=_CLOSE_S,
+        )
+        self._site: web.TCPSite | None = None
+
+    async def start(self) -> str:
+        """Listen, and give the address that is listened on, as host:port.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        host, port = split_address(self._settings.address)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, host, port)
+        await self._site.start()
+        bound_host, bound_port = self._runner.addresses[0][:2]
+        return f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+
+    async def stop(self) -> None:
+        """Take no new connections, answer what was begun, and leave; takes 12 s at most."""
+        self._readiness.draining = True
+        if self._site is not None:
+            await self._site.stop()
+        if not await self._in_flight.wait_idle(_DRAIN_S):
+            _log.warning("drain_incomplete", waited_s=_DRAIN_S)
+        await self._runner.cleanup()
+        await self._forwarder.close(_CLOSE_S)
+        await self._client.close()
+
+
+async def serve(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Serve until `stop` is set, then drain. `listening` hears the address once there is one.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    server = Server(settings)
+    try:
+        listening(await server.start())
+        await stop.wait()
+    finally:
+        await server.stop()
