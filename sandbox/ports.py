@@ -1,20 +1,61 @@
-"""Ports on the loopback."""
+"""Ports on the loopback: which program listens where, and what to say when one is taken."""
 
 from __future__ import annotations
 
+import secrets
 import socket
+import time
+from dataclasses import dataclass, fields
+from typing import Self
 
 from sandbox.errors import SandboxError
 
 HOST = "127.0.0.1"
+# Below the range from which the kernel takes the near ends of outgoing connections (32768 and up on Linux, 49152 on macOS):
+# a port that was free when it was chosen is not lost to a passing connection before its server binds it.
+_CHOICE_FROM = 15_000
+_CHOICE_TO = 32_000
+_CHOICE_ATTEMPTS = 200
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where each program of the sandbox listens. The defaults are those of `make run`."""
+
+    postgres: int = 54329
+    stripe: int = 12111
+    grpc: int = 50051
+    internal: int = 50052
+    ops: int = 9091
+    gateway: int = 8080
+    storefront: int = 8000
+
+    @classmethod
+    def choose(cls, base: int | None) -> Self:
+        """Give the defaults (None), free ones (0), or those from `base` on.
+
+        Raises:
+            SandboxError: `base` leaves no room for all of them.
+        """
+        if base is None:
+            return cls()
+        if base == 0:
+            return cls(*_distinct_free_ports(len(fields(cls))))
+        if not 1 <= base <= 65_536 - len(fields(cls)):
+            raise SandboxError(
+                f"--ports takes 0 (any free ones) or a number from 1 to {65_536 - len(fields(cls))}, not {base}."
+            )
+        return cls(*range(base, base + len(fields(cls))))
 
 
 def free_port() -> int:
-    """Give a port that is free now. Whoever binds it later may still be too late; so try again on another."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Give a port that is free now. Whoever binds it may still come too late, though rarely."""
+    for _ in range(_CHOICE_ATTEMPTS):
+        port = _CHOICE_FROM + secrets.randbelow(_CHOICE_TO - _CHOICE_FROM)
+        if is_free(port):
+            return port
+    raise SandboxError(f"No free port was found between {_CHOICE_FROM} and {_CHOICE_TO}.")
 
 
 def is_free(port: int) -> bool:
@@ -28,14 +69,26 @@ def is_free(port: int) -> bool:
         return True
 
 
-def require_free(what: str, port: int) -> None:
-    """Refuse a port that is in use.
+def require_free(what: str, port: int, *, patience_s: float = 0.0) -> None:
+    """Refuse a port that is in use, and stays so for `patience_s` seconds.
 
     Raises:
         SandboxError: naming the port, and how to choose others.
     """
-    if not is_free(port):
-        raise SandboxError(
-            f"Port {port} on {HOST}, meant for {what}, is in use; stop what uses it, or choose other ports "
-            f"with `python -m sandbox --ports 20000` (from there on) or `--ports 0` (any free ones)."
-        )
+    deadline = time.monotonic() + patience_s
+    while not is_free(port):
+        if time.monotonic() >= deadline:
+            raise SandboxError(
+                f"Port {port} on {HOST}, meant for {what}, is in use; stop what uses it, or choose other ports with "
+                f"`python -m sandbox --ports 20000` (from there on) or `--ports 0` (any free ones)."
+            )
+        time.sleep(_POLL_S)
+
+
+def _distinct_free_ports(count: int) -> list[int]:
+    chosen: dict[int, None] = {}
+    for _ in range(_CHOICE_ATTEMPTS):
+        chosen[free_port()] = None
+        if len(chosen) == count:
+            return list(chosen)
+    raise SandboxError(f"{count} free ports were not found.")

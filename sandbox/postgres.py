@@ -281,6 +281,7 @@ class EmbeddedPostgres:
             text=True,
             check=False,
             timeout=_START_TIMEOUT_S,
+            start_new_session=True,  # Ctrl-C must not leave half of it
         )
         if done.returncode != 0:
             raise SandboxError(f"PostgreSQL's data could not be made in {self._home}: {done.stderr.strip()[-500:]}")

@@ -1,0 +1,205 @@
+"""What the sandbox consists of: PostgreSQL, the stand-in Stripe, the billing service, the webhook gateway, the storefront."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from sandbox.errors import SandboxError
+from sandbox.folder import Secrets, keep_secrets
+from sandbox.ports import HOST, Ports, require_free
+from sandbox.postgres import EmbeddedPostgres
+from sandbox.processes import Child, answers
+
+DEPLOYMENT = "sandbox"
+_DATABASE = "billing"
+_PATIENCE_S = 15.0  # what was killed with its launcher has been told to stop, and does within seconds
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a sandbox is to be: where its state lives, where it listens, what it sells, and whether it has a storefront."""
+
+    folder: Path
+    ports: Ports
+    catalog: Path
+    storefront: bool = True
+    postgres_settings: Mapping[str, str] = MappingProxyType({})
+
+
+class Stack:
+    """The programs, each of which can also be stopped and started by itself (tests do)."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Prepare everything; nothing runs before `start`."""
+        self._plan = plan
+        self._ports = plan.ports
+        self.secrets: Secrets = keep_secrets(plan.folder)
+        self.postgres = EmbeddedPostgres(
+            plan.folder / "postgres", port=plan.ports.postgres, settings=plan.postgres_settings
+        )
+        self.stripe = self._stripe()
+        self.gateway = self._gateway()
+        self.storefront = self._storefront()
+        self._service: Child | None = None
+
+    @property
+    def service(self) -> Child:
+        """The billing service; known once the database is.
+
+        Raises:
+            SandboxError: the stack was not started.
+        """
+        if self._service is None:
+            raise SandboxError("The billing service was not started yet.")
+        return self._service
+
+    @property
+    def running_file(self) -> Path:
+        """The file that holds the addresses while the sandbox runs; there at the start, it tells of a run that was killed."""
+        return self._plan.folder / "running.json"
+
+    @property
+    def database_url(self) -> str:
+        """The libpq URL of the service's database."""
+        return self.postgres.url(_DATABASE)
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """The programs but PostgreSQL, in the order in which they start."""
+        service = (self._service,) if self._service else ()
+        return (self.stripe, *service, self.gateway, *((self.storefront,) if self._plan.storefront else ()))
+
+    # --- Start and stop ----------------------------------------------------------------------------------------------
+
+    def start(self, give_up: Callable[[], bool] = _never) -> None:
+        """Start everything and come back when each answers, or when `give_up` says so.
+
+        Raises:
+            SandboxError: something does not start.
+        """
+        self._require_free_ports()
+        self.running_file.touch(mode=0o600)  # empty until everything answers
+        self.postgres.start()
+        self.postgres.ensure_database(_DATABASE)
+        self._service = self._billing_service()
+        migration = Child("migration", ["billing_service", "migrate"], environment=self._service_environment())
+        migration.start()
+        try:
+            migration.wait_done(give_up)
+        finally:
+            migration.stop()
+        # The stand-in first, so that the service finds its prices; the gateway's readiness asks for the service.
+        for child in self.children:
+            if give_up():
+                return
+            child.start()
+            child.wait_ready(give_up)
+
+    def _require_free_ports(self) -> None:
+        """Look before anything starts. What a killed run left is given time to go; PostgreSQL sees to its own port."""
+        patience_s = _PATIENCE_S if self.running_file.exists() else 0.0
+        ports = {
+            "the stand-in Stripe": self._ports.stripe,
+            "the billing service": self._ports.grpc,
+            "the billing service's internal listener": self._ports.internal,
+            "the billing service's health page": self._ports.ops,
+            "the webhook gateway": self._ports.gateway,
+            **({"the storefront": self._ports.storefront} if self._plan.storefront else {}),
+        }
+        for what, port in ports.items():
+            require_free(what, port, patience_s=patience_s)
+
+    def stop(self) -> None:
+        """Stop everything: whoever takes requests first, the database last."""
+        for child in reversed(self.children):
+            child.stop()
+        self.postgres.stop()
+
+    def obituary(self) -> str | None:
+        """Say which program ended, with its last lines; None while all run."""
+        process = self.postgres.process
+        if process is not None and process.poll() is not None:
+            return f"PostgreSQL ended (exit code {process.poll()}); its last lines:\n{self.postgres.last_log_lines()}"
+        return next((child.obituary() for child in self.children if child.poll() is not None), None)
+
+    # --- Where everything is -----------------------------------------------------------------------------------------
+
+    def addresses(self) -> dict[str, str]:
+        """Give what a script needs to use the sandbox; contains its secrets."""
+        ports = self._ports
+        found = {
+            "grpc": f"{HOST}:{ports.grpc}",
+            "internal": f"{HOST}:{ports.internal}",
+            "gateway": f"http://{HOST}:{ports.gateway}",
+            "stripe": f"http://{HOST}:{ports.stripe}",
+            "control": f"http://{HOST}:{ports.stripe}/_control",
+            "ops": f"http://{HOST}:{ports.ops}",
+            "database": self.database_url,
+            "api_key": self.secrets.api_key,
+            "webhook_secret": self.secrets.webhook_secret,
+            "internal_token": self.secrets.internal_token,
+        }
+        return {**found, "storefront": f"http://{HOST}:{ports.storefront}"} if self._plan.storefront else found
+
+    # --- The programs ------------------------------------------------------------------------------------------------
+
+    def _stripe(self) -> Child:
+        port = self._ports.stripe
+        arguments = {
+            "--port": str(port),
+            "--state": str(self._plan.folder / "stripe.json"),
+            "--webhook-url": f"http://{HOST}:{self._ports.gateway}/webhooks/stripe",
+            "--webhook-secret": self.secrets.webhook_secret,
+            "--catalog": str(self._plan.catalog),
+        }
+        argv = ["sandbox.stripe", *(word for pair in arguments.items() for word in pair)]
+        return Child("stripe", argv, ready=lambda: answers(port, "/_control"))
+
+    def _service_environment(self) -> dict[str, str]:
+        return {
+            "BILLING_DATABASE_URL": self.database_url,
+            "BILLING_STRIPE_API_KEY": self.secrets.api_key,
+            "BILLING_STRIPE_API_BASE": f"http://{HOST}:{self._ports.stripe}",
+            "BILLING_CATALOG": str(self._plan.catalog),
+            "BILLING_DEPLOYMENT": DEPLOYMENT,
+            "BILLING_GRPC_ADDRESS": f"{HOST}:{self._ports.grpc}",
+            "BILLING_INTERNAL_ADDRESS": f"{HOST}:{self._ports.internal}",
+            "BILLING_INTERNAL_TOKEN": self.secrets.internal_token,
+            "BILLING_OPS_ADDRESS": f"{HOST}:{self._ports.ops}",
+        }
+
+    def _billing_service(self) -> Child:
+        port = self._ports.ops
+        environment = self._service_environment()
+        return Child(
+            "service", ["billing_service", "serve"], environment=environment, ready=lambda: answers(port, "/readyz")
+        )
+
+    def _gateway(self) -> Child:
+        port = self._ports.gateway
+        environment = {
+            "GATEWAY_ADDRESS": f"{HOST}:{port}",
+            "GATEWAY_FULFILLMENT_TARGET": f"{HOST}:{self._ports.internal}",
+            "GATEWAY_INTERNAL_TOKEN": self.secrets.internal_token,
+            "GATEWAY_WEBHOOK_SECRETS": f"sandbox={self.secrets.webhook_secret}",
+            "GATEWAY_LIVEMODE": "false",
+        }
+        return Child("gateway", ["webhook_gateway"], environment=environment, ready=lambda: answers(port, "/readyz"))
+
+    def _storefront(self) -> Child:
+        port = self._ports.storefront
+        environment = {
+            "STOREFRONT_ADDRESS": f"{HOST}:{port}",
+            "STOREFRONT_URL": f"http://{HOST}:{port}",
+            "STOREFRONT_BILLING_TARGET": f"{HOST}:{self._ports.grpc}",
+        }
+        return Child(
+            "storefront", ["sandbox.storefront"], environment=environment, ready=lambda: answers(port, "/livez")
+        )
