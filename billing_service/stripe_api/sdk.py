@@ -1,0 +1,137 @@
+"""One call through the SDK: bounded in time, and ending in a plain value or in an error of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import stripe
+
+from billing_service.deadline import remaining_s
+from billing_service.stripe_api.errors import (
+    StripeBusy,
+    StripeCallError,
+    StripeDefinite,
+    StripeDenied,
+    StripeKeyConflict,
+    StripeNoAnswer,
+)
+
+# The shapes that we send and read. Fixed here, so that a newer SDK of the same major version does not move it.
+API_VERSION = "2026-10-28.endive"
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Read:
+    """One Stripe object as an answer of Stripe gave it."""
+
+    object: dict[str, Any]  # plain JSON
+    server_time: int  # Unix seconds by Stripe's clock (the answer's Date header); 0 where it gave none
+
+
+def open_client(api_key: str, api_base: str, *, timeout_s: float) -> tuple[stripe.StripeClient, stripe.HTTPXClient]:
+    """Make a client of the SDK and the HTTP client beneath it, which is the caller's to close.
+
+    The SDK retries nothing: which key the next try carries is for the flow to decide.
+    """
+    _keep_quiet()
+    http_client = stripe.HTTPXClient(timeout=timeout_s)
+    client = stripe.StripeClient(
+        api_key,
+        stripe_version=API_VERSION,
+        base_addresses={"api": api_base.rstrip("/")},
+        max_network_retries=0,
+        http_client=http_client,
+    )
+    return client, http_client
+
+
+def _keep_quiet() -> None:
+    """Keep personal data and the API key out of files and logs: the libraries' own, and ours that gather theirs."""
+    stripe.enable_telemetry = False  # writes an id into the home folder
+    # Stripe's messages at INFO, request bodies at DEBUG; httpcore writes the headers, the API key among them, at DEBUG.
+    for name in ("stripe", "httpx", "httpcore"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
+
+
+async def bounded(operation: str, call: Awaitable[_Answer], *, timeout_s: float) -> _Answer:
+    """Run one call of the SDK for at most `timeout_s`, or what the caller's deadline leaves of it.
+
+    Raises:
+        StripeCallError: for whatever the SDK raises; never chained to it, since its errors carry whole bodies.
+    """
+    limit_s = remaining_s(timeout_s)
+    try:
+        async with asyncio.timeout(limit_s):
+            return await call
+    except stripe.StripeError as error:
+        failure = _translated(operation, error)
+    except TimeoutError:
+        failure = StripeNoAnswer(operation, f"no answer within {limit_s:.1f} s")
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        # What the SDK stumbles over when an answer is no UTF-8, or is JSON but none of Stripe's objects (a list, null).
+        failure = StripeNoAnswer(operation, f"an answer that is not Stripe's ({type(error).__name__})")
+    raise failure
+
+
+def _translated(operation: str, error: stripe.StripeError) -> StripeCallError:
+    status, request_id = error.http_status, error.request_id
+    if isinstance(error, stripe.APIConnectionError) or status is None:
+        cause = error.__cause__
+        return StripeNoAnswer(operation, f"no answer ({type(cause or error).__name__})")
+    if status in {409, 429}:
+        return StripeBusy(operation, status, request_id=request_id)
+    if status in {401, 403}:
+        return StripeDenied(operation, status, request_id=request_id)
+    if isinstance(error, stripe.IdempotencyError):
+        return StripeKeyConflict(operation, request_id=request_id)
+    details = _error_object(error)
+    if details is None:
+        # A proxy's page, or a body that broke off: Stripe itself always sends an error object. What it did is not known.
+        return StripeNoAnswer(operation, f"an answer {status} that is not Stripe's", request_id=request_id)
+    return StripeDefinite(
+        operation,
+        status,
+        code=_text(details.get("code")),
+        param=_text(details.get("param")),
+        message=_text(details.get("message")),
+        request_id=request_id,
+    )
+
+
+def _error_object(error: stripe.StripeError) -> dict[str, object] | None:
+    details = error.json_body.get("error") if isinstance(error.json_body, dict) else None
+    return details if isinstance(details, dict) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def read_of(operation: str, answer: stripe.StripeObject) -> Read:
+    """Give the JSON of an answer as it came, and its time.
+
+    Raises:
+        StripeNoAnswer: the answer is JSON without an id, so none of Stripe's objects.
+    """
+    response = answer.last_response
+    content = json.loads(response.body) if response else None
+    if response is None or not isinstance(content, dict) or not isinstance(content.get("id"), str):
+        raise StripeNoAnswer(operation, "an answer that is not Stripe's")
+    return Read(content, server_time_s(response.headers.get("date")))
+
+
+def server_time_s(date_header: str | None) -> int:
+    """Give the Unix seconds of an HTTP Date header; 0 when there is none that can be read."""
+    try:
+        return int(parsedate_to_datetime(date_header or "").timestamp())
+    except (ValueError, OverflowError):
+        return 0
