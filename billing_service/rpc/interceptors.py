@@ -1,0 +1,221 @@
+"""What happens around every call, in the one order that `server` declares, the outermost first:
+
+1. CallLog: the call gets its id, and one line in the log when it ends.
+2. ErrorTranslation: whatever is raised further in becomes a google.rpc.Status; nothing unknown leaks.
+3. BearerToken: calls of the internal listener show a token (health stays open).
+4. Admission: a bounded number of calls at once; the next one is told to come again.
+5. Deadline: the caller's deadline, or ours where he set none, bounds the work and every wait in it.
+6. RequestDecoding (in `layers`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar, Final, NoReturn
+
+import grpc
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from billing_service.deadline import deadline_after
+from billing_service.domain.errors import OverloadedError, UnauthenticatedError
+from billing_service.rpc.layers import Context, Continuation, Handler, Layer
+from billing_service.rpc.status import CALL_ID_KEY, CODES_BY_NUMBER, DETAILS_KEY, is_expected, reason_of, status_of
+
+CALL_ID_METADATA: Final = "x-request-id"  # taken from the caller where he sends one, and sent back with every answer
+HEALTH_PREFIX: Final = "/grpc.health.v1.Health/"
+DEFAULT_DEADLINE_S: Final = 10.0  # for callers that set none
+LONGEST_DEADLINE_S: Final = 60.0  # nothing of ours takes longer; a caller's day is not to hold a call open for a day
+MARGIN_MAX_S: Final = 0.25  # left for the answer to reach the caller before he gives up
+MARGIN_SHARE: Final = 0.1
+
+_CALL_ID_FORM: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OUR_FAULT: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+_TROUBLE: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
+_call_id: ContextVar[str] = ContextVar("call_id", default="")
+_log: Final = structlog.stdlib.get_logger("billing_service.rpc")
+
+
+class CallLog(Layer):
+    """Gives the call its id and writes one line when it ends: method, code, duration; nothing of its content."""
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Bind the id for every log line of the call, and write the line. The call's task ends with it: no unbinding."""
+        call_id = _read_call_id(context)
+        _call_id.set(call_id)
+        bind_contextvars(**{CALL_ID_KEY: call_id})
+        context.set_trailing_metadata(((CALL_ID_METADATA, call_id),))
+        started = time.monotonic()
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            yield
+            code = grpc.StatusCode.OK
+        except asyncio.CancelledError:
+            code = _code_of_cancelled(context)
+            raise
+        except grpc.aio.AbortError:
+            code = context.code()
+            raise
+        finally:
+            _write_line(method, code, time.monotonic() - started)
+
+
+def _read_call_id(context: Context) -> str:
+    """Take the caller's id where it has the form of one (it goes into the log), and make one otherwise."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CALL_ID_METADATA and isinstance(value, str) and _CALL_ID_FORM.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _code_of_cancelled(context: Context) -> grpc.StatusCode:
+    remaining_s: float | None = context.time_remaining()
+    past = remaining_s is not None and remaining_s <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if past else grpc.StatusCode.CANCELLED
+
+
+def _write_line(method: str, code: grpc.StatusCode, duration_s: float) -> None:
+    line = {"method": method, "code": code.name, "duration_ms": round(duration_s * 1000, 2)}
+    if code in _OUR_FAULT:
+        _log.error("call", **line)
+    elif code in _TROUBLE:
+        _log.warning("call", **line)
+    elif method.startswith(HEALTH_PREFIX):
+        _log.debug("call", **line)  # every few seconds from every probe
+    else:
+        _log.info("call", **line)
+
+
+class ErrorTranslation(Layer):
+    """Turns whatever is raised further in into the status that `status` has for it; a defect is logged whole."""
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Translate; cancellation and what a servicer aborted itself pass through."""
+        try:
+            yield
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place where everything unknown is to end
+            if not is_expected(error):
+                _log.error("unexpected error", method=method, exc_info=error)
+            await _abort(context, error)
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    bind_contextvars(reason=reason_of(error))  # for the line of CallLog
+    call_id = _call_id.get()
+    status = status_of(error, call_id)
+    trailing: tuple[tuple[str, str | bytes], ...] = (
+        (DETAILS_KEY, status.SerializeToString()),
+        (CALL_ID_METADATA, call_id),
+    )
+    await context.abort(CODES_BY_NUMBER[status.code], status.message, trailing)
+
+
+class BearerToken(grpc.aio.ServerInterceptor):
+    """Lets only calls through that carry one of the tokens: "authorization: Bearer <token>". Health stays open.
+
+    Several tokens are taken so that one can be replaced without a pause.
+    """
+
+    def __init__(self, tokens: Collection[str]) -> None:
+        if not tokens or not all(tokens):
+            raise ValueError("a listener that demands a token needs one")
+        self._expected = tuple(token.encode() for token in tokens)
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Give the method's handler, or one that refuses before the request's body is read."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(HEALTH_PREFIX):
+            return handler
+        return handler if self._is_shown(handler_call_details.invocation_metadata) else _REFUSING
+
+    def _is_shown(self, metadata: Collection[tuple[str, str | bytes]]) -> bool:
+        shown = [value for key, value in metadata if key == "authorization"]
+        if len(shown) != 1 or not isinstance(shown[0], str):
+            return False
+        scheme, _, token = shown[0].partition(" ")
+        # Compared with every one, each in constant time: how long it takes tells nothing about any of them.
+        matches = [hmac.compare_digest(token.encode(), expected) for expected in self._expected]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+async def _refuse(_requests: Any, _context: Context) -> NoReturn:
+    raise UnauthenticatedError
+
+
+# As a reader of a stream it is called before any message is read; on the wire the kinds look the same.
+_REFUSING: Final[Handler] = grpc.stream_unary_rpc_method_handler(_refuse)
+
+
+class Admission(Layer):
+    """Holds a bounded number of calls at once and refuses the next one, with words that say when to come again."""
+
+    around_streams: ClassVar[bool] = False  # health and reflection only; gRPC's own limit bounds those
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def applies(self, method: str, handler: Handler) -> bool:
+        """Keep health out of it: a full house is not a dead one."""
+        return super().applies(method, handler) and not method.startswith(HEALTH_PREFIX)
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:  # noqa: ARG002 - all calls are alike here
+        """Count the call in and out."""
+        if self._in_flight >= self._limit:
+            raise OverloadedError
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no call is in flight; the caller bounds the wait."""
+        await self._idle.wait()
+
+
+class Deadline(Layer):
+    """Bounds the work by the caller's deadline, less a margin in which the answer travels.
+
+    The waits inside (`deadline.remaining_s`) end first and say what they waited for; half a margin later whatever is
+    left is cancelled and answered with DEADLINE_EXCEEDED.
+    """
+
+    around_streams: ClassVar[bool] = False  # watching health has no end
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:  # noqa: ARG002 - all calls are alike here
+        """Set the deadline for the call's task and hold it."""
+        remaining_s: float | None = context.time_remaining()
+        budget_s = DEFAULT_DEADLINE_S if remaining_s is None else min(max(remaining_s, 0.0), LONGEST_DEADLINE_S)
+        margin_s = min(MARGIN_MAX_S, budget_s * MARGIN_SHARE)
+        with deadline_after(budget_s - margin_s):
+            async with asyncio.timeout(budget_s - margin_s / 2):
+                yield

@@ -1,0 +1,104 @@
+"""Requests: protobuf -> domain, every rule of the contract's comments checked, every violation reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from billing.internal.v1 import fulfillment_service_pb2
+from billing.v1 import checkout_pb2, entitlement_pb2
+
+from billing_service.domain.checkout import CheckoutRequest
+from billing_service.domain.errors import FieldViolation, InvalidFieldsError
+from billing_service.rpc import field_rules
+
+MAX_EVENTS = 256  # of one Fulfill, as the contract says
+MAX_REPORTED_ENTRIES = 64  # entries of a map that are looked at one by one; an error is not to grow with the request
+MAX_SHOWN_KEY_CHARS = 40
+
+_Problems = Iterator[tuple[str, str | None]]
+
+
+def _refuse(problems: _Problems) -> None:
+    violations = [FieldViolation(field, problem) for field, problem in problems if problem is not None]
+    if violations:
+        raise InvalidFieldsError(violations)
+
+
+def checkout_request(message: checkout_pb2.CreateCheckoutSessionRequest) -> CheckoutRequest:
+    """Read a CreateCheckoutSessionRequest.
+
+    Raises:
+        InvalidFieldsError: with every field that breaks a rule of the contract.
+    """
+    _refuse(_checkout_problems(message))
+    return CheckoutRequest(
+        request_id=message.request_id,
+        customer_id=message.customer_id,
+        plan_key=message.plan_key,
+        price_key=message.price_key if message.HasField("price_key") else None,
+        quantity=message.quantity if message.HasField("quantity") else 1,
+        success_url=message.success_url,
+        cancel_url=message.cancel_url,
+        customer_email=message.customer_email if message.HasField("customer_email") else None,
+        allow_promotion_codes=message.allow_promotion_codes,
+        metadata=dict(message.metadata),
+    )
+
+
+def _checkout_problems(message: checkout_pb2.CreateCheckoutSessionRequest) -> _Problems:
+    yield "request_id", field_rules.request_id_problem(message.request_id)
+    yield "customer_id", field_rules.customer_id_problem(message.customer_id)
+    yield "plan_key", field_rules.key_problem(message.plan_key)
+    if message.HasField("price_key"):
+        yield "price_key", field_rules.key_problem(message.price_key)
+    if message.HasField("quantity"):
+        yield "quantity", field_rules.quantity_problem(message.quantity)
+    yield "success_url", field_rules.url_problem(message.success_url)
+    yield "cancel_url", field_rules.url_problem(message.cancel_url)
+    if message.HasField("customer_email"):
+        yield "customer_email", field_rules.email_problem(message.customer_email)
+    yield from _metadata_problems(message.metadata)
+
+
+def _metadata_problems(metadata: Mapping[str, str]) -> _Problems:
+    if len(metadata) > field_rules.MAX_METADATA_ENTRIES:
+        yield "metadata", f"must have at most {field_rules.MAX_METADATA_ENTRIES} entries"
+    for key in sorted(metadata)[:MAX_REPORTED_ENTRIES]:
+        shown = key if len(key) <= MAX_SHOWN_KEY_CHARS else f"{key[:MAX_SHOWN_KEY_CHARS]}..."
+        yield f'metadata["{shown}"]', field_rules.metadata_entry_problem(key, metadata[key])
+
+
+def checkout_session_id(message: checkout_pb2.GetCheckoutSessionRequest) -> str:
+    """Read a GetCheckoutSessionRequest.
+
+    Raises:
+        InvalidFieldsError: when the id cannot be one of Stripe's.
+    """
+    _refuse(
+        iter([("checkout_session_id", field_rules.checkout_session_id_problem(message.checkout_session_id))]),
+    )
+    return message.checkout_session_id
+
+
+def customer_id(message: entitlement_pb2.GetEntitlementsRequest) -> str:
+    """Read a GetEntitlementsRequest.
+
+    Raises:
+        InvalidFieldsError: when the customer_id breaks a rule of the contract.
+    """
+    _refuse(iter([("customer_id", field_rules.customer_id_problem(message.customer_id))]))
+    return message.customer_id
+
+
+def event_payloads(message: fulfillment_service_pb2.FulfillRequest) -> Sequence[bytes]:
+    """Read a FulfillRequest: the raw bodies, in the order of the request.
+
+    An empty payload is no violation: it is an event that is malformed, and has its own result.
+
+    Raises:
+        InvalidFieldsError: for no event, or more than 256.
+    """
+    count = len(message.events)
+    problem = None if 1 <= count <= MAX_EVENTS else f"must have 1 to {MAX_EVENTS} events"
+    _refuse(iter([("events", problem)]))
+    return [event.payload for event in message.events]

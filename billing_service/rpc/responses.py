@@ -1,0 +1,203 @@
+"""Responses: domain -> protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from billing.internal.v1 import fulfillment_service_pb2
+from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from billing_service.domain.access import Source, SourceState, SourceType
+from billing_service.domain.catalog import Catalog, FeatureValue, Plan, PlanMode, Unlimited
+from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
+from billing_service.domain.entitlement import Entitlement, Entitlements
+from billing_service.flows.fulfill import EventResult, Outcome
+from billing_service.flows.list_plans import PlanListing
+
+_SourceMessage = entitlement_pb2.Source
+_SessionMessage = checkout_pb2.CheckoutSession
+_ResultMessage = fulfillment_service_pb2.FulfillResult
+
+CHECKOUT_STATES: Final[Mapping[CheckoutState, checkout_pb2.CheckoutSession.State.ValueType]] = {
+    CheckoutState.OPEN: _SessionMessage.STATE_OPEN,
+    CheckoutState.PROCESSING: _SessionMessage.STATE_PROCESSING,
+    CheckoutState.COMPLETE: _SessionMessage.STATE_COMPLETE,
+    CheckoutState.PAYMENT_FAILED: _SessionMessage.STATE_PAYMENT_FAILED,
+    CheckoutState.EXPIRED: _SessionMessage.STATE_EXPIRED,
+}
+SOURCE_TYPES: Final[Mapping[SourceType, entitlement_pb2.Source.Type.ValueType]] = {
+    SourceType.DEFAULT_PLAN: _SourceMessage.TYPE_DEFAULT_PLAN,
+    SourceType.SUBSCRIPTION: _SourceMessage.TYPE_SUBSCRIPTION,
+    SourceType.PURCHASE: _SourceMessage.TYPE_PURCHASE,
+}
+SOURCE_STATES: Final[Mapping[SourceState, entitlement_pb2.Source.State.ValueType]] = {
+    SourceState.ACTIVE: _SourceMessage.STATE_ACTIVE,
+    SourceState.TRIALING: _SourceMessage.STATE_TRIALING,
+    SourceState.GRACE: _SourceMessage.STATE_GRACE,
+    SourceState.ENDING: _SourceMessage.STATE_ENDING,
+    SourceState.PENDING_PAYMENT: _SourceMessage.STATE_PENDING_PAYMENT,
+    SourceState.PAYMENT_OVERDUE: _SourceMessage.STATE_PAYMENT_OVERDUE,
+    SourceState.PAUSED: _SourceMessage.STATE_PAUSED,
+    SourceState.ENDED: _SourceMessage.STATE_ENDED,
+    SourceState.UNRESOLVED: _SourceMessage.STATE_UNRESOLVED,
+}
+PLAN_MODES: Final[Mapping[PlanMode, plan_pb2.PlanMode.ValueType]] = {
+    PlanMode.FREE: plan_pb2.PLAN_MODE_FREE,
+    PlanMode.SUBSCRIPTION: plan_pb2.PLAN_MODE_SUBSCRIPTION,
+    PlanMode.PAYMENT: plan_pb2.PLAN_MODE_PAYMENT,
+}
+OUTCOMES: Final[Mapping[Outcome, fulfillment_service_pb2.FulfillResult.Outcome.ValueType]] = {
+    Outcome.APPLIED: _ResultMessage.OUTCOME_APPLIED,
+    Outcome.DUPLICATE: _ResultMessage.OUTCOME_DUPLICATE,
+    Outcome.IGNORED: _ResultMessage.OUTCOME_IGNORED,
+    Outcome.NOT_OURS: _ResultMessage.OUTCOME_NOT_OURS,
+    Outcome.QUARANTINED: _ResultMessage.OUTCOME_QUARANTINED,
+    Outcome.PARKED: _ResultMessage.OUTCOME_PARKED,
+}
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    """Convert an aware time; protobuf reads a naive one as UTC whatever was meant, so that would be a defect."""
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone is not to leave the service")
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def create_checkout_session_response(created: CreatedCheckout) -> checkout_pb2.CreateCheckoutSessionResponse:
+    """Convert what CreateCheckoutSession found or made."""
+    return checkout_pb2.CreateCheckoutSessionResponse(
+        checkout_session=_checkout_session(created.session), reused=created.reused
+    )
+
+
+def get_checkout_session_response(session: CheckoutSession) -> checkout_pb2.GetCheckoutSessionResponse:
+    """Convert the session that GetCheckoutSession found."""
+    return checkout_pb2.GetCheckoutSessionResponse(checkout_session=_checkout_session(session))
+
+
+def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
+    return checkout_pb2.CheckoutSession(
+        checkout_session_id=session.checkout_session_id,
+        url=session.url or "",
+        state=CHECKOUT_STATES[session.state],
+        expire_time=_timestamp(session.expire_time),
+        create_time=_timestamp(session.create_time),
+        customer_id=session.customer_id,
+        plan_key=session.plan_key,
+        price_key=session.price_key,
+        quantity=session.quantity,
+    )
+
+
+def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.GetEntitlementsResponse:
+    """Convert what one customer may use."""
+    return entitlement_pb2.GetEntitlementsResponse(
+        customer_id=entitlements.customer_id,
+        revision=entitlements.revision,
+        entitlements=[_entitlement(entitlement) for entitlement in entitlements.entitlements],
+        sources=[_source(source) for source in entitlements.sources],
+        plan_keys=entitlements.plan_keys,
+        read_time=_timestamp(entitlements.read_time),
+        next_change_time=_timestamp(entitlements.next_change_time),
+        catalog_version=entitlements.catalog_version,
+    )
+
+
+def _entitlement(entitlement: Entitlement) -> entitlement_pb2.Entitlement:
+    return entitlement_pb2.Entitlement(
+        feature_key=entitlement.feature_key,
+        value=_feature_value(entitlement.value),
+        source=None if entitlement.source is None else _source(entitlement.source),
+        next_change_time=_timestamp(entitlement.next_change_time),
+    )
+
+
+def _source(source: Source) -> entitlement_pb2.Source:
+    return entitlement_pb2.Source(
+        type=SOURCE_TYPES[source.type],
+        state=SOURCE_STATES[source.state],
+        plan_key=source.plan_key or "",
+        quantity=source.quantity,
+        stripe_id=source.stripe_id or "",
+        stripe_subscription_id=source.stripe_subscription_id or "",
+        start_time=_timestamp(source.start_time),
+        end_time=_timestamp(source.end_time),
+    )
+
+
+def _feature_value(value: FeatureValue) -> plan_pb2.FeatureValue:
+    """Convert a value; the order matters: True is an int to Python, and UNLIMITED a str."""
+    if isinstance(value, bool):
+        return plan_pb2.FeatureValue(bool_value=value)
+    if isinstance(value, Unlimited):
+        return plan_pb2.FeatureValue(unlimited=True)
+    if isinstance(value, int):
+        return plan_pb2.FeatureValue(integer_value=value)
+    return plan_pb2.FeatureValue(text_value=value)
+
+
+def list_plans_response(listing: PlanListing) -> billing_service_pb2.ListPlansResponse:
+    """Convert the plans of the catalog, in its order."""
+    return billing_service_pb2.ListPlansResponse(
+        plans=[_plan(plan, listing) for plan in listing.plans],
+        catalog_version=listing.catalog.version,
+    )
+
+
+def _plan(plan: Plan, listing: PlanListing) -> plan_pb2.Plan:
+    default = listing.catalog.default_plan
+    message = plan_pb2.Plan(
+        plan_key=plan.plan_key,
+        mode=PLAN_MODES[plan.mode],
+        display_name=plan.name,
+        description=plan.description,
+        plan_group=plan.group or "",
+        prices=_prices(plan, listing.available_price_keys),
+        features=_plan_features(plan, listing.catalog),
+        is_default=default is not None and default.plan_key == plan.plan_key,
+        quantity_allowed=plan.quantity_allowed,
+    )
+    if plan.duration is not None:
+        message.duration.FromTimedelta(plan.duration)
+    return message
+
+
+def _prices(plan: Plan, available: frozenset[tuple[str, str]]) -> list[plan_pb2.PlanPrice]:
+    return [
+        plan_pb2.PlanPrice(
+            price_key=price.price_key,
+            display_text=price.text,
+            available=(plan.plan_key, price.price_key) in available,
+        )
+        for price in plan.prices
+    ]
+
+
+def _plan_features(plan: Plan, catalog: Catalog) -> list[plan_pb2.PlanFeature]:
+    return [
+        plan_pb2.PlanFeature(
+            feature_key=key,
+            display_name=feature.name,
+            value=_feature_value(plan.features[key]),
+            scales_with_quantity=key in plan.scales,
+        )
+        for key, feature in catalog.features.items()
+        if key in plan.features
+    ]
+
+
+def fulfill_response(results: Sequence[EventResult]) -> fulfillment_service_pb2.FulfillResponse:
+    """Convert what became of a batch, in its order."""
+    return fulfillment_service_pb2.FulfillResponse(
+        results=[
+            fulfillment_service_pb2.FulfillResult(event_id=result.event_id or "", outcome=OUTCOMES[result.outcome])
+            for result in results
+        ]
+    )

@@ -1,0 +1,137 @@
+"""The two gRPC listeners: the public one, and the internal one that demands a token. Each with health."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Final
+
+import grpc
+from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
+from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships no types
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # ships no types
+
+from billing_service.address import Address, ListenError, check_free
+from billing_service.rpc.interceptors import Admission, BearerToken, CallLog, Deadline, ErrorTranslation
+from billing_service.rpc.layers import RequestDecoding
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024  # as the contract says
+MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and more only queues for the database
+MAX_OTHER_CALLS: Final = 200  # health and reflection beside them
+FLUSH_S: Final = 0.5  # for the last answers to leave once no call is in flight
+HEALTH_UPDATE_LIMIT_S: Final = 1.0  # a watcher that does not read is not to hold the truth up
+
+PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"].full_name
+INTERNAL_SERVICE: Final = fulfillment_service_pb2.DESCRIPTOR.services_by_name["FulfillmentService"].full_name
+
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS),
+    # Off: with it two programs on one port both start, and each gets half of the calls.
+    ("grpc.so_reuseport", 0),
+    # A peer that vanished (no FIN) is noticed within 80 s, and its calls cancelled.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Callers may ping every 10 s, also while idle; more often is answered with GOAWAY.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Listener:
+    """One gRPC server: a service, health (NOT_SERVING until told otherwise), and what is put around every call."""
+
+    def __init__(
+        self,
+        service: str,
+        register: Callable[[grpc.aio.Server], None],
+        *,
+        tokens: Collection[str] | None,
+        max_calls: int = MAX_CALLS,
+    ) -> None:
+        """Take the service's full name, what adds its servicer, and the tokens of which callers must show one, if any."""
+        self._names = ("", service)
+        self._admission = Admission(max_calls)
+        self._server = grpc.aio.server(
+            interceptors=_interceptors(self._admission, tokens),
+            options=OPTIONS,
+            maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS,
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        register(self._server)
+        reflection.enable_server_reflection((service, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    async def start(self, address: Address, setting: str) -> Address:
+        """Listen, and give the address with the port that was taken.
+
+        Raises:
+            ListenError: when the address is in use or not ours; it names `setting`.
+        """
+        check_free(address, setting)
+        await self.set_serving(serving=False)
+        try:
+            port = self._server.add_insecure_port(str(address))
+        except RuntimeError:  # somebody was faster
+            raise ListenError(f"{setting}: cannot listen on {address}. Choose another address.") from None
+        await self._server.start()
+        return Address(address.host, port)
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Say through health whether calls can be answered."""
+        for name in self._names:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEALTH_UPDATE_LIMIT_S):
+                    await self._health.set(name, _SERVING if serving else _NOT_SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Say NOT_SERVING, take no more calls, and give those in flight `grace_s` to end; then cut what is left.
+
+        Streams (health watchers) have no end of their own and are cut as soon as no other call is in flight.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEALTH_UPDATE_LIMIT_S):
+                await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._admission.idle()
+        await self._server.stop(min(FLUSH_S, grace_s))
+        await stopping
+
+
+def _interceptors(admission: Admission, tokens: Collection[str] | None) -> Sequence[grpc.aio.ServerInterceptor]:
+    """The one order, the outermost first; `interceptors` says what each is for."""
+    guard = () if tokens is None else (BearerToken(tokens),)
+    return (CallLog(), ErrorTranslation(), *guard, admission, Deadline(), RequestDecoding())
+
+
+def public_listener(
+    servicer: billing_service_pb2_grpc.BillingServiceServicer, *, max_calls: int = MAX_CALLS
+) -> Listener:
+    """Make the listener that callers use."""
+
+    def register(server: grpc.aio.Server) -> None:
+        billing_service_pb2_grpc.add_BillingServiceServicer_to_server(servicer, server)
+
+    return Listener(PUBLIC_SERVICE, register, tokens=None, max_calls=max_calls)
+
+
+def internal_listener(
+    servicer: fulfillment_service_pb2_grpc.FulfillmentServiceServicer,
+    *,
+    tokens: Collection[str],
+    max_calls: int = MAX_CALLS,
+) -> Listener:
+    """Make the listener that the gateway uses, and nobody without a token."""
+
+    def register(server: grpc.aio.Server) -> None:
+        fulfillment_service_pb2_grpc.add_FulfillmentServiceServicer_to_server(servicer, server)
+
+    return Listener(INTERNAL_SERVICE, register, tokens=tokens, max_calls=max_calls)

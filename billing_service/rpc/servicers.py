@@ -1,0 +1,79 @@
+"""The servicers: request in, use case, response out. Errors are raised; `interceptors` puts them on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
+from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, checkout_pb2, entitlement_pb2
+
+from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.fulfill import Fulfill
+from billing_service.flows.get_checkout_session import GetCheckoutSession
+from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.rpc import requests, responses
+from billing_service.rpc.layers import Context
+
+
+@dataclass(frozen=True)
+class BillingFlows:
+    """The use cases behind the public service."""
+
+    create_checkout_session: CreateCheckoutSession
+    get_checkout_session: GetCheckoutSession
+    read_entitlements: ReadEntitlements
+    list_plans: ListPlans
+
+
+class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
+    """billing.v1.BillingService; the contract says what each method does."""
+
+    def __init__(self, flows: BillingFlows) -> None:
+        self._flows = flows
+
+    async def CreateCheckoutSession(  # noqa: N802 - the contract's name
+        self, request: checkout_pb2.CreateCheckoutSessionRequest, context: Context
+    ) -> checkout_pb2.CreateCheckoutSessionResponse:
+        """Make a page to pay on, or give the one that is open."""
+        del context
+        created = await self._flows.create_checkout_session(requests.checkout_request(request))
+        return responses.create_checkout_session_response(created)
+
+    async def GetCheckoutSession(  # noqa: N802 - the contract's name
+        self, request: checkout_pb2.GetCheckoutSessionRequest, context: Context
+    ) -> checkout_pb2.GetCheckoutSessionResponse:
+        """Say where one attempt to buy stands."""
+        del context
+        session = await self._flows.get_checkout_session(requests.checkout_session_id(request))
+        return responses.get_checkout_session_response(session)
+
+    async def GetEntitlements(  # noqa: N802 - the contract's name
+        self, request: entitlement_pb2.GetEntitlementsRequest, context: Context
+    ) -> entitlement_pb2.GetEntitlementsResponse:
+        """Say what a customer may use now."""
+        del context
+        entitlements = await self._flows.read_entitlements(requests.customer_id(request))
+        return responses.get_entitlements_response(entitlements)
+
+    async def ListPlans(  # noqa: N802 - the contract's name; gRPC awaits it
+        self, request: billing_service_pb2.ListPlansRequest, context: Context
+    ) -> billing_service_pb2.ListPlansResponse:
+        """List the plans of the catalog."""
+        del request, context
+        return responses.list_plans_response(self._flows.list_plans())
+
+
+class FulfillmentServicer(fulfillment_service_pb2_grpc.FulfillmentServiceServicer):
+    """billing.internal.v1.FulfillmentService; the contract says what its method does."""
+
+    def __init__(self, fulfill: Fulfill) -> None:
+        self._fulfill = fulfill
+
+    async def Fulfill(  # noqa: N802 - the contract's name
+        self, request: fulfillment_service_pb2.FulfillRequest, context: Context
+    ) -> fulfillment_service_pb2.FulfillResponse:
+        """Apply a batch of verified events."""
+        del context
+        results = await self._fulfill(requests.event_payloads(request))
+        return responses.fulfill_response(results)
