@@ -108,6 +108,13 @@ _OPEN = sa.text("""
     WHERE intent_id = :intent_id AND state = 'creating'
     RETURNING 1
 """)
+# The other end of superseding: the session was made after all, and is to be expired.
+_LATE = sa.text("""
+    UPDATE checkout_intents
+    SET state = 'expiring', checkout_session_id = :checkout_session_id, update_time = now()
+    WHERE intent_id = :intent_id AND state IN ('superseded', 'refused', 'abandoned') AND checkout_session_id IS NULL
+    RETURNING 1
+""")
 _NEXT_ATTEMPT = sa.text("""
     UPDATE checkout_intents
     SET attempt = attempt + 1, stripe_customer_id = NULL, request_body = CAST(:request_body AS jsonb),
@@ -203,6 +210,12 @@ async def open_session(
         "expire_time": expire_time,
     }
     return (await connection.execute(_OPEN, values)).one_or_none() is not None
+
+
+async def late_session(connection: Connection, intent_id: UUID, checkout_session_id: str) -> bool:
+    """Record a session that Stripe made for an intent that was given up meanwhile; it is to be expired."""
+    values = {"intent_id": intent_id, "checkout_session_id": checkout_session_id}
+    return (await connection.execute(_LATE, values)).one_or_none() is not None
 
 
 async def next_attempt(

@@ -56,8 +56,12 @@ _DRAFT = sa.text("""
 """)
 _SAVE_DRAFT = sa.text("""
     UPDATE customers
-    SET stripe_customer_id = NULL, stripe_customer_key = :key, stripe_customer_request = CAST(:request AS jsonb)
-    WHERE customer_id = :customer_id
+    SET stripe_customer_key = :key, stripe_customer_request = CAST(:request AS jsonb)
+    WHERE customer_id = :customer_id AND stripe_customer_key IS NULL
+""")
+_FORGET_STRIPE_CUSTOMER = sa.text("""
+    UPDATE customers SET stripe_customer_id = NULL, stripe_customer_key = NULL, stripe_customer_request = NULL
+    WHERE customer_id = :customer_id AND stripe_customer_key = :key
 """)
 _SET_STRIPE_CUSTOMER = sa.text("""
     UPDATE customers SET stripe_customer_id = :stripe_customer_id
@@ -105,7 +109,7 @@ async def stripe_customer(connection: Connection, customer_id: str) -> StripeCus
 async def draft_stripe_customer(
     connection: Connection, customer_id: str, key: UUID, request: Mapping[str, Any]
 ) -> None:
-    """Prepare a new Stripe customer for a locked customer, in place of the one it had, if any."""
+    """Prepare a Stripe customer for a locked customer that has none."""
     body = msgspec.json.encode(request).decode()
     await connection.execute(_SAVE_DRAFT, {"customer_id": customer_id, "key": key, "request": body})
 
@@ -114,3 +118,11 @@ async def set_stripe_customer(connection: Connection, customer_id: str, stripe_c
     """Name the Stripe customer that a locked customer buys with, unless one was named meanwhile."""
     values = {"customer_id": customer_id, "stripe_customer_id": stripe_customer_id}
     await connection.execute(_SET_STRIPE_CUSTOMER, values)
+
+
+async def forget_stripe_customer(connection: Connection, customer_id: str, key: UUID) -> None:
+    """Drop what was prepared under a key, and the Stripe customer it made, so that the next purchase makes a new one.
+
+    The binding stays: a dispute may still name the old one.
+    """
+    await connection.execute(_FORGET_STRIPE_CUSTOMER, {"customer_id": customer_id, "key": key})

@@ -50,15 +50,19 @@ async def load_all(connection: Connection) -> list[PriceRow]:
     return [PriceRow(**row._mapping) for row in await connection.execute(_ALL)]  # noqa: SLF001 - SQLAlchemy's public name
 
 
-async def remember(connection: Connection, rows: Sequence[PriceRow]) -> None:
-    """Keep what was just resolved as current; what was current for the same plan and price key is kept as past."""
-    values = {
-        "ids": [row.price_id for row in rows],
-        "plans": [row.plan_key for row in rows],
-        "keys": [row.price_key for row in rows],
-        "lookups": [row.lookup_key for row in rows],
-        "actives": [row.active for row in rows],
-    }
+async def remember(connection: Connection, checked: Sequence[tuple[str, str]], rows: Sequence[PriceRow]) -> None:
+    """Keep what the checked (plan key, price key) pairs resolve to now; what was current for them before is kept as past."""
+    ids = [row.price_id for row in rows]
+    retired = {"plans": [pair[0] for pair in checked], "keys": [pair[1] for pair in checked], "ids": ids}
     await connection.execute(_LOCK)
-    await connection.execute(_RETIRE, {key: values[key] for key in ("plans", "keys", "ids")})
-    await connection.execute(_REMEMBER, values)
+    await connection.execute(_RETIRE, retired)
+    await connection.execute(
+        _REMEMBER,
+        {
+            "ids": ids,
+            "plans": [row.plan_key for row in rows],
+            "keys": [row.price_key for row in rows],
+            "lookups": [row.lookup_key for row in rows],
+            "actives": [row.active for row in rows],
+        },
+    )

@@ -25,6 +25,10 @@ _LOAD = sa.text("""
     SELECT stripe_customer_id, customer_id FROM stripe_customers
     WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
 """)
+_OF_CUSTOMERS = sa.text("""
+    SELECT stripe_customer_id, customer_id FROM stripe_customers
+    WHERE customer_id = ANY(CAST(:customers AS text[]))
+""")
 _BIND = sa.text("""
     UPDATE stripe_customers AS s SET customer_id = b.customer_id, bind_time = now()
     FROM unnest(CAST(:ids AS text[]), CAST(:customers AS text[])) AS b (id, customer_id)
@@ -49,3 +53,9 @@ async def bind(connection: Connection, bindings: Mapping[str, str]) -> None:
     """Bind locked rows to locked customers (Stripe's id -> ours); one that is bound already stays as it is."""
     pairs = sorted(bindings.items())
     await connection.execute(_BIND, {"ids": [pair[0] for pair in pairs], "customers": [pair[1] for pair in pairs]})
+
+
+async def of_customers(connection: Connection, customer_ids: Collection[str]) -> Mapping[str, str]:
+    """Give every Stripe customer that is bound to these customers, old bindings too."""
+    result = await connection.execute(_OF_CUSTOMERS, {"customers": sorted(customer_ids)})
+    return {row.stripe_customer_id: row.customer_id for row in result}

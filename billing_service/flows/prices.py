@@ -1,0 +1,125 @@
+"""Keeps the catalog's lookup keys resolved to Stripe's prices, in the background and when a purchase needs one.
+
+Stripe being away never keeps the service from starting: what resolved before is kept in Postgres and serves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from billing_service.domain.catalog import Catalog, Plan, Price
+from billing_service.domain.errors import BillingError, PriceNotAvailableError, StripeUnavailableError
+from billing_service.domain.plan_index import PlanIndex
+from billing_service.storage import prices as price_rows
+from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.prices import PriceRow
+from billing_service.stripe_api.client import StripeApi
+from billing_service.stripe_api.errors import StripeCallError
+from billing_service.stripe_api.prices import PriceProblem, lookup_keys_of, resolve_prices
+
+SETTLED_INTERVAL_S = 60.0  # a price that moved at Stripe is sold at its new amount within this
+UNSETTLED_INTERVAL_S = 5.0  # while something does not resolve, or Stripe or the database is away
+
+log = structlog.get_logger(__name__)
+
+
+class Prices:
+    """What the catalog's prices are at Stripe, as far as it is known."""
+
+    def __init__(self, database: Database, stripe: StripeApi, catalog: Catalog) -> None:
+        """Knows nothing before `refresh` or `run`."""
+        self._database = database
+        self._stripe = stripe
+        self._rows: dict[str, PriceRow] = {}
+        self._problems: tuple[PriceProblem, ...] = ()
+        self._away: str | None = "Stripe's prices were not read yet"
+        self.index = PlanIndex(catalog)
+
+    async def run(self) -> None:
+        """Refresh for ever."""
+        while True:
+            await self.refresh()
+            settled = self._away is None and not self._problems
+            await asyncio.sleep(SETTLED_INTERVAL_S if settled else UNSETTLED_INTERVAL_S)
+
+    async def refresh(self) -> None:
+        """Load what is remembered, ask Stripe, and remember the answer. Never raises for who is away; `warnings` says it."""
+        try:
+            await self._load()
+            await self._resolve()
+        except (StripeCallError, BillingError, UnwritableError) as error:
+            self._note_away("Stripe does not answer" if isinstance(error, StripeCallError) else "no database", error)
+
+    async def price_id(self, plan: Plan, price: Price) -> str:
+        """Give the Stripe price at which a plan is sold now, asking Stripe where it is not known yet.
+
+        Raises:
+            PriceNotAvailableError: Stripe has no active price of the plan's mode with that lookup key.
+            StripeUnavailableError: it is not known and Stripe does not answer.
+        """
+        row = self._current(plan, price)
+        if row is None:
+            await self.refresh()
+            row = self._current(plan, price)
+        if row is None and self._away is not None:
+            raise StripeUnavailableError
+        if row is None:
+            raise PriceNotAvailableError(metadata={"lookup_key": price.lookup_key})
+        return row.price_id
+
+    def available(self) -> frozenset[tuple[str, str]]:
+        """Give what can be bought now, as (plan key, price key)."""
+        return frozenset(
+            (plan.plan_key, price.price_key)
+            for plan in self.index.catalog.plans.values()
+            for price in plan.prices
+            if self._current(plan, price) is not None
+        )
+
+    def unresolved(self) -> tuple[str, ...]:
+        """Give the lookup keys that no price at Stripe can be sold at, as far as is known."""
+        return tuple(problem.lookup_key for problem in self._problems)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Say what an operator should know, in sentences."""
+        found = tuple(f"{p.plan_key}/{p.price_key} ({p.lookup_key}): {p.message}" for p in self._problems)
+        return found if self._away is None else (self._away, *found)
+
+    async def _load(self) -> None:
+        rows = await self._database.run(price_rows.load_all)
+        self._rows = {row.price_id: row for row in rows}
+        self.index = PlanIndex(self.index.catalog, {row.price_id: row.plan_key for row in rows})
+
+    async def _resolve(self) -> None:
+        catalog = self.index.catalog
+        resolved = resolve_prices(catalog, await self._stripe.find_prices(lookup_keys_of(catalog)))
+        pairs = [(plan, price) for plan in catalog.plans.values() for price in plan.prices]
+        rows = [
+            PriceRow(found.price_id, plan.plan_key, price.price_key, price.lookup_key, active=True, current=True)
+            for plan, price in pairs
+            if (found := resolved.price_by_lookup_key.get(price.lookup_key)) is not None
+        ]
+        current = {row.price_id: row for row in self._rows.values() if row.current}
+        if {row.price_id: row for row in rows} != current:
+            checked = [(plan.plan_key, price.price_key) for plan, price in pairs]
+            await self._database.run(lambda connection: price_rows.remember(connection, checked, rows))
+            await self._load()
+        self._away = None
+        if resolved.problems != self._problems:
+            self._problems = resolved.problems
+            for problem in resolved.problems:
+                log.warning("price_unresolved", lookup_key=problem.lookup_key, problem=problem.message)
+
+    def _note_away(self, what: str, error: Exception) -> None:
+        if self._away is None:
+            log.warning("prices_not_refreshed", error=str(error))
+        self._away = f"prices are not up to date: {what}"
+
+    def _current(self, plan: Plan, price: Price) -> PriceRow | None:
+        wanted = (plan.plan_key, price.price_key, price.lookup_key, True, True)
+        for row in self._rows.values():
+            if (row.plan_key, row.price_key, row.lookup_key, row.active, row.current) == wanted:
+                return row
+        return None

@@ -1,0 +1,81 @@
+"""Our own verified reads of Stripe: fenced before the request leaves, merged like events.
+
+What Stripe answers to a change that we ask for (expiring a session) is such a read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from billing_service.domain.merge import of_read
+from billing_service.domain.observation import ObjectKind, Observation, SessionView, observe
+from billing_service.flows.apply import Arrival, apply
+from billing_service.flows.prices import Prices
+from billing_service.storage import objects
+from billing_service.storage.database import Connection, Database
+from billing_service.stripe_api.client import StripeApi
+from billing_service.stripe_api.sdk import Read
+
+
+class Reads:
+    """Reads objects from Stripe and folds what it answers."""
+
+    def __init__(
+        self, database: Database, stripe: StripeApi, prices: Prices, deployment: str, now: Callable[[], datetime]
+    ) -> None:
+        """`now` is the one clock of the process."""
+        self._database = database
+        self._stripe = stripe
+        self._prices = prices
+        self._deployment = deployment
+        self._now = now
+
+    async def checkout_session(self, session_id: str) -> SessionView:
+        """Read a session, and the subscription that it names, and fold both.
+
+        Raises:
+            StripeCallError: Stripe did not answer with it.
+            MalformedError: it answered something that is not understood.
+            DatabaseUnavailableError: what it answered could not be written.
+        """
+        return await self._session(session_id, lambda: self._stripe.get_checkout_session(session_id))
+
+    async def expire_checkout_session(self, session_id: str) -> SessionView:
+        """Expire an open session at Stripe and fold what it answers. Raises as `checkout_session` does."""
+        return await self._session(session_id, lambda: self._stripe.expire_checkout_session(session_id))
+
+    async def subscription(self, subscription_id: str) -> Observation:
+        """Read a subscription and fold it. Raises as `checkout_session` does."""
+        return await self._fold(
+            subscription_id, ObjectKind.SUBSCRIPTION, lambda: self._stripe.get_subscription(subscription_id)
+        )
+
+    async def _session(self, session_id: str, call: Callable[[], Awaitable[Read]]) -> SessionView:
+        view = (await self._fold(session_id, ObjectKind.CHECKOUT_SESSION, call)).view
+        if not isinstance(view, SessionView):
+            raise TypeError("a session's view is a SessionView")
+        if view.subscription_id is not None:
+            await self.subscription(view.subscription_id)
+        return view
+
+    async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Observation:
+        async def fence(connection: Connection) -> tuple[int, int | None]:
+            known = await objects.find(connection, object_id)
+            created = known.payload.created if known and known.payload else None
+            return await objects.draw_fence(connection), created
+
+        drawn, known_created = await self._database.run(fence)
+        request_time = int(self._now().timestamp())
+        answer = await call()
+        seen = observe(answer.object, kind)
+        state = of_read(
+            seen,
+            fence=drawn,
+            request_time=request_time,
+            server_time=answer.server_time,
+            known_created=known_created,
+        )
+        arrival = Arrival(state, seen.claim)
+        await self._database.run(lambda c: apply(c, [arrival], self._prices.index, self._deployment))
+        return seen
