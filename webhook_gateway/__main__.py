@@ -12,7 +12,7 @@ from webhook_gateway.logs import configure_logs
 from webhook_gateway.server import serve
 from webhook_gateway.settings import Settings, SettingsError, load_settings
 
-_log = structlog.stdlib.get_logger(__name__)
+_log = structlog.stdlib.get_logger("webhook_gateway")  # __name__ is "__main__" here
 
 
 def main() -> int:

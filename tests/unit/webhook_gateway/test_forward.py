@@ -1,0 +1,239 @@
+"""Events that arrive while a call is in flight are the next call; bounds hold, and neighbours are let alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from webhook_gateway.forward import Forwarder, Limits
+from webhook_gateway.fulfillment import Answer, CallFailed, Committed, Failure, NotCommitted, VerifiedEvent
+
+LONG_S = 60.0  # never reached
+APPLIED = Committed("applied")
+
+
+class Calls:
+    """What makes the calls: remembers them, and can hold, fail or break them."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.timeouts: list[float] = []
+        self.begun = asyncio.Event()
+        self.open = asyncio.Event()
+        self.open.set()
+        self.verdict: Callable[[list[str]], CallFailed | None] = lambda _ids: None
+
+    async def __call__(self, events: Sequence[VerifiedEvent], timeout_s: float) -> tuple[Answer, ...] | CallFailed:
+        """Make one call."""
+        ids = [event.event_id for event in events]
+        self.batches.append(ids)
+        self.timeouts.append(timeout_s)
+        self.begun.set()
+        await self.open.wait()
+        return self.verdict(ids) or (APPLIED,) * len(events)
+
+
+def event(name: str | int, size: int = 10) -> VerifiedEvent:
+    return VerifiedEvent(event_id=str(name), payload=b"x" * size)
+
+
+@asynccontextmanager
+async def forwarding(calls: Calls, limits: Limits | None = None) -> AsyncIterator[Forwarder]:
+    forwarder = Forwarder(calls, limits)
+    try:
+        yield forwarder
+    finally:
+        calls.open.set()
+        await forwarder.close(LONG_S)
+
+
+async def send(forwarder: Forwarder, *events: VerifiedEvent) -> list[asyncio.Task[Answer]]:
+    """Queue events, in this order."""
+    tasks = [asyncio.create_task(forwarder.forward(one, LONG_S)) for one in events]
+    await asyncio.sleep(0)  # each task runs up to its wait
+    return tasks
+
+
+async def held(calls: Calls, forwarder: Forwarder) -> asyncio.Task[Answer]:
+    """Have one call in flight, which stays there until `calls.open` is set."""
+    calls.open.clear()
+    (task,) = await send(forwarder, event("held"))
+    await calls.begun.wait()
+    return task
+
+
+async def test_the_first_event_goes_at_once_and_alone() -> None:
+    calls = Calls()
+    async with forwarding(calls) as forwarder:
+        assert await forwarder.forward(event("a"), LONG_S) == APPLIED
+    assert calls.batches == [["a"]]
+
+
+async def test_what_arrives_while_a_call_is_in_flight_is_the_next_call() -> None:
+    calls = Calls()
+    async with forwarding(calls) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, *(event(n) for n in range(50)))
+        calls.open.set()
+        assert await asyncio.gather(first, *others) == [APPLIED] * 51
+    assert calls.batches == [["held"], [str(n) for n in range(50)]]
+
+
+async def test_a_batch_is_bounded_in_count() -> None:
+    calls = Calls()
+    async with forwarding(calls) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, *(event(n) for n in range(600)))
+        calls.open.set()
+        await asyncio.gather(first, *others)
+    assert [len(batch) for batch in calls.batches] == [1, 256, 256, 88]
+
+
+async def test_a_batch_is_bounded_in_bytes_and_takes_at_least_one() -> None:
+    calls = Calls()
+    async with forwarding(calls, Limits(batch_bytes=100)) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, event("a", 60), event("b", 40), event("c", 1), event("d", 500), event("e", 1))
+        calls.open.set()
+        await asyncio.gather(first, *others)
+    assert calls.batches[1:] == [["a", "b"], ["c"], ["d"], ["e"]]
+
+
+@pytest.mark.parametrize("limits", [Limits(queue_events=2), Limits(queue_bytes=25)])
+async def test_a_full_queue_says_so_at_once_and_keeps_what_it_has(limits: Limits) -> None:
+    calls = Calls()
+    async with forwarding(calls, limits) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, event("a"), event("b"))
+        assert await forwarder.forward(event("c"), LONG_S) == NotCommitted(Failure.OVERLOADED)
+        calls.open.set()
+        assert await asyncio.gather(first, *others) == [APPLIED] * 3
+        assert await forwarder.forward(event("d"), LONG_S) == APPLIED
+
+
+async def test_a_caller_who_leaves_takes_nobody_with_him_and_is_not_sent() -> None:
+    calls = Calls()
+    async with forwarding(calls, Limits(queue_events=2)) as forwarder:
+        first = await held(calls, forwarder)
+        leaver, neighbour = await send(forwarder, event("leaver"), event("neighbour"))
+        leaver.cancel()
+        await asyncio.wait({leaver})
+        (late,) = await send(forwarder, event("late"))  # there is room again
+        calls.open.set()
+        assert list(await asyncio.gather(first, neighbour, late)) == [APPLIED] * 3
+    assert calls.batches == [["held"], ["neighbour", "late"]]
+
+
+async def test_a_caller_who_leaves_while_in_flight_leaves_the_call_alone() -> None:
+    calls = Calls()
+    async with forwarding(calls) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, event("a"), event("b"))
+        first.cancel()
+        await asyncio.wait({first})
+        calls.open.set()
+        assert await asyncio.gather(*others) == [APPLIED] * 2
+    assert calls.batches == [["held"], ["a", "b"]]
+
+
+async def test_a_wait_is_bounded() -> None:
+    calls = Calls()
+    async with forwarding(calls) as forwarder:
+        await held(calls, forwarder)
+        assert await forwarder.forward(event("a"), 0) == NotCommitted(Failure.TIMEOUT)
+
+
+async def test_one_bad_event_is_isolated_and_its_neighbours_pass() -> None:
+    calls = Calls()
+    calls.verdict = lambda ids: CallFailed(Failure.REFUSED, perhaps_one_event=True) if "137" in ids else None
+    async with forwarding(calls) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, *(event(n) for n in range(256)))
+        calls.open.set()
+        answers = await asyncio.gather(*others)
+        await first
+    assert [n for n, answer in enumerate(answers) if answer != APPLIED] == [137]
+    assert answers[137] == NotCommitted(Failure.REFUSED)
+    assert len(calls.batches) == 1 + 17
+    passed = [name for batch in calls.batches[1:] if "137" not in batch for name in batch]
+    assert passed == [str(n) for n in range(256) if n != 137]  # the order of arrival is kept
+
+
+async def test_isolating_has_a_bound_of_calls() -> None:
+    calls = Calls()
+    calls.verdict = lambda _ids: CallFailed(Failure.BROKEN, perhaps_one_event=True)
+    async with forwarding(calls) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, *(event(n) for n in range(256)))
+        calls.open.set()
+        assert set(await asyncio.gather(first, *others)) == {NotCommitted(Failure.BROKEN)}
+    assert len(calls.batches) == 1 + 48
+
+
+async def test_isolating_has_a_bound_of_time() -> None:
+    """All the parts of a batch share its deadline."""
+    calls = Calls()
+    calls.verdict = lambda ids: CallFailed(Failure.BROKEN, perhaps_one_event=True) if len(ids) > 1 else None
+    async with forwarding(calls) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, *(event(n) for n in range(8)))
+        calls.open.set()
+        await asyncio.gather(first, *others)
+    assert calls.timeouts[1:] == sorted(calls.timeouts[1:], reverse=True)
+
+
+async def test_a_batch_without_time_left_is_answered_and_not_sent() -> None:
+    calls = Calls()
+    async with forwarding(calls, Limits(batch_s=0)) as forwarder:
+        assert await forwarder.forward(event("a"), LONG_S) == NotCommitted(Failure.TIMEOUT)
+    assert calls.batches == []
+
+
+async def test_what_is_not_about_an_event_is_not_tried_in_parts() -> None:
+    calls = Calls()
+    calls.verdict = lambda _ids: CallFailed(Failure.UNAVAILABLE, perhaps_one_event=False)
+    async with forwarding(calls) as forwarder:
+        first = await held(calls, forwarder)
+        others = await send(forwarder, event("a"), event("b"))
+        calls.open.set()
+        assert set(await asyncio.gather(first, *others)) == {NotCommitted(Failure.UNAVAILABLE)}
+    assert calls.batches == [["held"], ["a", "b"]]
+
+
+async def test_a_fault_of_one_batch_does_not_end_the_queue() -> None:
+    calls = Calls()
+
+    def break_once(_ids: list[str]) -> CallFailed | None:
+        calls.verdict = lambda _ids: None
+        raise ZeroDivisionError
+
+    calls.verdict = break_once
+    async with forwarding(calls) as forwarder:
+        assert await forwarder.forward(event("a"), LONG_S) == NotCommitted(Failure.BROKEN)
+        assert await forwarder.forward(event("b"), LONG_S) == APPLIED
+
+
+async def test_closing_sends_what_is_queued_and_takes_no_more() -> None:
+    calls = Calls()
+    forwarder = Forwarder(calls)
+    first = await held(calls, forwarder)
+    others = await send(forwarder, event("a"), event("b"))
+    closing = asyncio.create_task(forwarder.close(LONG_S))
+    await asyncio.sleep(0)
+    assert await forwarder.forward(event("late"), LONG_S) == NotCommitted(Failure.DRAINING)
+    calls.open.set()
+    assert await asyncio.gather(first, *others) == [APPLIED] * 3
+    await closing
+    assert calls.batches == [["held"], ["a", "b"]]
+
+
+async def test_closing_is_bounded_and_leaves_nobody_without_an_answer() -> None:
+    calls = Calls()
+    forwarder = Forwarder(calls)
+    first = await held(calls, forwarder)
+    others = await send(forwarder, event("a"))
+    await forwarder.close(0)
+    assert set(await asyncio.gather(first, *others)) == {NotCommitted(Failure.DRAINING)}

@@ -1,0 +1,85 @@
+"""Every problem with the environment is named at once, and no value of it is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from webhook_gateway.settings import SettingsError, load_settings, parse_secrets, split_address
+
+GOOD = {"GATEWAY_INTERNAL_TOKEN": "token-1", "GATEWAY_WEBHOOK_SECRETS": "main=whsec_1, old=whsec_2=="}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADDRESS", "FULFILLMENT_TARGET", "LIVEMODE"):
+        monkeypatch.delenv(f"GATEWAY_{name}", raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_two_variables_are_enough() -> None:
+    settings = load_settings()
+    assert (settings.address, settings.fulfillment_target) == ("127.0.0.1:8080", "127.0.0.1:50052")
+    assert settings.livemode is False
+    assert [(named.name, named.secret) for named in settings.named_secrets()] == [
+        ("main", "whsec_1"),
+        ("old", "whsec_2=="),
+    ]
+
+
+def test_every_problem_is_named_and_no_value_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GATEWAY_INTERNAL_TOKEN")
+    monkeypatch.setenv("GATEWAY_ADDRESS", "shown?")
+    monkeypatch.setenv("GATEWAY_FULFILLMENT_TARGET", "shown?:99999")
+    monkeypatch.setenv("GATEWAY_LIVEMODE", "shown?")
+    monkeypatch.setenv("GATEWAY_WEBHOOK_SECRETS", "one=sk_test_shown,whsec_shown,two=whsec_ok,two=whsec_ok")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    lines = str(refused.value).splitlines()
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "GATEWAY_ADDRESS",
+        "GATEWAY_FULFILLMENT_TARGET",
+        "GATEWAY_INTERNAL_TOKEN",
+        "GATEWAY_LIVEMODE",
+        "GATEWAY_WEBHOOK_SECRETS",
+    ]
+    for problem in ("entry 1", "entry 2", "twice"):
+        assert problem in str(refused.value)
+    assert "shown" not in str(refused.value)
+
+
+def test_settings_do_not_print_their_secrets() -> None:
+    assert "token-1" not in repr(load_settings())
+    assert "whsec_1" not in repr(load_settings())
+
+
+@pytest.mark.parametrize("token", ["", "with space", "with\nnewline", "ü"])
+def test_a_token_that_metadata_cannot_carry_is_refused(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("GATEWAY_INTERNAL_TOKEN", token)
+    with pytest.raises(SettingsError, match="GATEWAY_INTERNAL_TOKEN"):
+        load_settings()
+
+
+@pytest.mark.parametrize("text", ["", ",", "=whsec_1", "a b=whsec_1", "a=", "a=whsec_", "a=whsec_ 1"])
+def test_secrets_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_secrets(text)
+
+
+def test_the_number_of_secrets_is_bounded() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        parse_secrets(",".join(f"n{number}=whsec_{number}" for number in range(9)))
+
+
+@pytest.mark.parametrize(
+    ("address", "split"),
+    [("10.0.0.1:0", ("10.0.0.1", 0)), ("[::1]:8080", ("::1", 8080)), ("localhost:65535", ("localhost", 65535))],
+)
+def test_addresses_are_split(address: str, split: tuple[str, int]) -> None:
+    assert split_address(address) == split
+
+
+@pytest.mark.parametrize("address", ["", "host", ":80", "host:", "host:65536", "host:http", "::1:80", "http://host:80"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="host:port"):
+        split_address(address)
