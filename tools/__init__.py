@@ -1,0 +1,1 @@
+"""What the checks run beside the tests: see the Makefile."""
