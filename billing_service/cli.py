@@ -1,0 +1,112 @@
+"""The program: `billing-service serve` and `billing-service migrate`. Configured by the environment; see `settings`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from billing_service.address import ListenError
+from billing_service.domain.catalog import Catalog
+from billing_service.domain.catalog_file import CatalogError, parse_catalog
+from billing_service.domain.errors import BillingError
+from billing_service.logs import configure_logs
+from billing_service.program import Addresses, Program
+from billing_service.settings import DatabaseSettings, Settings, SettingsError, load_settings
+from billing_service.storage.schema import migrate
+
+EXIT_OK: Final = 0
+EXIT_FAILURE: Final = 1  # what stood in the way while running: a port, the database, a defect
+EXIT_USAGE: Final = 2  # arguments, settings or catalog; argparse uses the same
+
+_log = structlog.stdlib.get_logger("billing_service")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give the exit code: 0 done, 1 something stood in the way, 2 settings or catalog do not hold."""
+    command = _parser().parse_args(arguments).command
+    try:
+        return _serve() if command == "serve" else _migrate()
+    except SettingsError as error:
+        return _complain(f"billing-service {command} cannot start:\n{error}", EXIT_USAGE)
+    except CatalogError as error:
+        return _complain(f"billing-service {command} cannot start: {error}", EXIT_USAGE)
+    except ListenError as error:
+        return _complain(f"billing-service {command} cannot start. {error}", EXIT_FAILURE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="billing-service",
+        description="Checkout and entitlements over gRPC. Configured by environment variables, BILLING_...",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="answer calls until SIGTERM or SIGINT, then drain")
+    commands.add_parser("migrate", help="bring the database to this program's schema (BILLING_DATABASE_URL)")
+    return parser
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"{message}\n")
+    return code
+
+
+def _migrate() -> int:
+    settings = load_settings(DatabaseSettings)
+    configure_logs(settings.log_level)
+    try:
+        revision = migrate(settings.database_url.get_secret_value())
+    except BillingError as error:
+        return _complain(f"billing-service migrate did nothing. {error.message}", EXIT_FAILURE)
+    _log.info("migrated", revision=revision)
+    return EXIT_OK
+
+
+def _serve() -> int:
+    settings = load_settings(Settings)
+    catalog = _read_catalog(settings.catalog)
+    configure_logs(settings.log_level)
+    _warn_of_exposure(settings)
+    try:
+        asyncio.run(_serve_until_signal(settings, catalog))
+    except ListenError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the process ends with it: one line for the log, one sentence for the person
+        _log.critical("service_failed", exc_info=error)
+        return _complain("billing-service serve ended because of a defect; the log line above has it.", EXIT_FAILURE)
+    return EXIT_OK
+
+
+def _read_catalog(path: Path) -> Catalog:
+    try:
+        return parse_catalog(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"BILLING_CATALOG: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise SettingsError(["BILLING_CATALOG: must be UTF-8 text"]) from None
+
+
+def _warn_of_exposure(settings: Settings) -> None:
+    if not settings.grpc_address.is_loopback:
+        _log.warning("insecure_listen", address=str(settings.grpc_address), meaning="whoever reaches it may call it")
+    if not settings.internal_address.is_loopback:
+        _log.warning("insecure_listen", address=str(settings.internal_address), meaning="the token travels unencrypted")
+
+
+async def _serve_until_signal(settings: Settings, catalog: Catalog) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Program(settings, catalog).serve(stop, _log_addresses)
+    _log.info("stopped")
+
+
+def _log_addresses(addresses: Addresses) -> None:
+    _log.info("listening", grpc=str(addresses.grpc), internal=str(addresses.internal), ops=str(addresses.ops))

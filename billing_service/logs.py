@@ -1,0 +1,92 @@
+"""Logs: one JSON object a line, to standard error.
+
+Never in them: a payload, a header, a secret, an e-mail address, or the text of an exception, which may quote any of these
+(a driver's error names the row, Stripe's the parameters). An exception is logged by its type, the places that it passed, and
+the same of what caused it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Final
+
+import structlog
+from structlog.contextvars import merge_contextvars
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+MAX_FRAMES: Final = 40  # of one exception, the innermost ones
+MAX_CAUSES: Final = 5
+# Libraries that would write addresses, URLs and parameters at INFO, and bodies and headers at DEBUG, whatever our level is.
+_KEPT_QUIET: Final = ("stripe", "httpx", "httpcore", "aiohttp", "alembic", "sqlalchemy", "psycopg")
+
+
+def configure_logs(level: str = "INFO") -> None:
+    """Send our logs and those of the libraries to standard error, from `level` (a name of logging's) up."""
+    shared: list[Processor] = [
+        merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _describe_exception,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_handler(shared)]
+    root.setLevel(level)
+    for name in _KEPT_QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _handler(shared: list[Processor]) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_drop_arguments)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    return handler
+
+
+def _drop_arguments(record: logging.LogRecord) -> bool:
+    """Keep the template of a library's message and not what it was filled with."""
+    if not isinstance(record.msg, dict):  # ours come as the event dict
+        record.args = None
+    return True
+
+
+def _describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    exc_info = event.pop("exc_info", None)
+    if exc_info is True:
+        exc_info = sys.exc_info()
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if isinstance(error, BaseException):
+        event["exception"] = described(error)
+    return event
+
+
+def described(error: BaseException) -> list[dict[str, object]]:
+    """Give the types and frames of an exception and of what caused it, the outermost first; never its text."""
+    chain: list[dict[str, object]] = []
+    current: BaseException | None = error
+    while current is not None and len(chain) < MAX_CAUSES:
+        frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(current.__traceback__)]
+        kind = type(current)
+        chain.append({"type": f"{kind.__module__}.{kind.__qualname__}", "frames": frames[-MAX_FRAMES:]})
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return chain

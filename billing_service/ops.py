@@ -1,0 +1,61 @@
+"""The health page: GET /livez and /readyz, for orchestrators and people. Holds no secret and takes no input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aiohttp import web
+
+from billing_service.address import Address, ListenError, check_free, listen_problem
+from billing_service.readiness import Readiness
+
+_MAX_BODY_BYTES: Final = 1_024  # nobody has a reason to send one
+_SHUTDOWN_S: Final = 1.0
+
+
+def build_app(readiness: Callable[[], Readiness], warnings: Callable[[], Sequence[str]]) -> web.Application:
+    """Make the page. `readiness` is what decides, `warnings` what an operator should know beside it.
+
+    /livez answers 200 while the process turns round at all; /readyz 200 or 503 with
+    {"ready": bool, "checks": {name: "ok" or the reason}, "warnings": [sentence]}.
+    """
+
+    async def livez(_request: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def readyz(_request: web.Request) -> web.Response:
+        found = readiness()
+        body = {"ready": found.ready, "checks": dict(found.checks), "warnings": list(warnings())}
+        return web.json_response(body, status=200 if found.ready else 503)
+
+    app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    return app
+
+
+class OpsListener:
+    """The page on its socket."""
+
+    def __init__(self, app: web.Application) -> None:
+        """Take the page."""
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+
+    async def start(self, address: Address, setting: str) -> Address:
+        """Listen, and give the address with the port that was taken.
+
+        Raises:
+            ListenError: when the address is in use or not ours; it names `setting`.
+        """
+        check_free(address, setting)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, address.host, address.port).start()
+        except OSError as error:
+            raise ListenError(listen_problem(address, setting, error)) from None
+        return Address(address.host, self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close the socket and what is open on it."""
+        await self._runner.cleanup()

@@ -1,0 +1,143 @@
+"""The composition root: which object gets which, in which order they start, and in which they stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from billing_service.address import Address
+from billing_service.domain.catalog import Catalog
+from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.fulfill import Fulfill
+from billing_service.flows.get_checkout_session import GetCheckoutSession
+from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.prices import Prices
+from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.flows.reads import Reads
+from billing_service.ops import OpsListener, build_app
+from billing_service.readiness import ReadinessWatch
+from billing_service.rpc.server import Listener, internal_listener, public_listener
+from billing_service.rpc.servicers import BillingFlows, BillingServicer, FulfillmentServicer
+from billing_service.settings import Settings
+from billing_service.storage.database import Database
+from billing_service.stripe_api.client import StripeApi
+
+DRAIN_S: Final = 10.0  # for calls in flight at the stop: the longest that a call without a deadline may take
+WRITER_DRAIN_S: Final = 10.0  # for events that wait for the writer then
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def utc_now() -> datetime:
+    """Give the time: the one clock of the process."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a running service listens, with the ports that were taken."""
+
+    grpc: Address
+    internal: Address
+    ops: Address
+
+
+class Program:
+    """The service, put together. Nothing listens and nothing is connected before `serve`."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, now: Callable[[], datetime] = utc_now) -> None:
+        """Take the checked settings and catalog. Needs a running event loop."""
+        self._settings = settings
+        database_url = settings.database_url.get_secret_value()
+        self._database = Database(database_url)
+        self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
+        self._prices = Prices(self._database, self._stripe, catalog)
+        self._fulfill = Fulfill(self._database, self._prices, settings.deployment)
+        self._public = public_listener(BillingServicer(self._billing_flows(now)))
+        self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
+        # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
+        self._probe = Database(database_url, pool_size=1)
+        self._watch = ReadinessWatch(self._probe, self._announce)
+        self._ops = OpsListener(build_app(lambda: self._watch.current, self._prices.warnings))
+
+    def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
+        deployment = self._settings.deployment
+        reads = Reads(self._database, self._stripe, self._prices, deployment, now)
+        return BillingFlows(
+            create_checkout_session=CreateCheckoutSession(
+                self._database, self._stripe, self._prices, reads, deployment, now
+            ),
+            get_checkout_session=GetCheckoutSession(self._database),
+            read_entitlements=ReadEntitlements(self._database, self._prices, now),
+            list_plans=ListPlans(self._prices),
+        )
+
+    async def serve(self, stop: asyncio.Event, listening: Callable[[Addresses], None]) -> None:
+        """Serve until `stop` is set, then drain. `listening` is told where, once all three listeners are up.
+
+        The database and Stripe may be away: health says so until the database is there.
+
+        Raises:
+            ListenError: an address is in use.
+            Exception: what a background task died of; nothing goes on without one of them.
+        """
+        writer = asyncio.create_task(self._fulfill.run(), name="writer")
+        prices = asyncio.create_task(self._prices.run(), name="prices")
+        watch = asyncio.create_task(self._watch.run(), name="readiness")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            listening(await self._listen())
+            await asyncio.wait({writer, prices, watch, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _ended(watch, stopping)
+            await self._drain(writer)
+            await _ended(writer, prices)
+            await self._close()
+        for task in (writer, prices, watch):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _listen(self) -> Addresses:
+        settings = self._settings
+        return Addresses(
+            grpc=await self._public.start(settings.grpc_address, "BILLING_GRPC_ADDRESS"),
+            internal=await self._internal.start(settings.internal_address, "BILLING_INTERNAL_ADDRESS"),
+            ops=await self._ops.start(settings.ops_address, "BILLING_OPS_ADDRESS"),
+        )
+
+    async def _announce(self, ready: bool) -> None:
+        for listener in self._listeners:
+            await listener.set_serving(serving=ready)
+
+    @property
+    def _listeners(self) -> tuple[Listener, Listener]:
+        return (self._public, self._internal)
+
+    async def _drain(self, writer: asyncio.Task[None]) -> None:
+        """Say that we are going, answer what is in flight, and write what was taken."""
+        await self._watch.stop()
+        await asyncio.gather(*(listener.stop(DRAIN_S) for listener in self._listeners))
+        await self._fulfill.close()
+        _, unfinished = await asyncio.wait({writer}, timeout=WRITER_DRAIN_S)
+        if unfinished:
+            _log.warning("drain_incomplete", waited_s=WRITER_DRAIN_S)
+
+    async def _close(self) -> None:
+        await self._ops.stop()
+        await self._stripe.close()
+        await self._probe.close()
+        await self._database.close()
+
+
+async def _ended(*tasks: asyncio.Task[object]) -> None:
+    """Cancel tasks and wait until they are gone; what they died of before stays with them."""
+    for task in tasks:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait(tasks)

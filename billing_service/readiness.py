@@ -1,0 +1,76 @@
+"""Whether the service can answer now: the database answers, and its schema fits. Stripe being away is only a warning."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from billing_service.deadline import deadline_after
+from billing_service.domain.errors import BillingError
+from billing_service.storage.database import Database
+from billing_service.storage.schema import schema_problem
+
+PERIOD_S: Final = 1.0
+CHECK_LIMIT_S: Final = 3.0  # a busy pool is not a database that is away; one that takes longer is as good as away
+OK: Final = "ok"
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What the last look found: "ok" or the reason, by what was looked at."""
+
+    checks: Mapping[str, str]
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of it is well."""
+        return all(found == OK for found in self.checks.values())
+
+
+NOT_CHECKED: Final = Readiness({"database": "not checked yet", "schema": "not checked yet"})
+STOPPING: Final = Readiness({"service": "shutting down"})
+
+
+class ReadinessWatch:
+    """Looks every second, and tells whoever must know when the answer has changed."""
+
+    def __init__(self, database: Database, announce: Callable[[bool], Awaitable[None]]) -> None:
+        """`announce` is told whether the service is ready, at each change."""
+        self._database = database
+        self._announce = announce
+        self.current = NOT_CHECKED
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await self._see(await self._look())
+            await asyncio.sleep(PERIOD_S)
+
+    async def stop(self) -> None:
+        """Say that the service is going. `run` must have ended."""
+        await self._see(STOPPING)
+
+    async def _look(self) -> Readiness:
+        with deadline_after(CHECK_LIMIT_S):
+            try:
+                problem = await schema_problem(self._database)
+            except BillingError as error:
+                return Readiness({"database": error.message, "schema": "not known"})
+            except Exception as error:  # noqa: BLE001 - a look that fails is an answer too, and must not end the looking
+                _log.error("readiness_check_failed", exc_info=error)
+                return Readiness({"database": "the check failed; the log has the details", "schema": "not known"})
+        return Readiness({"database": OK, "schema": problem or OK})
+
+    async def _see(self, found: Readiness) -> None:
+        before, self.current = self.current, found
+        if before.checks != found.checks:
+            write = _log.info if found.ready or found is STOPPING else _log.warning
+            write("readiness", ready=found.ready, **found.checks)
+        if before.ready != found.ready:
+            await self._announce(found.ready)
