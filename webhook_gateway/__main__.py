@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -26,9 +27,15 @@ def main() -> int:
     try:
         asyncio.run(_serve_until_signal(settings))
     except OSError as error:
-        sys.stderr.write(f"webhook-gateway cannot listen on {settings.address}: {error.strerror}\n")
+        sys.stderr.write(f"webhook-gateway cannot listen on {settings.address}: {_say(error)}\n")
         return 1
     return 0
+
+
+def _say(error: OSError) -> str:
+    """Say it in the system's words: asyncio puts a sentence of its own, with the address again, before them."""
+    is_errno = error.errno is not None and error.errno > 0  # a name that does not resolve has a number of another table
+    return os.strerror(error.errno) if is_errno else str(error.strerror)
 
 
 async def _serve_until_signal(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from aiohttp import web
 from webhook_gateway import refusal
 from webhook_gateway.refusal import MAX_BODY_BYTES, Refusal
 
-_READ_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 5.0  # Stripe's bodies come in one piece
 
 
 class BodyRefusedError(Exception):
@@ -21,8 +21,8 @@ class BodyRefusedError(Exception):
         super().__init__(answer.code)
 
 
-async def read_body(request: web.Request, *, timeout_s: float = _READ_TIMEOUT_S) -> bytes:
-    """Read the body as it was sent: at most MAX_BODY_BYTES, in at most `timeout_s`.
+async def read_body(request: web.Request) -> bytes:
+    """Read the body as it was sent: at most MAX_BODY_BYTES, in at most _READ_TIMEOUT_S.
 
     Raises:
         BodyRefusedError: the headers promise what we do not take, or the body is too large or too slow.
@@ -32,7 +32,7 @@ async def read_body(request: web.Request, *, timeout_s: float = _READ_TIMEOUT_S)
     if promised is not None:
         raise BodyRefusedError(promised)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(_READ_TIMEOUT_S):
             return await _read_counted(request)
     except TimeoutError:
         raise BodyRefusedError(refusal.BODY_TIMEOUT) from None
