@@ -1,0 +1,75 @@
+"""The flows over a real database, with a clock that tests set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from billing_service.domain.catalog_file import parse_catalog
+from billing_service.domain.entitlement import Entitlements
+from billing_service.flows.fulfill import Fulfill
+from billing_service.flows.prices import Prices
+from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.storage.database import Database
+from billing_service.stripe_api.client import StripeApi
+from tests.stripe_events import DEPLOYMENT, START
+
+CATALOG = parse_catalog((Path(__file__).parents[3] / "catalog.toml").read_text())
+NOWHERE = "http://127.0.0.1:9"  # no call of these tests goes to Stripe; the discard port would refuse one
+
+
+class Service:
+    """One process's worth of flows: a writer, and a reader at a time that the test sets."""
+
+    def __init__(self, database: Database, stripe: StripeApi) -> None:
+        self.database = database
+        self.now = datetime.fromtimestamp(START + 60, UTC)
+        prices = Prices(database, stripe, CATALOG)
+        self.fulfill = Fulfill(database, prices, DEPLOYMENT)
+        self.read = ReadEntitlements(database, prices, lambda: self.now)
+
+    async def outcomes(self, *payloads: bytes) -> list[str]:
+        """Fulfil a batch and give the outcomes."""
+        return [result.outcome.value for result in await self.fulfill(payloads)]
+
+    async def value(self, customer_id: str, feature_key: str) -> object:
+        """Give what a customer may use of a feature now."""
+        return value_of(await self.read(customer_id), feature_key)
+
+
+def value_of(answer: Entitlements, feature_key: str) -> object:
+    """Give the value of one feature of an answer."""
+    return next(e.value for e in answer.entitlements if e.feature_key == feature_key)
+
+
+@asynccontextmanager
+async def running(database_url: str) -> AsyncIterator[Service]:
+    """Run the flows as one process would, with a pool and a writer of their own."""
+    async with AsyncExitStack() as stack:
+        database = Database(database_url)
+        stack.push_async_callback(database.close)
+        stripe = await stack.enter_async_context(StripeApi("sk_test_x", NOWHERE))
+        service = Service(database, stripe)
+        writer = asyncio.create_task(service.fulfill.run())
+        stack.push_async_callback(lambda: writer)
+        stack.push_async_callback(service.fulfill.close)
+        yield service
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    """One process."""
+    async with running(database_url) as one:
+        yield one
+
+
+@pytest.fixture
+async def other_service(database_url: str) -> AsyncIterator[Service]:
+    """Another process on the same database."""
+    async with running(database_url) as one:
+        yield one

@@ -1,0 +1,160 @@
+"""One row of the table at a time: status x latest invoice x first payment or renewal -> access, until when, and after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from billing_service.domain.access import Access, Invoice, SourceState, Verdict, accesses, verdict
+from billing_service.domain.catalog import Plan
+from billing_service.domain.catalog_file import parse_catalog
+from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.observation import InvoiceStatus, ItemView, SubscriptionStatus
+
+CATALOG = parse_catalog((Path(__file__).parents[3] / "catalog.toml").read_text())
+START, MONTH = 1_790_000_000, 30 * 86_400
+PRO = CATALOG.plans["pro"]
+BASE = SubscriptionFacts(
+    subscription_id="sub_1",
+    status=SubscriptionStatus.ACTIVE,
+    start=START,
+    items=(ItemView("si_1", "price_1", "pro_monthly", 1, START, START + MONTH),),
+    cancel_at=None,
+    cancel_at_period_end=False,
+    ended_at=None,
+    trial_end=None,
+    invoice_status=InvoiceStatus.PAID,
+    invoice_known=True,
+    first_payment=False,
+    first_payment_settled=False,
+    failed_time=None,
+    due_time=None,
+)
+
+
+def at(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def access(facts: SubscriptionFacts, plan: Plan = PRO) -> Access:
+    (one,) = accesses(CustomerFacts(subscriptions=(facts,)), lambda *_: plan, CATALOG.plans.get)
+    return one
+
+
+ALL = [(invoice, first) for invoice in Invoice for first in (True, False)]
+S, V = SubscriptionStatus, Verdict
+TABLE = {
+    S.TRIALING: V.TRIAL,
+    S.PAST_DUE: V.GRACE,
+    S.INCOMPLETE: V.PENDING,
+    S.INCOMPLETE_EXPIRED: V.ENDED,
+    S.UNPAID: V.OVERDUE,
+    S.CANCELED: V.ENDED,
+    S.PAUSED: V.PAUSED,
+}
+
+
+@pytest.mark.parametrize(("status", "expected"), TABLE.items())
+@pytest.mark.parametrize(("invoice", "first"), ALL)
+def test_every_status_but_active_decides_by_itself(
+    status: SubscriptionStatus, expected: Verdict, invoice: Invoice, first: bool
+) -> None:
+    assert verdict(status, invoice, first=first) is expected
+
+
+@pytest.mark.parametrize(
+    ("invoice", "first", "expected"),
+    [
+        (Invoice.SETTLED, True, V.PERIOD),
+        (Invoice.SETTLED, False, V.PERIOD),
+        (Invoice.UNKNOWN, True, V.POLICY),
+        (Invoice.UNKNOWN, False, V.PERIOD),
+        (Invoice.OPEN, True, V.POLICY),
+        (Invoice.OPEN, False, V.PERIOD),
+        (Invoice.FAILED, True, V.OVERDUE),
+        (Invoice.FAILED, False, V.GRACE),
+        (Invoice.WAIVED, True, V.OVERDUE),
+        (Invoice.WAIVED, False, V.PERIOD),
+    ],
+)
+def test_active_depends_on_its_latest_invoice(invoice: Invoice, first: bool, expected: Verdict) -> None:
+    assert verdict(S.ACTIVE, invoice, first=first) is expected
+
+
+def test_a_paid_period_lasts_until_its_end_and_the_leeway_for_a_late_renewal() -> None:
+    one = access(BASE)
+    assert (one.state, one.end) == (SourceState.ACTIVE, at(START + MONTH) + timedelta(days=1))
+    assert one.at(at(START + MONTH)).gives
+    assert one.at(at(START + MONTH) + timedelta(days=1)).state is SourceState.ENDED
+
+
+@pytest.mark.parametrize(
+    ("cancel_at", "at_period_end", "end"),
+    [
+        (None, True, START + MONTH),
+        (START + MONTH, False, START + MONTH),  # flexible billing says it by cancel_at alone
+        (START + 86_400, False, START + 86_400),
+        (START + 86_400, True, START + 86_400),
+    ],
+)
+def test_a_cancelled_period_has_no_leeway(cancel_at: int | None, at_period_end: bool, end: int) -> None:
+    one = access(replace(BASE, cancel_at=cancel_at, cancel_at_period_end=at_period_end))
+    assert (one.state, one.end) == (SourceState.ENDING, at(end))
+
+
+def test_a_cancellation_after_the_next_renewal_leaves_the_renewal_expected() -> None:
+    one = access(replace(BASE, cancel_at=START + 2 * MONTH))
+    assert (one.state, one.end) == (SourceState.ACTIVE, at(START + MONTH) + timedelta(days=1))
+
+
+def test_a_trial_ends_by_itself() -> None:
+    trial = replace(BASE, status=S.TRIALING, trial_end=START + 86_400)
+    assert access(trial).end == at(START + 2 * 86_400)
+    cancelling = access(replace(trial, cancel_at_period_end=True, cancel_at=START + 86_400))
+    assert (cancelling.state, cancelling.end) == (SourceState.TRIALING, at(START + 86_400))
+
+
+def test_grace_is_counted_from_the_first_failure_and_ends_overdue() -> None:
+    one = access(replace(BASE, status=S.PAST_DUE, failed_time=START + 100, due_time=START))
+    assert (one.state, one.end) == (SourceState.GRACE, at(START + 100) + timedelta(days=7))
+    assert one.at(at(START + 100) + timedelta(days=7)).state is SourceState.PAYMENT_OVERDUE
+
+
+def test_grace_without_a_known_failure_is_counted_from_when_the_invoice_was_due() -> None:
+    one = access(replace(BASE, status=S.PAST_DUE, due_time=START + 50))
+    assert one.end == at(START + 50) + timedelta(days=7)
+
+
+def test_access_before_the_first_payment_has_settled_is_the_plans_policy() -> None:
+    unsettled = replace(BASE, first_payment=True, invoice_status=InvoiceStatus.OPEN)
+    assert access(unsettled).state is SourceState.PENDING_PAYMENT
+    trusting = replace(PRO, policy=replace(PRO.policy, access_before_settled=True))
+    assert access(unsettled, trusting).state is SourceState.ACTIVE
+
+
+def test_a_first_payment_that_failed_does_not_stay_free() -> None:
+    failed = replace(BASE, first_payment=True, invoice_status=InvoiceStatus.VOID, failed_time=START)
+    assert access(failed).state is SourceState.PAYMENT_OVERDUE
+
+
+def test_a_paid_checkout_settles_the_first_payment_though_the_invoice_is_not_known() -> None:
+    facts = replace(BASE, first_payment=True, first_payment_settled=True, invoice_status=None, invoice_known=False)
+    assert access(facts).state is SourceState.ACTIVE
+
+
+def test_a_purchase_for_a_duration_ends_by_itself() -> None:
+    facts = CustomerFacts(purchases=(PurchaseFacts("cs_1", "export_pass", 1, START, START + 10),))
+    (one,) = accesses(facts, lambda *_: None, CATALOG.plans.get)
+    assert (one.state, one.start, one.end) == (
+        SourceState.ENDING, at(START + 10), at(START + 10) + timedelta(days=30),
+    )  # fmt: skip
+    assert one.at(at(START + 10 + 30 * 86_400)).state is SourceState.ENDED
+
+
+def test_a_purchase_of_a_plan_that_the_catalog_lost_is_unresolved() -> None:
+    facts = CustomerFacts(purchases=(PurchaseFacts("cs_1", "gone", 1, START, START),))
+    (one,) = accesses(facts, lambda *_: None, CATALOG.plans.get)
+    assert one.state is SourceState.UNRESOLVED

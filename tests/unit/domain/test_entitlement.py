@@ -1,0 +1,80 @@
+"""Features over all sources: boolean OR, max or sum, text by rank; ending one source never takes away what another gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from billing_service.domain.access import Access, SourceState, SourceType
+from billing_service.domain.catalog import UNLIMITED, Catalog
+from billing_service.domain.catalog_file import parse_catalog
+from billing_service.domain.entitlement import Entitlements, fold
+
+CATALOG = parse_catalog((Path(__file__).parents[3] / "catalog.toml").read_text())
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def holding(plan_key: str, *, quantity: int = 1, days: int | None = 10) -> Access:
+    return Access(
+        type=SourceType.SUBSCRIPTION,
+        plan=CATALOG.plans[plan_key],
+        quantity=quantity,
+        stripe_id=f"si_{plan_key}",
+        stripe_subscription_id="sub_1",
+        state=SourceState.ACTIVE,
+        start=NOW - timedelta(days=1),
+        end=None if days is None else NOW + timedelta(days=days),
+    )
+
+
+def folded(*given: Access, catalog: Catalog = CATALOG, now: datetime = NOW) -> Entitlements:
+    return fold("ann", 1, given, catalog, now)
+
+
+def values(answer: Entitlements) -> dict[str, object]:
+    return {e.feature_key: e.value for e in answer.entitlements}
+
+
+def test_who_has_bought_nothing_has_the_default_plan() -> None:
+    answer = folded()
+    assert answer.plan_keys == ("free",)
+    assert values(answer) == {
+        "projects": 3, "seats": 1, "api_access": False, "export": False, "support": "community",
+    }  # fmt: skip
+    assert answer.next_change_time is None
+
+
+def test_a_plan_of_the_group_replaces_the_default_plan() -> None:
+    assert folded(holding("pro")).plan_keys == ("pro",)
+    assert folded(holding("export_pass")).plan_keys == ("export_pass", "free")
+
+
+def test_integers_take_the_largest_or_the_sum_and_the_default_plan_adds_to_no_sum() -> None:
+    answer = folded(holding("pro"), holding("team", quantity=5))
+    assert (values(answer)["projects"], values(answer)["seats"]) == (UNLIMITED, 6)
+    assert values(folded(holding("export_pass")))["seats"] == 1
+
+
+def test_a_scaled_feature_is_multiplied_by_the_quantity_and_never_leaves_int64() -> None:
+    assert values(folded(holding("team", quantity=7)))["seats"] == 7
+    vast = replace(CATALOG.plans["team"], features={"seats": 2**40})
+    assert values(folded(replace(holding("team", quantity=2**40), plan=vast)))["seats"] == 2**63 - 1
+
+
+def test_text_goes_by_the_rank_of_the_plan() -> None:
+    assert values(folded(holding("team"), holding("pro")))["support"] == "priority"
+
+
+def test_ending_one_source_never_takes_away_what_another_gives() -> None:
+    later = NOW + timedelta(days=5)
+    answer = folded(holding("team", days=3), holding("pro"), now=later)
+    assert values(answer)["projects"] == 50
+
+
+def test_it_says_when_time_alone_changes_a_value() -> None:
+    answer = folded(holding("pro", days=3), holding("export_pass", days=9))
+    changes = {e.feature_key: e.next_change_time for e in answer.entitlements}
+    assert changes["projects"] == NOW + timedelta(days=3)
+    assert changes["export"] == NOW + timedelta(days=9)
+    assert answer.next_change_time == NOW + timedelta(days=3)

@@ -1,0 +1,127 @@
+"""The join is a join: order, duplicates and grouping of what arrives cannot change where an object ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing_service.domain.merge import ObjectState, Payload, Read, join
+from billing_service.domain.observation import (
+    Fact,
+    ObjectKind,
+    SubscriptionStatus,
+    SubscriptionView,
+)
+
+VIEW = SubscriptionView(
+    status=SubscriptionStatus.ACTIVE,
+    start=0,
+    items=(),
+    latest_invoice_id=None,
+    cancel_at=None,
+    cancel_at_period_end=False,
+    ended_at=None,
+    trial_end=None,
+)
+small = st.integers(0, 4)
+
+
+@st.composite
+def payloads(draw: st.DrawFn) -> Payload:
+    """Payloads near each other in time. Of one event id there is one content and one receipt, as in the database."""
+    number = draw(st.integers(0, 9))
+    status = list(SubscriptionStatus)[number % len(SubscriptionStatus)]
+    return Payload(number // 3, f"evt_{number}", receipt=number, view=replace(VIEW, status=status))
+
+
+@st.composite
+def reads(draw: st.DrawFn) -> Read:
+    """Reads with fences of their own: one fence is one answer."""
+    fence = draw(st.integers(0, 9))
+    status = list(SubscriptionStatus)[(fence * 3) % len(SubscriptionStatus)]
+    return Read(fence, request_time=fence // 2, read_time=fence // 2, view=replace(VIEW, status=status))
+
+
+@st.composite
+def states(draw: st.DrawFn) -> ObjectState:
+    payload, read = draw(st.one_of(st.none(), payloads())), draw(st.one_of(st.none(), reads()))
+    return ObjectState(
+        "sub_1",
+        ObjectKind.SUBSCRIPTION,
+        draw(st.sampled_from([None, "cus_1"])),
+        payload if payload or read else draw(payloads()),
+        read,
+        draw(st.dictionaries(st.sampled_from(list(Fact)), small)),
+    )
+
+
+@given(states(), states())
+def test_join_is_commutative(one: ObjectState, other: ObjectState) -> None:
+    assert join(one, other) == join(other, one)
+
+
+@given(states(), states(), states())
+def test_join_is_associative(one: ObjectState, two: ObjectState, three: ObjectState) -> None:
+    assert join(join(one, two), three) == join(one, join(two, three))
+
+
+@given(states(), states())
+def test_join_is_idempotent(one: ObjectState, other: ObjectState) -> None:
+    assert join(one, one) == one
+    assert join(join(one, other), other) == join(one, other)
+
+
+@given(st.lists(states(), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_any_order_with_any_duplicates_ends_the_same(arrived: list[ObjectState], random: object) -> None:
+    again = arrived + arrived[::2]
+    random.shuffle(again)  # type: ignore[attr-defined] # hypothesis gives a random.Random
+    assert reduce(join, again) == reduce(join, arrived)
+
+
+def state_of(payload: Payload | None = None, read: Read | None = None) -> ObjectState:
+    return ObjectState("sub_1", ObjectKind.SUBSCRIPTION, "cus_1", payload, read)
+
+
+def viewed(status: SubscriptionStatus) -> SubscriptionView:
+    return replace(VIEW, status=status)
+
+
+PAST_DUE, ACTIVE, CANCELED = SubscriptionStatus.PAST_DUE, SubscriptionStatus.ACTIVE, SubscriptionStatus.CANCELED
+
+
+@pytest.mark.parametrize(
+    ("created", "receipt", "expected"),
+    [
+        (9, 1, ACTIVE),  # older than the read
+        (10, 1, ACTIVE),  # of the read's second, and recorded before its fence was drawn
+        (10, 9, PAST_DUE),  # of the second in which the request left, and recorded after: the read may not have seen it
+        (11, 1, PAST_DUE),  # later than what the read can have seen
+    ],
+)
+def test_the_view_is_the_payload_only_where_the_read_cannot_have_seen_it(
+    created: int, receipt: int, expected: SubscriptionStatus
+) -> None:
+    payload = Payload(created, "evt_1", receipt, viewed(PAST_DUE))
+    read = Read(fence=5, request_time=10, read_time=10, view=viewed(ACTIVE))
+    assert state_of(payload, read).view.status is expected
+
+
+def test_nothing_leads_out_of_an_absorbing_state() -> None:
+    over = state_of(Payload(1, "evt_1", 1, viewed(CANCELED)))
+    later = state_of(Payload(9, "evt_2", 2, viewed(ACTIVE)), Read(9, 9, 9, viewed(ACTIVE)))
+    assert join(over, later).view.status is CANCELED
+
+
+def test_two_payloads_of_one_second_are_told_apart_by_how_far_along_they_are() -> None:
+    created = state_of(Payload(1, "evt_z", 1, viewed(SubscriptionStatus.INCOMPLETE)))
+    updated = state_of(Payload(1, "evt_a", 2, viewed(ACTIVE)))
+    assert join(created, updated).view.status is ACTIVE
+
+
+def test_states_of_two_objects_are_not_joined() -> None:
+    with pytest.raises(ValueError, match="one object"):
+        join(state_of(), replace(state_of(), object_id="sub_2"))

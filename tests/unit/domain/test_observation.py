@@ -1,0 +1,98 @@
+"""Old and new shapes say the same; an unknown shape is malformed, never half-read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing_service.domain.observation import (
+    HANDLED_TYPES,
+    InvoiceView,
+    MalformedError,
+    ObjectKind,
+    SubscriptionView,
+    observe,
+    read_event,
+)
+from tests.stripe_events import MONTH, START, event, invoice, session, subscription
+
+
+def test_a_period_on_the_subscription_says_the_same_as_one_on_its_item() -> None:
+    new = subscription("ann")
+    old = subscription("ann", current_period_start=START, current_period_end=START + MONTH)
+    for item in old["items"]["data"]:
+        del item["current_period_start"], item["current_period_end"]
+    assert observe(old, ObjectKind.SUBSCRIPTION) == observe(new, ObjectKind.SUBSCRIPTION)
+
+
+def test_an_invoice_names_its_subscription_at_the_top_or_under_its_parent() -> None:
+    new = invoice("ann")
+    details = {"metadata": new["parent"]["subscription_details"]["metadata"]}
+    old = {key: value for key, value in new.items() if key != "parent"}
+    old |= {"subscription": "sub_ann", "subscription_details": details}
+    assert observe(old, ObjectKind.INVOICE) == observe(new, ObjectKind.INVOICE)
+
+
+def test_expanded_references_say_the_same_as_bare_ids() -> None:
+    bare = subscription("ann")
+    expanded = bare | {"customer": {"id": "cus_ann", "object": "customer"}, "latest_invoice": invoice("ann")}
+    assert observe(expanded, ObjectKind.SUBSCRIPTION) == observe(bare, ObjectKind.SUBSCRIPTION)
+
+
+def test_fields_that_are_not_known_are_passed_over() -> None:
+    assert observe(session("ann", novelty=[1]), ObjectKind.CHECKOUT_SESSION) == observe(
+        session("ann"), ObjectKind.CHECKOUT_SESSION
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (ObjectKind.SUBSCRIPTION, subscription("ann", "of_next_year")),
+        (ObjectKind.SUBSCRIPTION, subscription("ann", items={"data": []})),
+        (ObjectKind.SUBSCRIPTION, subscription("ann", cancel_at="tomorrow")),
+        (ObjectKind.SUBSCRIPTION, subscription("ann", customer=7)),
+        (ObjectKind.SUBSCRIPTION, session("ann")),
+        (ObjectKind.CHECKOUT_SESSION, session("ann", payment_status="maybe")),
+        (ObjectKind.CHECKOUT_SESSION, session("ann", metadata={"billing_quantity": "many"})),
+        (ObjectKind.CHECKOUT_SESSION, session("ann", created=10**15)),
+        (ObjectKind.INVOICE, invoice("ann", "of_next_year", parent="sub_ann")),
+    ],
+)
+def test_a_shape_that_is_not_known_is_malformed(kind: ObjectKind, data: dict[str, Any]) -> None:
+    with pytest.raises(MalformedError):
+        observe(data, kind)
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.floats(allow_nan=False)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([subscription("a"), session("a"), invoice("a")]), st.data())
+def test_whatever_one_field_holds_it_is_understood_or_malformed(base: dict[str, Any], data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(sorted(base)))
+    body = base | {key: data.draw(json_values)}
+    kind = ObjectKind(base["object"])
+    types = [name for name, handled in HANDLED_TYPES.items() if handled is kind]
+    try:
+        understood = read_event(json.loads(event(data.draw(st.sampled_from(types)), body)))
+    except MalformedError:
+        return
+    assert understood.observation is not None
+    assert isinstance(understood.observation.object_id, str)
+
+
+def test_views_hold_what_the_fold_needs() -> None:
+    seen = observe(subscription("ann"), ObjectKind.SUBSCRIPTION).view
+    assert isinstance(seen, SubscriptionView)
+    assert seen.items[0].period_end == START + MONTH
+    billed = observe(invoice("ann"), ObjectKind.INVOICE).view
+    assert isinstance(billed, InvoiceView)
+    assert billed.subscription_id == "sub_ann"
