@@ -1,0 +1,197 @@
+"""Answers of the billing service -> words for people. Pure: protobuf in, text and small values out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import grpc
+from billing.v1 import checkout_pb2, entitlement_pb2, plan_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sandbox.storefront.billing import BillingError
+
+_State = entitlement_pb2.Source.State
+_Checkout = checkout_pb2.CheckoutSession.State
+_TRY_AGAIN = "Our billing is not reachable at the moment. Nothing was charged; please try again in a minute."
+
+_REASONS: Mapping[str, str] = {
+    "ALREADY_SUBSCRIBED": "You already have a plan of this group. Two at a time would charge you twice, so we stopped here.",
+    "PLAN_NOT_FOUND": "This plan is not offered any more. Please choose another one.",
+    "PRICE_NOT_FOUND": "This price is not offered any more. Please choose another one.",
+    "PLAN_NOT_FOR_SALE": "This plan is free: there is nothing to pay.",
+    "PRICE_NOT_AVAILABLE": "This price cannot be bought at the moment. Please choose another one, or come back later.",
+    "CHECKOUT_SUPERSEDED": "You started another checkout meanwhile. Please finish that one, or choose again.",
+    "REQUEST_IN_PROGRESS": "We are still working on your last click. Please try again in a moment.",
+    "REQUEST_ID_REUSED": "This page was out of date. It is fresh now: please choose again.",
+    "INVALID_FIELDS": "Something in that order does not hold. Please check it and choose again.",
+}
+
+
+class Tone(StrEnum):
+    """How a notice looks."""
+
+    GOOD = "good"
+    WAITING = "waiting"
+    BAD = "bad"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to tell at the top of a page."""
+
+    tone: Tone
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of a table: a name, its value, and why."""
+
+    name: str
+    value: str
+    why: str
+    on: bool  # whether it gives anything
+
+
+def notice_of_error(error: BillingError) -> Notice:
+    """Say what went wrong and what to do, by the reason where we know it and by the canonical code where not."""
+    if error.reason in _REASONS:
+        return Notice(Tone.BAD, "That did not work", _REASONS[error.reason])
+    if http_status(error) == 503:
+        return Notice(Tone.BAD, "Please try again", _TRY_AGAIN)
+    return Notice(Tone.BAD, "That did not work", "Something went wrong on our side. Nothing was charged.")
+
+
+def http_status(error: BillingError) -> int:
+    """Give the HTTP status that says the same as the error's canonical code."""
+    passing = {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+    }
+    if error.code in passing:
+        return 503
+    refused = {
+        grpc.StatusCode.INVALID_ARGUMENT: 400,
+        grpc.StatusCode.NOT_FOUND: 404,
+        grpc.StatusCode.ALREADY_EXISTS: 409,
+        grpc.StatusCode.FAILED_PRECONDITION: 409,
+    }
+    return refused.get(error.code, 500)
+
+
+def settled(session: checkout_pb2.CheckoutSession, plan_keys: Sequence[str]) -> bool:
+    """Say whether nothing more is to be waited for after paying: it has failed, is with the bank, or the plan is there."""
+    if session.state == _Checkout.STATE_OPEN:
+        return False
+    return session.state != _Checkout.STATE_COMPLETE or session.plan_key in plan_keys
+
+
+def notice_of_checkout(
+    session: checkout_pb2.CheckoutSession | None, plan_name: str, plan_keys: Sequence[str]
+) -> Notice:
+    """Say where a purchase stands, as the billing service knows it; that the person came back proves nothing."""
+    if session is None:
+        return Notice(
+            Tone.BAD, "No such purchase", "We know of no purchase of yours under this address. Nothing was changed."
+        )
+    if not settled(session, plan_keys):
+        return Notice(
+            Tone.WAITING,
+            "Confirming your payment…",
+            "This page looks again by itself. You can also leave it; nothing gets lost.",
+        )
+    if session.state == _Checkout.STATE_COMPLETE:
+        return Notice(Tone.GOOD, "Thank you!", f"Your payment has arrived, and {plan_name} is yours.")
+    if session.state == _Checkout.STATE_PROCESSING:
+        text = f"Your bank is processing the payment, which can take some days. {plan_name} is yours as soon as it has arrived."
+        return Notice(Tone.WAITING, "Payment on its way", text)
+    if session.state == _Checkout.STATE_PAYMENT_FAILED:
+        return Notice(
+            Tone.BAD, "The payment failed", "Your bank did not carry it out. Nothing was bought; you may try again."
+        )
+    return Notice(
+        Tone.BAD, "This checkout has expired", "It was not paid in time. Nothing was bought; you may try again."
+    )
+
+
+def feature_facts(
+    entitlements: Iterable[entitlement_pb2.Entitlement], feature_names: Mapping[str, str], plan_names: Mapping[str, str]
+) -> list[Fact]:
+    """Say what may be used, with the source that decides it and until when."""
+    return [
+        Fact(
+            name=feature_names.get(item.feature_key, item.feature_key),
+            value=value_words(item.value),
+            why=_why(item, plan_names),
+            on=is_on(item.value),
+        )
+        for item in entitlements
+    ]
+
+
+def source_facts(sources: Iterable[entitlement_pb2.Source], plan_names: Mapping[str, str]) -> list[Fact]:
+    """Say what a customer holds or held, and in which state it is."""
+    return [
+        Fact(
+            name=plan_names.get(source.plan_key, source.plan_key or "Unknown plan"),
+            value=f"{source.quantity} ×" if source.quantity > 1 else "",
+            why=state_words(source),
+            on=source.state in {_State.STATE_ACTIVE, _State.STATE_TRIALING, _State.STATE_GRACE, _State.STATE_ENDING},
+        )
+        for source in sources
+    ]
+
+
+def value_words(value: plan_pb2.FeatureValue) -> str:
+    """Put a feature's value into a word or a number."""
+    kind = value.WhichOneof("kind")
+    if kind == "bool_value":
+        return "Included" if value.bool_value else "Not included"
+    if kind == "integer_value":
+        return f"{value.integer_value:,}"
+    if kind == "unlimited":
+        return "Unlimited"
+    return value.text_value.capitalize() or "–"
+
+
+def is_on(value: plan_pb2.FeatureValue) -> bool:
+    """Say whether a value gives anything: not off, zero or empty."""
+    return bool(value.bool_value or value.integer_value or value.unlimited or value.text_value)
+
+
+def state_words(source: entitlement_pb2.Source) -> str:
+    """Say why a source gives access or not, and until when."""
+    until = date_words(source.end_time) if source.HasField("end_time") else ""
+    if source.type == entitlement_pb2.Source.TYPE_DEFAULT_PLAN:
+        return "Comes with every account"
+    words = {
+        _State.STATE_ACTIVE: f"Active, paid until {until}" if until else "Active",
+        _State.STATE_TRIALING: f"Trial until {until}",
+        _State.STATE_GRACE: f"A payment failed; yours until {until}, please update your payment method",
+        _State.STATE_ENDING: f"Ends on {until}" if until else "Ending",
+        _State.STATE_PENDING_PAYMENT: "Waiting for your payment to arrive",
+        _State.STATE_PAYMENT_OVERDUE: "Paused: a payment is overdue",
+        _State.STATE_PAUSED: "Paused",
+        _State.STATE_ENDED: f"Ended on {until}" if until else "Ended",
+    }
+    return words.get(source.state, "Being looked at by our team")
+
+
+def date_words(moment: Timestamp) -> str:
+    """Put a moment into a date, in UTC: 3 March 2026."""
+    when = datetime.fromtimestamp(moment.seconds, UTC)
+    return f"{when.day} {when:%B %Y}"
+
+
+def _why(item: entitlement_pb2.Entitlement, plan_names: Mapping[str, str]) -> str:
+    if not is_on(item.value) or not item.HasField("source"):
+        return ""
+    plan = plan_names.get(item.source.plan_key, item.source.plan_key)
+    until = f", changes after {date_words(item.next_change_time)}" if item.HasField("next_change_time") else ""
+    return f"from {plan}{until}"
