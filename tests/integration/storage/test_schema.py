@@ -1,0 +1,139 @@
+"""The database is the last judge: every rule has a name, and each is violated once here."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from billing_service.domain.errors import DatabaseUnavailableError
+from billing_service.storage.database import Database
+from billing_service.storage.schema import expected_revision, migrate, schema_problem
+
+CUSTOMER = "INSERT INTO customers (customer_id) VALUES ('ann')"
+INTENT = """
+    INSERT INTO checkout_intents (intent_id, customer_id, plan_key, price_key, plan_group, quantity, fingerprint, state,
+                                  attempt, request_body, checkout_session_id, expire_time, create_time)
+    VALUES (gen_random_uuid(), {customer}, 'pro', 'monthly', {group}, {quantity}, '', {state}, {attempt}, '{{}}',
+            {session}, now(), now())
+"""
+EVENT = "INSERT INTO stripe_events VALUES ('evt_1', 1, 'x', 1, NULL, NULL, false, {outcome}, '')"
+OBJECT = "INSERT INTO stripe_objects (object_id, kind, payload_created, read_fence, payload_view) VALUES ({values})"
+QUARANTINED = "INSERT INTO quarantined_events (event_key, payload, reason, detail) VALUES ('k', '', {reason}, '')"
+PRICE = "INSERT INTO prices VALUES ({id}, 'pro', 'monthly', 'pro_monthly', true, true)"
+
+
+def intent(**over: str) -> str:
+    given = {
+        "customer": "'ann'", "group": "'base'", "quantity": "1", "state": "'creating'", "attempt": "1",
+        "session": "NULL",
+    }  # fmt: skip
+    return INTENT.format(**(given | over))
+
+
+VIOLATIONS = {
+    "customers_pkey": [CUSTOMER, CUSTOMER],
+    "customers_customer_id_length": ["INSERT INTO customers (customer_id) VALUES (repeat('x', 201))"],
+    "customers_revision_not_negative": ["INSERT INTO customers (customer_id, revision) VALUES ('ann', -1)"],
+    "customers_facts_object": ["INSERT INTO customers (customer_id, facts) VALUES ('ann', '[]')"],
+    "customers_stripe_request_has_key": [
+        "INSERT INTO customers (customer_id, stripe_customer_key) VALUES ('ann', gen_random_uuid())"
+    ],
+    "stripe_customers_pkey": ["INSERT INTO stripe_customers (stripe_customer_id) VALUES ('cus_1'), ('cus_1')"],
+    "stripe_customers_customer_id_fkey": ["INSERT INTO stripe_customers VALUES ('cus_1', 'nobody', now(), now())"],
+    "stripe_customers_bound_has_time": [CUSTOMER, "INSERT INTO stripe_customers VALUES ('cus_1', 'ann', now(), NULL)"],
+    "stripe_events_pkey": [EVENT.format(outcome="'applied'"), EVENT.format(outcome="'applied'")],
+    "stripe_events_outcome_known": [EVENT.format(outcome="'lost'")],
+    "stripe_objects_pkey": [
+        ("INSERT INTO stripe_objects (object_id, kind, read_terminal, read_fence, read_request_time, read_time, read_view)"
+        " SELECT 'sub_1', 'subscription', false, 1, 1, 1, '{}' FROM generate_series(1, 2)")
+    ],
+    "stripe_objects_payload_whole": [OBJECT.format(values="'sub_1', 'subscription', 1, NULL, NULL")],
+    "stripe_objects_read_whole": [OBJECT.format(values="'sub_1', 'subscription', NULL, 1, NULL")],
+    "stripe_objects_something_known": [OBJECT.format(values="'sub_1', 'subscription', NULL, NULL, NULL")],
+    "quarantined_events_pkey": [QUARANTINED.format(reason="'malformed'"), QUARANTINED.format(reason="'malformed'")],
+    "quarantined_events_reason_known": [QUARANTINED.format(reason="'whim'")],
+    "prices_pkey": [PRICE.format(id="'price_1'"), PRICE.format(id="'price_1'")],
+    "prices_current_key": [PRICE.format(id="'price_1'"), PRICE.format(id="'price_2'")],
+    "checkout_intents_pkey": [
+        CUSTOMER, intent(), "INSERT INTO checkout_intents SELECT * FROM checkout_intents",
+    ],
+    "checkout_intents_customer_id_fkey": [intent(customer="'nobody'")],
+    "checkout_intents_checkout_session_id_key": [
+        CUSTOMER, intent(session="'cs_1'", state="'expired'"), intent(session="'cs_1'", state="'expired'"),
+    ],
+    "checkout_intents_state_known": [CUSTOMER, intent(state="'lost'")],
+    "checkout_intents_open_has_session": [CUSTOMER, intent(state="'open'")],
+    "checkout_intents_quantity_positive": [CUSTOMER, intent(quantity="0")],
+    "checkout_intents_attempt_positive": [CUSTOMER, intent(attempt="0")],
+    "checkout_intents_one_unfinished_key": [CUSTOMER, intent(), intent(state="'open'", session="'cs_1'")],
+    "checkout_requests_pkey": [
+        CUSTOMER, intent(),
+        *["INSERT INTO checkout_requests SELECT 'r', '', intent_id, false FROM checkout_intents"] * 2,
+    ],
+    "checkout_requests_intent_id_fkey": [
+        "INSERT INTO checkout_requests VALUES ('r', '', gen_random_uuid(), false, now())"
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("constraint", "statements"), VIOLATIONS.items(), ids=VIOLATIONS)
+def test_the_database_refuses_what_breaks_a_rule(database_url: str, constraint: str, statements: list[str]) -> None:
+    with psycopg.connect(database_url) as connection:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        with pytest.raises(psycopg.IntegrityError) as raised:
+            connection.execute(statements[-1])
+        assert raised.value.diag.constraint_name == constraint
+        connection.rollback()
+
+
+def test_every_rule_of_the_schema_is_violated_above(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        named = connection.execute("""
+            SELECT conname FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+            WHERE t.relnamespace = 'public'::regnamespace AND contype IN ('p', 'u', 'f', 'c')
+              AND t.relname <> 'alembic_version'
+            UNION
+            SELECT i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+            WHERE indisunique AND i.relnamespace = 'public'::regnamespace AND i.relname NOT LIKE 'alembic%'
+        """).fetchall()
+    assert {row[0] for row in named} == set(VIOLATIONS)
+
+
+async def test_a_database_without_the_schema_is_told_what_to_run(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    assert "billing-service migrate" in (await schema_problem(database) or "")
+    await database.close()
+
+
+async def test_migrating_twice_is_migrating_once(empty_database_url: str) -> None:
+    assert migrate(empty_database_url) == expected_revision()
+    assert migrate(empty_database_url) == expected_revision()
+    database = Database(empty_database_url)
+    assert await schema_problem(database) is None
+    await database.close()
+
+
+async def test_a_database_that_is_away_is_unavailable_and_not_a_driver_error() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:9/none")
+    with pytest.raises(DatabaseUnavailableError):
+        await database.check()
+    await database.close()
+
+
+def test_migrating_a_database_that_is_away_is_unavailable() -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        migrate("postgresql://nobody@127.0.0.1:9/none")
+
+
+async def test_reading_a_customer_is_one_look_up_by_its_key(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("INSERT INTO customers (customer_id) SELECT 'c' || n FROM generate_series(1, 5000) AS n")
+        connection.execute("ANALYZE customers")
+        rows = connection.execute(
+            "EXPLAIN SELECT customer_id, revision, facts::text FROM customers"
+            " WHERE customer_id = ANY(CAST(ARRAY['c77'] AS text[]))"
+        ).fetchall()
+    plan = "\n".join(row[0] for row in rows)
+    assert "Index Scan using customers_pkey" in plan
+    assert "Seq Scan" not in plan
