@@ -193,5 +193,5 @@ def _why(item: entitlement_pb2.Entitlement, plan_names: Mapping[str, str]) -> st
     if not is_on(item.value) or not item.HasField("source"):
         return ""
     plan = plan_names.get(item.source.plan_key, item.source.plan_key)
-    until = f", changes after {date_words(item.next_change_time)}" if item.HasField("next_change_time") else ""
+    until = f" until {date_words(item.next_change_time)}" if item.HasField("next_change_time") else ""
     return f"from {plan}{until}"
