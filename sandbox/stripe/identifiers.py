@@ -1,0 +1,47 @@
+"""Ids that look like Stripe's: the prefix says the kind."""
+
+from __future__ import annotations
+
+import random
+import string
+
+from sandbox.stripe.objects import Kind
+
+_ALPHABET = string.ascii_letters + string.digits
+_RANDOM = random.SystemRandom()
+
+# prefix, and how many characters follow it
+_SHAPES: dict[str, tuple[str, int]] = {
+    Kind.PRODUCT: ("prod_", 14),
+    Kind.PRICE: ("price_1", 23),
+    Kind.CUSTOMER: ("cus_", 14),
+    Kind.CHECKOUT_SESSION: ("cs_test_a1", 56),
+    Kind.LINE_ITEM: ("li_1", 23),
+    Kind.SUBSCRIPTION: ("sub_1", 23),
+    Kind.SUBSCRIPTION_ITEM: ("si_", 14),
+    Kind.INVOICE: ("in_1", 23),
+    Kind.INVOICE_LINE: ("il_1", 23),
+    Kind.INVOICE_PAYMENT: ("inpay_1", 23),
+    Kind.PAYMENT_INTENT: ("pi_3", 23),
+    Kind.CHARGE: ("ch_3", 23),
+    Kind.REFUND: ("re_3", 23),
+    Kind.EVENT: ("evt_1", 23),
+}
+_KIND_BY_PREFIX = {prefix.split("_", maxsplit=1)[0]: Kind(kind) for kind, (prefix, _) in _SHAPES.items()}
+
+
+def new_id(kind: Kind) -> str:
+    """Draw an id of this kind; 14 random characters of 62 never meet in a sandbox."""
+    prefix, length = _SHAPES[kind]
+    return prefix + random_text(length)
+
+
+def random_text(length: int) -> str:
+    """Draw letters and digits."""
+    return "".join(_RANDOM.choices(_ALPHABET, k=length))
+
+
+def kind_of(object_id: str) -> Kind | None:
+    """Tell the kind from an id's prefix; None when it is no id of ours."""
+    prefix, separator, _ = object_id.partition("_")
+    return _KIND_BY_PREFIX.get(prefix) if separator else None

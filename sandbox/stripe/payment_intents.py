@@ -1,0 +1,201 @@
+"""Payment intents and their charges: one try to move money, of which none moves here."""
+
+from __future__ import annotations
+
+import stripe.params as sdk
+
+from sandbox.stripe.account import Account
+from sandbox.stripe.identifiers import new_id, random_text
+from sandbox.stripe.objects import Kind, Object
+from sandbox.stripe.pagination import LIST_PARAMS, created_within, has_fields, page
+from sandbox.stripe.rendering import shown
+from sandbox.stripe.route import Call, Route, takes
+
+# The two ways to pay that the hosted page offers, by Stripe's names of their payment methods.
+CARD = "card"
+BANK_DEBIT = "sepa_debit"
+
+
+def create(
+    account: Account,
+    *,
+    amount: int,
+    currency: str,
+    customer: str | None,
+    method: str,
+    metadata: dict[str, str] | None = None,
+    description: str | None = None,
+) -> Object:
+    """Make a payment intent of `amount` minor units that waits for a payment."""
+    intent_id = new_id(Kind.PAYMENT_INTENT)
+    intent = {
+        "id": intent_id,
+        "object": Kind.PAYMENT_INTENT.value,
+        "amount": amount,
+        "amount_capturable": 0,
+        "amount_details": {"tip": {}},
+        "amount_received": 0,
+        "application": None,
+        "application_fee_amount": None,
+        "automatic_payment_methods": None,
+        "canceled_at": None,
+        "cancellation_reason": None,
+        "capture_method": "automatic",
+        "client_secret": f"{intent_id}_secret_{random_text(25)}",
+        "confirmation_method": "automatic",
+        "created": account.time(),
+        "currency": currency,
+        "customer": customer,
+        "customer_account": None,
+        "description": description,
+        "excluded_payment_method_types": None,
+        "last_payment_error": None,
+        "latest_charge": None,
+        "livemode": False,
+        "metadata": dict(metadata or {}),
+        "next_action": None,
+        "on_behalf_of": None,
+        "payment_method": None,
+        "payment_method_configuration_details": None,
+        "payment_method_options": {},
+        "payment_method_types": [method],
+        "processing": None,
+        "receipt_email": None,
+        "review": None,
+        "setup_future_usage": None,
+        "shipping": None,
+        "source": None,
+        "statement_descriptor": None,
+        "statement_descriptor_suffix": None,
+        "status": "requires_payment_method",
+        "transfer_data": None,
+        "transfer_group": None,
+    }
+    return account.add(intent, event="payment_intent.created")
+
+
+def succeed(account: Account, intent: Object) -> None:
+    """Have the payment arrive."""
+    charge = _charge(account, intent, status="succeeded")
+    account.publish("charge.succeeded", charge)
+    account.change(
+        intent,
+        {
+            "status": "succeeded",
+            "amount_received": intent["amount"],
+            "latest_charge": charge["id"],
+            "last_payment_error": None,
+            "processing": None,
+        },
+        event="payment_intent.succeeded",
+    )
+
+
+def process(account: Account, intent: Object) -> None:
+    """Put the payment on its way: a bank debit takes days."""
+    account.change(
+        intent,
+        {"status": "processing", "payment_method_types": [BANK_DEBIT], "last_payment_error": None},
+        event="payment_intent.processing",
+    )
+
+
+def fail(account: Account, intent: Object, *, code: str, message: str) -> None:
+    """Have the payment refused; the intent can be tried again."""
+    charge = _charge(account, intent, status="failed", failure=(code, message))
+    account.publish("charge.failed", charge)
+    error = {"charge": charge["id"], "code": code, "message": message, "type": "card_error"}
+    account.change(
+        intent,
+        {
+            "status": "requires_payment_method",
+            "last_payment_error": error,
+            "latest_charge": charge["id"],
+            "processing": None,
+        },
+        event="payment_intent.payment_failed",
+    )
+
+
+def cancel(account: Account, intent: Object) -> None:
+    """Give the payment up."""
+    if intent["status"] not in {"succeeded", "canceled"}:
+        changes = {"status": "canceled", "canceled_at": account.time(), "cancellation_reason": "void_invoice"}
+        account.change(intent, changes, event="payment_intent.canceled")
+
+
+def _charge(account: Account, intent: Object, *, status: str, failure: tuple[str, str] | None = None) -> Object:
+    charge_id = new_id(Kind.CHARGE)
+    paid = status == "succeeded"
+    return account.add(
+        {
+            "id": charge_id,
+            "object": Kind.CHARGE.value,
+            "amount": intent["amount"],
+            "amount_captured": intent["amount"] if paid else 0,
+            "amount_refunded": 0,
+            "balance_transaction": None,
+            "captured": paid,
+            "created": account.time(),
+            "currency": intent["currency"],
+            "customer": intent["customer"],
+            "description": intent["description"],
+            "disputed": False,
+            "failure_code": failure[0] if failure else None,
+            "failure_message": failure[1] if failure else None,
+            "livemode": False,
+            "metadata": dict(intent["metadata"]),
+            "paid": paid,
+            "payment_intent": intent["id"],
+            "payment_method": None,
+            "payment_method_details": {"type": intent["payment_method_types"][0]},
+            "receipt_email": None,
+            "refunded": False,
+            "status": status,
+        }
+    )
+
+
+def _list(account: Account, call: Call) -> Object:
+    found = [
+        intent
+        for intent in account.store.newest_first(Kind.PAYMENT_INTENT)
+        if has_fields(intent, call.params, "customer") and created_within(intent, call.params.get("created"))
+    ]
+    return page(found, call.params, "/v1/payment_intents")
+
+
+def _list_charges(account: Account, call: Call) -> Object:
+    found = [
+        charge
+        for charge in account.store.newest_first(Kind.CHARGE)
+        if has_fields(charge, call.params, "customer", "payment_intent")
+        and created_within(charge, call.params.get("created"))
+    ]
+    return page(found, call.params, "/v1/charges")
+
+
+ROUTES = (
+    Route("GET", "/v1/payment_intents", _list, sdk.PaymentIntentListParams, LIST_PARAMS | {"created.*", "customer"}),
+    Route(
+        "GET",
+        "/v1/payment_intents/{id}",
+        lambda account, call: shown(account.find(Kind.PAYMENT_INTENT, call.path["id"])),
+        sdk.PaymentIntentRetrieveParams,
+        takes(),
+    ),
+    Route(
+        "GET",
+        "/v1/charges",
+        _list_charges,
+        sdk.ChargeListParams,
+        LIST_PARAMS | {"created.*", "customer", "payment_intent"},
+    ),
+    Route(
+        "GET",
+        "/v1/charges/{id}",
+        lambda account, call: shown(account.find(Kind.CHARGE, call.path["id"])),
+        sdk.ChargeRetrieveParams,
+        takes(),
+    ),
+)

@@ -1,0 +1,151 @@
+"""What a payer does with an open session, and how a payment that settles later ends.
+
+https://docs.stripe.com/payments/checkout/fulfill-orders: `completed` with payment_status `unpaid` is a delayed payment;
+`async_payment_succeeded` or `async_payment_failed` follows.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sandbox.stripe import customers, invoices, payment_intents, subscriptions
+from sandbox.stripe.account import Account
+from sandbox.stripe.errors import ApiError
+from sandbox.stripe.objects import Kind, Object
+
+_DECLINED = ("card_declined", "Your card was declined.")
+_DEBIT_FAILED = ("payment_intent_payment_attempt_failed", "The bank returned the debit: insufficient funds.")
+
+
+class Outcome(StrEnum):
+    """What comes of a try to pay."""
+
+    PAID = "paid"
+    PROCESSING = "processing"
+    DECLINED = "declined"
+
+
+class Settlement(StrEnum):
+    """How a payment that was processing ends."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+def complete(account: Account, session: Object, outcome: Outcome) -> Object | None:
+    """Pay an open session and return its checkout.session.completed event.
+
+    A declined one stays open and returns None. Raises ApiError for a session that is not open.
+    """
+    if session["status"] != "open":
+        raise ApiError(f"This Checkout Session is {session['status']}; only an open one can be paid.")
+    if session["payment_status"] == "no_payment_required":
+        outcome = Outcome.PAID  # nothing is asked for, so nothing can be declined or late
+    if outcome is Outcome.DECLINED:
+        code, message = _DECLINED
+        payment_intents.fail(
+            account, _payment_intent(account, session, payment_intents.CARD), code=code, message=message
+        )
+        return None
+    customer = _customer(account, session)
+    bought = _subscribe if session["mode"] == "subscription" else _buy
+    changes = bought(account, session, customer, outcome)
+    unpaid = session["payment_status"] if outcome is Outcome.PROCESSING else "paid"
+    changes |= {
+        "status": "complete",
+        "url": None,
+        "customer": customer,
+        "payment_status": "no_payment_required" if session["payment_status"] == "no_payment_required" else unpaid,
+        "_settles": outcome is Outcome.PROCESSING,
+    }
+    return account.change(session, changes, event="checkout.session.completed")
+
+
+def settle(account: Account, session: Object, settlement: Settlement) -> None:
+    """End a payment that is processing. Raises ApiError when none is."""
+    if not session.get("_settles"):
+        raise ApiError(
+            "This Checkout Session has no payment on its way; complete it with the outcome processing first."
+        )
+    succeeded = settlement is Settlement.SUCCEEDED
+    if session["mode"] == "subscription":
+        _settle_invoice(account, session, succeeded=succeeded)
+    else:
+        intent = account.find(Kind.PAYMENT_INTENT, session["payment_intent"])
+        if succeeded:
+            payment_intents.succeed(account, intent)
+        else:
+            payment_intents.fail(account, intent, code=_DEBIT_FAILED[0], message=_DEBIT_FAILED[1])
+    changes = {"_settles": False, "payment_status": "paid" if succeeded else "unpaid"}
+    account.change(session, changes, event=f"checkout.session.async_payment_{settlement}")
+
+
+def _settle_invoice(account: Account, session: Object, *, succeeded: bool) -> None:
+    """Settle the first invoice; when it fails it is voided and the subscription stays active, as at Stripe."""
+    invoice = account.find(Kind.INVOICE, session["invoice"])
+    if succeeded:
+        invoices.pay(account, invoice)
+        return
+    code, message = _DEBIT_FAILED
+    invoices.fail(account, invoice, code=code, message=message, retry=False)
+    invoices.void(account, invoice)
+
+
+def _customer(account: Account, session: Object) -> str | None:
+    """Tell who pays; Checkout makes a customer where the mode or the request needs one and none was named."""
+    if session["customer"]:
+        return str(customers.find_live(account, session["customer"], param="customer")["id"])
+    if session["mode"] == "payment" and session["customer_creation"] != "always":
+        return None
+    email = session["customer_email"]
+    return str(customers.create(account, {"email": email} if email else {})["id"])
+
+
+def _buy(account: Account, session: Object, customer: str | None, outcome: Outcome) -> Object:
+    if not session["amount_total"]:
+        return {}
+    method = payment_intents.BANK_DEBIT if outcome is Outcome.PROCESSING else payment_intents.CARD
+    intent = _payment_intent(account, session, method)
+    account.change(intent, {"customer": customer})
+    if outcome is Outcome.PROCESSING:
+        payment_intents.process(account, intent)
+    else:
+        payment_intents.succeed(account, intent)
+    return {"payment_intent": intent["id"]}
+
+
+def _payment_intent(account: Account, session: Object, method: str) -> Object:
+    """Find or make the session's payment intent: tries after a declined one use the same."""
+    if session["_payment_intent"]:
+        return account.find(Kind.PAYMENT_INTENT, session["_payment_intent"])
+    data = session["_payment_intent_data"]
+    intent = payment_intents.create(
+        account,
+        amount=session["amount_total"],
+        currency=session["currency"],
+        customer=session["customer"],
+        method=method,
+        metadata=data.get("metadata"),
+        description=data.get("description"),
+    )
+    account.change(session, {"_payment_intent": intent["id"]})
+    return intent
+
+
+def _subscribe(account: Account, session: Object, customer: str | None, outcome: Outcome) -> Object:
+    data = session["_subscription_data"]
+    subscription, invoice = subscriptions.start(
+        account,
+        customer=str(customer),
+        lines=[(account.find(Kind.PRICE, i["price"]["id"]), i["quantity"]) for i in session["_line_items"]],
+        method=payment_intents.BANK_DEBIT if outcome is Outcome.PROCESSING else payment_intents.CARD,
+        metadata=data.get("metadata", {}),
+        description=data.get("description"),
+        trial_days=data.get("trial_period_days", 0),
+    )
+    if outcome is Outcome.PROCESSING:
+        invoices.process(account, invoice)
+    else:
+        invoices.pay(account, invoice)
+    subscriptions.activate(account, subscription)
+    return {"subscription": subscription["id"], "invoice": invoice["id"]}

@@ -1,0 +1,250 @@
+"""Subscriptions: how they begin, renew, change and end.
+
+https://docs.stripe.com/billing/subscriptions/overview. Changes are not prorated: an update sends no invoice.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from sandbox.stripe import invoices, payment_intents
+from sandbox.stripe.account import Account
+from sandbox.stripe.errors import ApiError, resource_missing
+from sandbox.stripe.identifiers import new_id
+from sandbox.stripe.intervals import period_end
+from sandbox.stripe.objects import Kind, Object, list_of
+
+ENDED = frozenset({"canceled", "incomplete_expired"})
+_DAY_S = 24 * 3600
+
+
+def start(
+    account: Account,
+    *,
+    customer: str,
+    lines: Sequence[tuple[Object, int]],
+    method: str,
+    metadata: dict[str, str],
+    description: str | None = None,
+    trial_days: int = 0,
+) -> tuple[Object, Object]:
+    """Make a subscription of (price, quantity) lines with its first invoice, open or, in a trial, paid.
+
+    It begins `incomplete` (`trialing` with a trial): `activate` follows once its payment is there or on its way.
+    One-time prices among the lines are asked for on the first invoice alone.
+    """
+    now = account.time()
+    trial_end = now + trial_days * _DAY_S if trial_days else None
+    subscription = _blank(account, customer, metadata, trial_end)
+    recurring = [line for line in lines if line[0]["recurring"]]
+    items = [new_item(account, subscription, price, quantity) for price, quantity in recurring]
+    subscription["items"]["data"] = items
+    subscription |= {"currency": recurring[0][0]["currency"], "description": description}
+    extra = [invoices.Line(price, quantity, now, now) for price, quantity in lines if not price["recurring"]]
+    invoice = invoices.draft(
+        account, subscription, "subscription_create", [*_lines(items, free=bool(trial_days)), *extra]
+    )
+    subscription["latest_invoice"] = invoice["id"]
+    account.add(subscription, event="customer.subscription.created")
+    invoices.issue(account, invoice, method=method)
+    return subscription, invoice
+
+
+def activate(account: Account, subscription: Object) -> None:
+    """Let the subscription run: its first payment is there, or on its way by bank debit."""
+    if subscription["status"] in {"incomplete", "past_due", "unpaid"}:
+        account.change(subscription, {"status": "active"}, event="customer.subscription.updated")
+
+
+def renew(account: Account, subscription: Object, *, paid: bool) -> None:
+    """Begin the next period, as Stripe does when one ends: invoice it and collect, or fail to.
+
+    A subscription that was to end with its period ends instead. Raises ApiError when it has ended or never began.
+    """
+    if subscription["status"] not in {"active", "trialing", "past_due", "unpaid"}:
+        raise ApiError(f"A subscription that is {subscription['status']} does not renew.")
+    items = copy.deepcopy(subscription["items"])
+    if _ends_before_next_period(subscription):
+        cancel(account, subscription)
+        return
+    for item in items["data"]:
+        item["current_period_start"], item["current_period_end"] = _next_period(subscription, item)
+    invoice = invoices.draft(account, subscription, "subscription_cycle", _lines(items["data"]))
+    status = "active" if subscription["status"] == "trialing" else subscription["status"]
+    changes = {"items": items, "latest_invoice": invoice["id"], "status": status}
+    account.change(subscription, changes, event="customer.subscription.updated")
+    invoices.issue(account, invoice, method=payment_intents.CARD)
+    collect(account, invoice, subscription, paid=paid)
+
+
+def collect(account: Account, invoice: Object, subscription: Object, *, paid: bool) -> None:
+    """Try to collect an open invoice, and let the subscription follow. Raises ApiError when it is not open."""
+    if invoice["status"] != "open":
+        raise ApiError(f"This invoice is {invoice['status']}; only an open one can be collected.")
+    if paid or not invoice["amount_due"]:
+        invoices.pay(account, invoice)
+        activate(account, subscription)
+        return
+    invoices.fail(account, invoice, code="card_declined", message="Your card was declined.", retry=True)
+    if subscription["status"] == "active":
+        account.change(subscription, {"status": "past_due"}, event="customer.subscription.updated")
+
+
+def cancel(account: Account, subscription: Object, *, reason: str = "cancellation_requested") -> None:
+    """End the subscription now. Raises resource_missing when it has ended, as Stripe does."""
+    if subscription["status"] in ENDED:
+        raise resource_missing(Kind.SUBSCRIPTION, subscription["id"], status=404)
+    now = account.time()
+    changes = {
+        "status": "canceled",
+        "ended_at": now,
+        "canceled_at": subscription["canceled_at"] or now,
+        "cancellation_details": {**subscription["cancellation_details"], "reason": reason},
+    }
+    account.change(subscription, changes, event="customer.subscription.deleted")
+
+
+def cancel_at_period_end(account: Account, subscription: Object, *, wanted: bool) -> None:
+    """Have the subscription end with its period, or no longer."""
+    require_live(subscription)
+    account.change(
+        subscription, cancellation(account, subscription, wanted=wanted), event="customer.subscription.updated"
+    )
+
+
+def end_what_is_due(account: Account) -> None:
+    """End every subscription whose `cancel_at` has come."""
+    now = account.time()
+    for subscription in account.store.all(Kind.SUBSCRIPTION):
+        due = subscription["cancel_at"] is not None and subscription["cancel_at"] <= now
+        if due and subscription["status"] not in ENDED:
+            cancel(account, subscription)
+
+
+def _blank(account: Account, customer: str, metadata: dict[str, str], trial_end: int | None) -> Object:
+    now = account.time()
+    subscription_id = new_id(Kind.SUBSCRIPTION)
+    return {
+        "id": subscription_id,
+        "object": Kind.SUBSCRIPTION.value,
+        "application": None,
+        "application_fee_percent": None,
+        "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
+        "billing_cycle_anchor": trial_end or now,
+        "billing_cycle_anchor_config": None,
+        "billing_mode": {"flexible": {"proration_discounts": "included"}, "type": "flexible"},
+        "billing_thresholds": None,
+        "cancel_at": None,
+        "cancel_at_period_end": False,
+        "canceled_at": None,
+        "cancellation_details": {"comment": None, "feedback": None, "reason": None},
+        "collection_method": "charge_automatically",
+        "created": now,
+        "currency": None,
+        "customer": customer,
+        "customer_account": None,
+        "days_until_due": None,
+        "default_payment_method": None,
+        "default_source": None,
+        "default_tax_rates": [],
+        "description": None,
+        "discounts": [],
+        "ended_at": None,
+        "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
+        "items": list_of([], f"/v1/subscription_items?subscription={subscription_id}"),
+        "latest_invoice": None,
+        "livemode": False,
+        "metadata": dict(metadata),
+        "next_pending_invoice_item_invoice": None,
+        "on_behalf_of": None,
+        "pause_collection": None,
+        "payment_settings": {
+            "payment_method_options": None,
+            "payment_method_types": None,
+            "save_default_payment_method": "off",
+        },
+        "pending_invoice_item_interval": None,
+        "pending_setup_intent": None,
+        "pending_update": None,
+        "schedule": None,
+        "start_date": now,
+        "status": "trialing" if trial_end else "incomplete",
+        "test_clock": None,
+        "transfer_data": None,
+        "trial_end": trial_end,
+        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+        "trial_start": now if trial_end else None,
+    }
+
+
+def new_item(account: Account, subscription: Object, price: Object, quantity: int) -> Object:
+    """Make a subscription item whose first period begins now and ends as the subscription's anchor says."""
+    now = account.time()
+    interval, count = price["recurring"]["interval"], price["recurring"]["interval_count"]
+    anchor = subscription["billing_cycle_anchor"]
+    return {
+        "id": new_id(Kind.SUBSCRIPTION_ITEM),
+        "object": Kind.SUBSCRIPTION_ITEM.value,
+        "billing_thresholds": None,
+        "created": now,
+        "current_period_end": anchor if anchor > now else period_end(anchor, now, interval, count),
+        "current_period_start": now,
+        "discounts": [],
+        "metadata": {},
+        "price": copy.deepcopy(price),
+        "quantity": quantity,
+        "subscription": subscription["id"],
+        "tax_rates": [],
+    }
+
+
+def _lines(items: Sequence[Object], *, free: bool = False) -> list[invoices.Line]:
+    return [
+        invoices.Line(
+            item["price"],
+            item["quantity"],
+            item["current_period_start"],
+            item["current_period_end"],
+            item["id"],
+            free=free,
+        )
+        for item in items
+    ]
+
+
+def _next_period(subscription: Object, item: Object) -> tuple[int, int]:
+    recurring = item["price"]["recurring"]
+    begin: int = item["current_period_end"]
+    anchor = subscription["billing_cycle_anchor"]
+    return begin, period_end(anchor, begin, recurring["interval"], recurring["interval_count"])
+
+
+def _first_period_end(subscription: Object) -> int:
+    return min(int(item["current_period_end"]) for item in subscription["items"]["data"])
+
+
+def _ends_before_next_period(subscription: Object) -> bool:
+    cancel_at = subscription["cancel_at"]
+    return subscription["cancel_at_period_end"] or (
+        cancel_at is not None and cancel_at <= _first_period_end(subscription)
+    )
+
+
+def require_live(subscription: Object) -> None:
+    """Raise ApiError for a subscription that has ended."""
+    if subscription["status"] in ENDED:
+        raise ApiError("A canceled subscription can only update its cancellation_details and metadata.")
+
+
+def cancellation(account: Account, subscription: Object, *, wanted: bool) -> Object:
+    """Tell the changes that make a subscription end with its period (`wanted`), or no longer."""
+    if not wanted:
+        details = {**subscription["cancellation_details"], "reason": None}
+        return {"cancel_at_period_end": False, "cancel_at": None, "canceled_at": None, "cancellation_details": details}
+    return {
+        "cancel_at_period_end": True,
+        "cancel_at": _first_period_end(subscription),
+        "canceled_at": account.time(),
+        "cancellation_details": {**subscription["cancellation_details"], "reason": "cancellation_requested"},
+    }
