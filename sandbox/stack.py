@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from sandbox.errors import SandboxError
 from sandbox.folder import Secrets, keep_secrets
@@ -30,7 +29,7 @@ class Plan:
     ports: Ports
     catalog: Path
     storefront: bool = True
-    postgres_settings: Mapping[str, str] = MappingProxyType({})
+    postgres_settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stack:
@@ -154,7 +153,9 @@ class Stack:
         port = self._ports.stripe
         arguments = {
             "--port": str(port),
+            "--api-key": self.secrets.api_key,
             "--state": str(self._plan.folder / "stripe.json"),
+            "--api-key": self.secrets.api_key,
             "--webhook-url": f"http://{HOST}:{self._ports.gateway}/webhooks/stripe",
             "--webhook-secret": self.secrets.webhook_secret,
             "--catalog": str(self._plan.catalog),
