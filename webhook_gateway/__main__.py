@@ -34,8 +34,9 @@ def main() -> int:
 
 def _say(error: OSError) -> str:
     """Say it in the system's words: asyncio puts a sentence of its own, with the address again, before them."""
-    is_errno = error.errno is not None and error.errno > 0  # a name that does not resolve has a number of another table
-    return os.strerror(error.errno) if is_errno else str(error.strerror)
+    if error.errno is None or error.errno < 0:  # a name that does not resolve has a number of another table
+        return error.strerror or type(error).__name__
+    return os.strerror(error.errno)
 
 
 async def _serve_until_signal(settings: Settings) -> None:

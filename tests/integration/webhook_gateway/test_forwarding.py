@@ -11,9 +11,10 @@ import pytest
 from billing.internal.v1 import fulfillment_service_pb2 as pb
 
 from tests.integration.webhook_gateway.conftest import Running, StartGateway
-from tests.integration.webhook_gateway.fulfillment import FulfillmentServer, event_id
+from tests.integration.webhook_gateway.fulfillment import TOKEN, FulfillmentServer, event_id
 from tests.integration.webhook_gateway.sender import Answer, Sender, event, signature
 from webhook_gateway.forward import Limits
+from webhook_gateway.fulfillment import CallFailed, Failure, FulfillmentClient, VerifiedEvent
 
 MEBIBYTE = 1024 * 1024
 SHORT = Limits(batch_s=0.5)  # for what is known to fail: nobody needs to wait 5 s for it
@@ -185,6 +186,17 @@ async def test_while_the_service_is_away_stripe_comes_again_until_it_is_back(
         while (await sender.post(event())).status != 200:
             pass
     assert set(fulfillment.ids()) == {"evt_1"}
+
+
+async def test_a_call_waits_for_a_service_that_is_away(fulfillment: FulfillmentServer) -> None:
+    """It fails for want of time, not at the first refused connection."""
+    await fulfillment.stop()
+    client = FulfillmentClient(target=fulfillment.address, token=TOKEN)
+    try:
+        answer = await client.fulfill([VerifiedEvent("evt_1", event())], 1.5)  # longer than all of gRPC's own attempts
+    finally:
+        await client.close()
+    assert answer == CallFailed(Failure.TIMEOUT, perhaps_one_event=False)
 
 
 async def test_a_restart_of_the_service_costs_no_retry(gateway: Running, fulfillment: FulfillmentServer) -> None:

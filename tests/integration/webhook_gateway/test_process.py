@@ -87,7 +87,7 @@ class BegunRequest:
 
     @classmethod
     async def begin(cls, address: str, body: bytes) -> BegunRequest:
-        """Send the headers, wait for "100 Continue", which the handling sends, and send the body."""
+        """Send the headers, and wait for "100 Continue", which the handling sends."""
         host, _, port = address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(
@@ -96,9 +96,12 @@ class BegunRequest:
             "Expect: 100-continue\r\n\r\n".encode()
         )
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(body)
-        await writer.drain()
         return cls(reader, writer)
+
+    async def send(self, part: bytes) -> None:
+        """Send a part of the body."""
+        self._writer.write(part)
+        await self._writer.drain()
 
     async def finish(self) -> bytes:
         """Read the answer, up to the end of the connection."""
@@ -128,18 +131,35 @@ async def test_a_drain_answers_what_was_begun_and_takes_no_more(
 ) -> None:
     program = await start()
     fulfillment.open.clear()
-    names = [f"evt_{n}" for n in range(20)]
-    requests = [await BegunRequest.begin(program.address, event(name)) for name in names]
+    bodies = [event(f"evt_{n}") for n in range(20)]
+    requests = [await BegunRequest.begin(program.address, body) for body in bodies]
+    for request, body in zip(requests, bodies, strict=True):
+        await request.send(body)
     await fulfillment.begun.wait()
     program.process.send_signal(number)
     await _refuses_connections(program.address)
     fulfillment.open.set()
     answers = await asyncio.gather(*(request.finish() for request in requests))
     assert [answer.split(b"\r\n", 1)[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * 20
-    assert sorted(fulfillment.ids()) == sorted(names)
+    assert sorted(fulfillment.committed) == sorted(bodies)
     code, log = await program.wait()
     assert code == 0
     assert log[-1]["event"] == "stopped"
+
+
+async def test_a_drain_lets_a_body_arrive_to_its_end(
+    start: Callable[[], Awaitable[Program]], fulfillment: FulfillmentServer
+) -> None:
+    program = await start()
+    body = event()
+    request = await BegunRequest.begin(program.address, body)
+    await request.send(body[:20])
+    program.process.terminate()
+    await _refuses_connections(program.address)
+    await request.send(body[20:])
+    assert (await request.finish()).startswith(b"HTTP/1.1 200 OK")
+    assert fulfillment.committed == [body]
+    assert (await program.wait())[0] == 0
 
 
 async def test_an_idle_connection_does_not_hold_the_drain(start: Callable[[], Awaitable[Program]]) -> None:

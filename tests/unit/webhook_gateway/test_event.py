@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from webhook_gateway.event import EventFault, EventHead, EventKind, EventRefusedError, decode_head
 
+# A shared machine is slow at times, and nothing here is about time.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HEAD = {"id": "evt_1", "type": "invoice.paid", "livemode": False}
 
 
@@ -86,6 +88,7 @@ _json = st.recursive(
 )
 
 
+@unhurried
 @given(st.binary() | _json.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_raise_anything_but_the_refusal(body: bytes) -> None:
     try:

@@ -7,11 +7,13 @@ from hashlib import sha256
 
 import pytest
 import stripe
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from webhook_gateway.signature import NamedSecret, SignatureFault, SignatureRefusedError, verify
 
+# A shared machine is slow at times, and nothing here is about time.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = 1_800_000_000
 SECRET = "whsec_first"
 SECRETS = (NamedSecret("first", SECRET), NamedSecret("second", "whsec_second"))
@@ -34,12 +36,14 @@ def test_says_which_secret_matched(named: NamedSecret) -> None:
     assert verify(header=sign(secret=named.secret), body=BODY, secrets=SECRETS, now=NOW) == named.name
 
 
+@unhurried
 @given(st.text(), st.integers(min_value=0, max_value=10**11))
 def test_takes_what_the_real_sdk_signs(text: str, timestamp: int) -> None:
     header = stripe.WebhookSignature.generate_signature_header(text, SECRET, timestamp)
     assert verify(header=header, body=text.encode(), secrets=SECRETS, now=timestamp) == "first"
 
 
+@unhurried
 @given(st.text())
 def test_what_we_take_the_real_sdk_takes_too(text: str) -> None:
     header = sign(text.encode())
@@ -149,12 +153,14 @@ _headers = st.one_of(
 )
 
 
+@unhurried
 @given(_headers, st.binary())
 def test_no_header_and_no_body_raise_anything_but_the_refusal(header: str | None, body: bytes) -> None:
     with pytest.raises(SignatureRefusedError):
         verify(header=header, body=body, secrets=SECRETS, now=NOW)
 
 
+@unhurried
 @given(st.binary())
 def test_any_body_that_is_signed_is_taken(body: bytes) -> None:
     """Whether it is UTF-8 is looked at later: the signature is of bytes."""
