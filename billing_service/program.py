@@ -30,6 +30,7 @@ from billing_service.stripe_api.client import StripeApi
 
 DRAIN_S: Final = 10.0  # for calls in flight at the stop: the longest that a call without a deadline may take
 WRITER_DRAIN_S: Final = 10.0  # for events that wait for the writer then
+PRICES_PAUSE_S: Final = 5.0  # before the next try after a defect
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -88,7 +89,7 @@ class Program:
             Exception: what a background task died of; nothing goes on without one of them.
         """
         writer = asyncio.create_task(self._fulfill.run(), name="writer")
-        prices = asyncio.create_task(self._prices.run(), name="prices")
+        prices = asyncio.create_task(self._keep_prices(), name="prices")
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -110,6 +111,19 @@ class Program:
             internal=await self._internal.start(settings.internal_address, "BILLING_INTERNAL_ADDRESS"),
             ops=await self._ops.start(settings.ops_address, "BILLING_OPS_ADDRESS"),
         )
+
+    async def _keep_prices(self) -> None:
+        """Keep prices resolved from the first moment at which there is a database to remember them in.
+
+        What goes wrong with them is no reason to stop: what is remembered serves on.
+        """
+        await self._watch.was_ready.wait()
+        while True:
+            try:
+                await self._prices.run()
+            except Exception as error:  # noqa: BLE001 - see above; the log has it each time
+                _log.error("prices_failed", exc_info=error)
+                await asyncio.sleep(PRICES_PAUSE_S)
 
     async def _announce(self, ready: bool) -> None:
         for listener in self._listeners:

@@ -45,6 +45,7 @@ class ReadinessWatch:
         self._database = database
         self._announce = announce
         self.current = NOT_CHECKED
+        self.was_ready = asyncio.Event()  # set for good by the first look that finds all well
 
     async def run(self) -> None:
         """Look for ever."""
@@ -72,5 +73,7 @@ class ReadinessWatch:
         if before.checks != found.checks:
             write = _log.info if found.ready or found is STOPPING else _log.warning
             write("readiness", ready=found.ready, **found.checks)
+        if found.ready:
+            self.was_ready.set()
         if before.ready != found.ready:
             await self._announce(found.ready)

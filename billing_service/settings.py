@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import psycopg.conninfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from billing_service.address import Address, parse_address
 
@@ -89,7 +89,7 @@ def _address(value: Any) -> Any:
     return parse_address(value) if isinstance(value, str) else value
 
 
-_Listen = Annotated[Address, BeforeValidator(_address)]
+_Listen = Annotated[Address, NoDecode, BeforeValidator(_address)]  # NoDecode: a text, not JSON
 
 
 class DatabaseSettings(BaseSettings):

@@ -7,17 +7,18 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from billing_service.domain.errors import FieldViolation, InvalidFieldsError
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
-Around = Callable[[Context], AbstractAsyncContextManager[None]]
+# Quoted: generic for the type checker alone.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+Around: TypeAlias = "Callable[[Context], AbstractAsyncContextManager[None]]"
 
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
