@@ -23,7 +23,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"webhook-gateway cannot start:\n{error}\n")
         return 2
-    configure_logs()
+    configure_logs(settings.log_level)
     try:
         asyncio.run(_serve_until_signal(settings))
     except OSError as error:

@@ -18,7 +18,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _MAX_FRAMES = 30
 
 
-def configure_logs(level: int = logging.INFO) -> None:
+def configure_logs(level: str = "INFO") -> None:
     """Send our logs and those of the libraries to standard error, from `level` up."""
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,

@@ -1,9 +1,13 @@
-"""The gateway's settings, from the environment. Every problem is reported at once, and no value is ever shown."""
+"""The gateway's settings, from the environment (GATEWAY_...), or from a folder of files of the same names in lower case
+(GATEWAY_SECRETS_DIR, as Docker and Kubernetes mount secrets). Every problem is reported at once, and no value is ever shown.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from webhook_gateway.signature import NamedSecret
 
 _PREFIX: Final = "GATEWAY_"
+_SECRETS_DIR: Final = "GATEWAY_SECRETS_DIR"
 _MAX_SECRETS = 8  # each costs a signature of the whole body
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):(?P<port>\d{1,5})")
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -68,21 +73,30 @@ def _check_secrets(text: SecretStr) -> SecretStr:
 
 
 def _check_token(token: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[\x21-\x7e]+", token.get_secret_value()):
-        raise ValueError("must be the token of the service's internal listener: printable ASCII without spaces")
+    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]+", token.get_secret_value()):
+        raise ValueError(
+            "must be the token of the service's internal listener: one of them, printable ASCII without space and comma"
+        )
     return token
 
 
 class Settings(BaseSettings):
     """What the gateway needs to know; each is the environment variable GATEWAY_ + its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, hide_input_in_errors=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_ignore_empty=True,  # VARIABLE= in a compose file means that it is not set
+        frozen=True,
+        hide_input_in_errors=True,
+        extra="ignore",
+    )
 
     address: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8080"
     fulfillment_target: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:50052"
     internal_token: Annotated[SecretStr, AfterValidator(_check_token)]
     webhook_secrets: Annotated[SecretStr, AfterValidator(_check_secrets)]
     livemode: bool = False  # whether only live or only test events are taken
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     def named_secrets(self) -> tuple[NamedSecret, ...]:
         """Give the signing secrets, in the order of the setting."""
@@ -95,8 +109,11 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: something is missing or does not hold; all of it is named.
     """
+    folder = os.environ.get(_SECRETS_DIR) or None
+    if folder is not None and not Path(folder).is_dir():
+        raise SettingsError(f"{_SECRETS_DIR}: must be the path of a folder that exists")
     try:
-        return Settings()  # type: ignore[call-arg]  # the environment gives them
+        return Settings(_secrets_dir=folder)  # type: ignore[call-arg]  # the environment gives the others
     except ValidationError as error:
         lines = [f"{_PREFIX}{str(e['loc'][0]).upper()}: {_say(e['type'], e['msg'])}" for e in error.errors()]
         raise SettingsError("\n".join(lines)) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from webhook_gateway.settings import SettingsError, load_settings, parse_secrets, split_address
@@ -11,7 +13,7 @@ GOOD = {"GATEWAY_INTERNAL_TOKEN": "token-1", "GATEWAY_WEBHOOK_SECRETS": "main=wh
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ADDRESS", "FULFILLMENT_TARGET", "LIVEMODE"):
+    for name in ("ADDRESS", "FULFILLMENT_TARGET", "LIVEMODE", "LOG_LEVEL", "SECRETS_DIR"):
         monkeypatch.delenv(f"GATEWAY_{name}", raising=False)
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
@@ -48,12 +50,23 @@ def test_every_problem_is_named_and_no_value_shown(monkeypatch: pytest.MonkeyPat
     assert "shown" not in str(refused.value)
 
 
+def test_secrets_can_stand_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, "")  # as a compose file leaves it
+        (tmp_path / name.lower()).write_text(value + "\n")
+    monkeypatch.setenv("GATEWAY_SECRETS_DIR", str(tmp_path))
+    assert load_settings().internal_token.get_secret_value() == "token-1"
+    monkeypatch.setenv("GATEWAY_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match="GATEWAY_SECRETS_DIR: must be the path"):
+        load_settings()
+
+
 def test_settings_do_not_print_their_secrets() -> None:
     assert "token-1" not in repr(load_settings())
     assert "whsec_1" not in repr(load_settings())
 
 
-@pytest.mark.parametrize("token", ["", "with space", "with\nnewline", "ü"])
+@pytest.mark.parametrize("token", ["", "one,two", "with space", "with\nnewline", "ü"])
 def test_a_token_that_metadata_cannot_carry_is_refused(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("GATEWAY_INTERNAL_TOKEN", token)
     with pytest.raises(SettingsError, match="GATEWAY_INTERNAL_TOKEN"):
