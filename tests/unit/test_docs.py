@@ -14,6 +14,8 @@ from billing_service.settings import PREFIX, SECRETS_DIR
 from billing_service.settings import Settings as ServiceSettings
 from billing_service.stripe_api.sdk import API_VERSION
 from tools import doc_links, error_docs
+from webhook_gateway.settings import _PREFIX as GATEWAY_PREFIX
+from webhook_gateway.settings import _SECRETS_DIR as GATEWAY_SECRETS_DIR
 from webhook_gateway.settings import Settings as GatewaySettings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,7 +37,7 @@ def test_the_events_to_subscribe_to_are_those_handled() -> None:
 def test_every_variable_is_explained() -> None:
     """The page of the configuration has every environment variable of both programs, and none that there is not."""
     known = {f"{PREFIX}{name.upper()}" for name in ServiceSettings.model_fields} | {SECRETS_DIR}
-    known |= {f"GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
+    known |= {f"{GATEWAY_PREFIX}{name.upper()}" for name in GatewaySettings.model_fields} | {GATEWAY_SECRETS_DIR}
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", read("configuration.md"), re.MULTILINE)) == known
 
 
