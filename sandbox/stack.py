@@ -153,7 +153,6 @@ class Stack:
         port = self._ports.stripe
         arguments = {
             "--port": str(port),
-            "--api-key": self.secrets.api_key,
             "--state": str(self._plan.folder / "stripe.json"),
             "--api-key": self.secrets.api_key,
             "--webhook-url": f"http://{HOST}:{self._ports.gateway}/webhooks/stripe",
