@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from billing_service.address import Address
+from billing_service.address import Address, ListenError
 from billing_service.domain.catalog import Catalog
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.fulfill import Fulfill
@@ -88,12 +88,17 @@ class Program:
             ListenError: an address is in use.
             Exception: what a background task died of; nothing goes on without one of them.
         """
+        try:
+            listening(await self._listen())
+        except ListenError:
+            await asyncio.gather(*(listener.stop(0) for listener in self._listeners))
+            await self._close()
+            raise
         writer = asyncio.create_task(self._fulfill.run(), name="writer")
         prices = asyncio.create_task(self._keep_prices(), name="prices")
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            listening(await self._listen())
             await asyncio.wait({writer, prices, watch, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _ended(watch, stopping)

@@ -95,15 +95,15 @@ def _url_parts_problem(parts: SplitResult) -> str | None:
         return "must be an absolute URL that begins with https://"
     if "@" in parts.netloc:
         return "must not contain a user name or password"
-    if not _is_host(host):
+    if not _is_host(host, bracketed="[" in parts.netloc):
         return "must name a valid host"
     if parts.scheme == "http" and not is_loopback(host):
         return "must begin with https:// (http:// only for a loopback host)"
     return None
 
 
-def _is_host(host: str) -> bool:
-    if ":" in host:  # urlsplit has taken the brackets of an IPv6 address
+def _is_host(host: str, *, bracketed: bool) -> bool:
+    if bracketed:  # urlsplit has taken the brackets of an IPv6 address
         try:
             ipaddress.IPv6Address(host)
         except ValueError:

@@ -1,0 +1,128 @@
+"""What the domain says reaches the wire whole: every value has its word in the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from billing.internal.v1 import fulfillment_service_pb2
+from billing.v1 import checkout_pb2, entitlement_pb2, plan_pb2
+
+from billing_service.domain.access import Source, SourceState, SourceType
+from billing_service.domain.catalog import UNLIMITED, FeatureValue, PlanMode
+from billing_service.domain.catalog_file import parse_catalog
+from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
+from billing_service.domain.entitlement import Entitlement, Entitlements
+from billing_service.flows.fulfill import EventResult, Outcome
+from billing_service.flows.list_plans import PlanListing
+from billing_service.rpc import responses
+
+_NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+_CATALOG = Path(__file__).parents[3] / "catalog.toml"
+_TABLES: list[tuple[type[StrEnum], Mapping[Any, int], Any, str]] = [
+    (CheckoutState, responses.CHECKOUT_STATES, checkout_pb2.CheckoutSession.State, "STATE_"),
+    (SourceType, responses.SOURCE_TYPES, entitlement_pb2.Source.Type, "TYPE_"),
+    (SourceState, responses.SOURCE_STATES, entitlement_pb2.Source.State, "STATE_"),
+    (PlanMode, responses.PLAN_MODES, plan_pb2.PlanMode, "PLAN_MODE_"),
+    (Outcome, responses.OUTCOMES, fulfillment_service_pb2.FulfillResult.Outcome, "OUTCOME_"),
+]
+
+
+@pytest.mark.parametrize(
+    ("domain", "table", "wire", "prefix"), _TABLES, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_every_value_of_the_domain_is_the_one_of_the_same_name_on_the_wire(
+    domain: type[StrEnum], table: Mapping[Any, int], wire: Any, prefix: str
+) -> None:
+    assert {member: wire.Name(table[member]) for member in domain} == {m: f"{prefix}{m.name}" for m in domain}
+    assert set(table.values()) == set(wire.values()) - {0}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(True, "bool_value"), (False, "bool_value"), (0, "integer_value"), (UNLIMITED, "unlimited"), ("", "text_value")],
+)
+def test_a_feature_value_keeps_its_type(value: FeatureValue, kind: str) -> None:
+    assert responses._feature_value(value).WhichOneof("kind") == kind
+
+
+def _session(url: str | None) -> CheckoutSession:
+    return CheckoutSession(
+        checkout_session_id="cs_1",
+        url=url,
+        state=CheckoutState.OPEN,
+        expire_time=_NOW + timedelta(hours=1),
+        create_time=_NOW,
+        customer_id="u1",
+        plan_key="pro",
+        price_key="monthly",
+        quantity=3,
+    )
+
+
+def test_a_checkout_session_reaches_the_wire_whole() -> None:
+    message = responses.create_checkout_session_response(
+        CreatedCheckout(_session("https://pay.example/1"), reused=True)
+    )
+    session = message.checkout_session
+    assert message.reused
+    assert (session.checkout_session_id, session.url, session.quantity) == ("cs_1", "https://pay.example/1", 3)
+    assert (session.customer_id, session.plan_key, session.price_key) == ("u1", "pro", "monthly")
+    assert session.create_time.ToDatetime(UTC) == _NOW
+    assert session.expire_time.ToDatetime(UTC) == _NOW + timedelta(hours=1)
+
+
+def test_a_session_that_is_not_open_has_no_url() -> None:
+    assert not responses.get_checkout_session_response(_session(None)).checkout_session.url
+
+
+def test_entitlements_reach_the_wire_whole() -> None:
+    source = Source(SourceType.SUBSCRIPTION, SourceState.GRACE, "pro", 2, "si_1", "sub_1", _NOW, None)
+    entitlement = Entitlement("projects", UNLIMITED, source, _NOW + timedelta(days=1))
+    off = Entitlement("export", value=False, source=None, next_change_time=None)
+    message = responses.get_entitlements_response(
+        Entitlements("u1", 4, (entitlement, off), (source,), ("pro",), _NOW, _NOW + timedelta(days=1), "v1")
+    )
+    first, second = message.entitlements
+    assert (message.customer_id, message.revision, message.catalog_version) == ("u1", 4, "v1")
+    assert (list(message.plan_keys), message.read_time.ToDatetime(UTC)) == (["pro"], _NOW)
+    assert (first.feature_key, first.value.unlimited, first.source) == ("projects", True, message.sources[0])
+    assert first.source.stripe_subscription_id == "sub_1"
+    assert first.source.HasField("start_time")
+    assert not first.source.HasField("end_time")
+    assert not second.HasField("source")
+    assert not second.HasField("next_change_time")
+
+
+def test_a_time_without_a_zone_does_not_leave_the_service() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        responses._timestamp(_NOW.replace(tzinfo=None))
+
+
+def test_the_plans_reach_the_wire_in_the_order_of_the_catalog() -> None:
+    catalog = parse_catalog(_CATALOG.read_text(encoding="utf-8"))
+    listing = PlanListing(tuple(catalog.plans.values()), frozenset({("pro", "yearly")}), catalog)
+    message = responses.list_plans_response(listing)
+    plans = {plan.plan_key: plan for plan in message.plans}
+    assert list(plans) == ["free", "pro", "team", "export_pass"]
+    assert message.catalog_version == catalog.version
+    assert [plan.is_default for plan in message.plans] == [True, False, False, False]
+    assert [(price.price_key, price.available) for price in plans["pro"].prices] == [
+        ("monthly", False),
+        ("yearly", True),
+    ]
+    assert [feature.feature_key for feature in plans["team"].features] == ["projects", "seats", "api_access", "support"]
+    assert [feature.scales_with_quantity for feature in plans["team"].features] == [False, True, False, False]
+    assert plans["team"].quantity_allowed
+    assert plans["export_pass"].duration.ToTimedelta() == timedelta(days=30)
+    assert not plans["pro"].HasField("duration")
+
+
+def test_results_keep_their_order_and_an_unread_id_is_empty() -> None:
+    results = [EventResult("evt_1", Outcome.APPLIED), EventResult(None, Outcome.QUARANTINED)]
+    message = responses.fulfill_response(results)
+    assert [(result.event_id, result.outcome) for result in message.results] == [("evt_1", 1), ("", 5)]
