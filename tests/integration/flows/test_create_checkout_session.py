@@ -1,0 +1,342 @@
+"""Exactly one session per intent, whatever is lost, repeated or crashes; one open page per customer and plan group."""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psycopg
+import pytest
+
+from billing_service.deadline import deadline_after
+from billing_service.domain.checkout import CheckoutRequest, CheckoutState
+from billing_service.domain.errors import (
+    AlreadySubscribedError,
+    CheckoutSupersededError,
+    InvalidFieldsError,
+    PlanNotForSaleError,
+    PlanNotFoundError,
+    PriceNotAvailableError,
+    PriceNotFoundError,
+    RequestIdReusedError,
+    StripeUnavailableError,
+)
+from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.get_checkout_session import GetCheckoutSession
+from billing_service.flows.prices import Prices
+from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.flows.reads import Reads
+from billing_service.storage.database import Database
+from billing_service.stripe_api.client import StripeApi
+from sandbox.stripe.app import StandInStripe
+from tests.integration.flows.conftest import CATALOG
+from tests.stripe_proxy import StripeProxy, fail, held, lose_answer, lose_request, proxied
+
+KEY = "sk_test_flows"
+SESSIONS = ("POST", "/v1/checkout/sessions")
+CUSTOMERS = ("POST", "/v1/customers")
+REQUEST = CheckoutRequest(
+    request_id="request-1",
+    customer_id="ann",
+    plan_key="pro",
+    price_key=None,
+    quantity=1,
+    success_url="https://shop.example/done?session={CHECKOUT_SESSION_ID}",
+    cancel_url="https://shop.example/plans",
+    customer_email="ann@example.com",
+    allow_promotion_codes=False,
+    metadata={"campaign": "spring"},
+)
+
+
+class Clock:
+    """The time that the flows and the stand-in share, ahead of the real one by what the test says."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+class Shop:
+    """One process's flows, the Stripe they talk to, and the proxy in between."""
+
+    def __init__(
+        self, database: Database, stripe: StripeApi, proxy: StripeProxy, stripe_url: str, clock: Clock
+    ) -> None:
+        self.clock = clock
+        self.proxy = proxy
+        self.stripe = stripe
+        self._stripe_url = stripe_url
+        prices = Prices(database, stripe, CATALOG)
+        reads = Reads(database, stripe, prices, "default", clock)
+        self.create = CreateCheckoutSession(database, stripe, prices, reads, "default", clock)
+        self.get = GetCheckoutSession(database)
+        self.read = ReadEntitlements(database, prices, clock)
+
+    async def control(self, path: str, **body: Any) -> None:
+        """Have the stand-in do what happens at Stripe."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self._stripe_url}/_control/{path}", json=body) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """Give every session that exists at Stripe."""
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.get(f"{self._stripe_url}/v1/checkout/sessions") as answer,
+        ):
+            found: list[dict[str, Any]] = (await answer.json())["data"]
+            return found
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def stripe_url(clock: Clock) -> AsyncIterator[str]:
+    stand_in = StandInStripe(KEY, now=lambda: clock().timestamp())
+    url = await stand_in.start()
+    stand_in.seed(tomllib.loads((Path(__file__).parents[3] / "catalog.toml").read_text()))
+    yield url
+    await stand_in.stop()
+
+
+@asynccontextmanager
+async def opened(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Shop]:
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(proxied(stripe_url))
+        database = Database(database_url)
+        stack.push_async_callback(database.close)
+        stripe = await stack.enter_async_context(StripeApi(KEY, proxy.url))
+        yield Shop(database, stripe, proxy, stripe_url, clock)
+
+
+@pytest.fixture
+async def shop(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Shop]:
+    async with opened(database_url, stripe_url, clock) as one:
+        yield one
+
+
+async def test_a_session_carries_our_ids_and_the_catalogs_price(shop: Shop) -> None:
+    created = await shop.create(REQUEST)
+    assert (created.reused, created.session.state) == (False, CheckoutState.OPEN)
+    (made,) = await shop.sessions()
+    assert (made["id"], made["url"]) == (created.session.checkout_session_id, created.session.url)
+    assert made["client_reference_id"] == "ann"
+    assert made["metadata"].items() >= {
+        "billing_customer_id": "ann", "billing_deployment": "default", "billing_plan_key": "pro",
+        "billing_price_key": "monthly", "billing_quantity": "1", "campaign": "spring",
+    }.items()  # fmt: skip
+    assert made["mode"] == "subscription"
+
+
+async def test_the_same_request_again_gets_the_stored_answer(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    second = await shop.create(REQUEST)
+    assert first == second
+    assert shop.proxy.calls[SESSIONS] == 1
+
+
+async def test_the_same_request_id_with_other_parameters_is_refused(shop: Shop) -> None:
+    await shop.create(REQUEST)
+    for other in (replace(REQUEST, plan_key="team"), replace(REQUEST, customer_id="bob")):
+        with pytest.raises(RequestIdReusedError):
+            await shop.create(other)
+    assert len(await shop.sessions()) == 1
+
+
+async def test_another_request_for_the_same_thing_gets_the_open_session(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    second = await shop.create(replace(REQUEST, request_id="request-2"))
+    assert (second.reused, second.session) == (True, first.session)
+    assert await shop.create(replace(REQUEST, request_id="request-2")) == second
+
+
+async def test_a_page_with_little_life_left_is_replaced(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    shop.clock.ahead = timedelta(hours=23, minutes=30)
+    second = await shop.create(replace(REQUEST, request_id="request-2"))
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
+
+
+async def test_another_plan_of_the_group_expires_the_open_session_first(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    second = await shop.create(replace(REQUEST, request_id="request-2", plan_key="team", quantity=3))
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
+    assert (await shop.get(first.session.checkout_session_id)).state is CheckoutState.EXPIRED
+    assert (await shop.create(REQUEST)).session.state is CheckoutState.EXPIRED
+
+
+async def test_an_add_on_leaves_the_open_session_of_a_plan_alone(shop: Shop) -> None:
+    await shop.create(REQUEST)
+    await shop.create(replace(REQUEST, request_id="request-2", plan_key="export_pass"))
+    assert [made["status"] for made in await shop.sessions()] == ["open", "open"]
+
+
+async def test_a_session_that_was_just_paid_is_folded_and_the_next_one_refused(shop: Shop) -> None:
+    """No webhook came: what our own verified read says counts."""
+    first = await shop.create(REQUEST)
+    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
+    with pytest.raises(AlreadySubscribedError):
+        await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert (await shop.read("ann")).plan_keys == ("pro",)
+    assert (await shop.get(first.session.checkout_session_id)).state is CheckoutState.COMPLETE
+    with pytest.raises(AlreadySubscribedError):
+        await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert len(await shop.sessions()) == 1
+
+
+@pytest.mark.parametrize("fault", [lose_answer, lose_request], ids=["answer lost", "request lost"])
+@pytest.mark.parametrize("call", [SESSIONS, CUSTOMERS], ids=["session", "customer"])
+async def test_after_no_answer_the_same_key_makes_exactly_one(shop: Shop, call: tuple[str, str], fault: Any) -> None:
+    shop.proxy.next(*call, fault)
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(REQUEST)
+    created = await shop.create(REQUEST)
+    assert [made["id"] for made in await shop.sessions()] == [created.session.checkout_session_id]
+    assert len({made["customer"] for made in await shop.sessions()}) == 1
+
+
+async def test_another_request_for_the_same_thing_resumes_what_was_left_unfinished(shop: Shop) -> None:
+    shop.proxy.next(*SESSIONS, lose_answer)
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(REQUEST)
+    created = await shop.create(replace(REQUEST, request_id="request-2"))
+    assert [made["id"] for made in await shop.sessions()] == [created.session.checkout_session_id]
+
+
+async def test_a_definite_error_takes_the_next_attempt_since_stripe_would_replay_it(shop: Shop) -> None:
+    shop.proxy.next(*SESSIONS, fail)
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(REQUEST)
+    assert (await shop.create(REQUEST)).session.state is CheckoutState.OPEN
+
+
+async def test_fifty_calls_at_once_make_one_customer_and_one_session(shop: Shop, database_url: str) -> None:
+    requests = [replace(REQUEST, request_id=f"request-{number % 5}") for number in range(50)]
+    created = await asyncio.gather(*(shop.create(request) for request in requests))
+    assert len({one.session.checkout_session_id for one in created}) == 1
+    assert len(await shop.sessions()) == 1
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (1,)
+
+
+async def test_an_intent_that_is_superseded_meanwhile_expires_the_session_it_just_made(shop: Shop) -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+    shop.proxy.next(*SESSIONS, held(arrived, go))
+    slow = asyncio.create_task(shop.create(REQUEST))
+    await arrived.wait()
+    quick = await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    go.set()
+    with pytest.raises(CheckoutSupersededError):
+        await slow
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states.pop(quick.session.checkout_session_id) == "open"
+    assert list(states.values()) == ["expired"]
+
+
+@pytest.mark.parametrize("call", [SESSIONS, CUSTOMERS], ids=["session", "customer"])
+async def test_a_process_that_dies_between_the_phases_is_resumed_by_another(
+    database_url: str, stripe_url: str, call: tuple[str, str]
+) -> None:
+    async with (
+        opened(database_url, stripe_url, Clock()) as dying,
+        opened(database_url, stripe_url, Clock()) as next_one,
+    ):
+        arrived = asyncio.Event()
+        dying.proxy.next(*call, held(arrived, asyncio.Event()))
+        dead = asyncio.create_task(dying.create(REQUEST))
+        await arrived.wait()
+        dead.cancel()
+        await asyncio.wait({dead})
+        created = await next_one.create(REQUEST)
+        assert [made["id"] for made in await next_one.sessions()] == [created.session.checkout_session_id]
+
+
+async def test_an_unfinished_intent_older_than_a_key_lives_is_abandoned(shop: Shop, database_url: str) -> None:
+    shop.proxy.next(*SESSIONS, lose_request)
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(REQUEST)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE checkout_intents SET create_time = create_time - interval '23 hours 1 minute'")
+    created = await shop.create(REQUEST)
+    assert created.session.state is CheckoutState.OPEN
+    with psycopg.connect(database_url) as connection:
+        states = connection.execute("SELECT state FROM checkout_intents ORDER BY create_time").fetchall()
+    assert states == [("abandoned",), ("open",)]
+
+
+async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(shop: Shop, database_url: str) -> None:
+    first = await shop.create(REQUEST)
+    (made,) = await shop.sessions()
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.delete(f"{shop.proxy.url}/v1/customers/{made['customer']}") as answer,
+    ):
+        assert answer.status == 200
+    second = await shop.create(replace(REQUEST, request_id="request-2", plan_key="export_pass"))
+    assert second.session.checkout_session_id != first.session.checkout_session_id
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (2,)
+
+
+async def test_a_session_that_stripe_does_not_know_does_not_block_its_group(shop: Shop, database_url: str) -> None:
+    await shop.create(REQUEST)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE checkout_intents SET checkout_session_id = 'cs_test_of_another_account'")
+    created = await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert created.session.plan_key == "team"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"plan_key": "prp"}, PlanNotFoundError),
+        ({"plan_key": "free"}, PlanNotForSaleError),
+        ({"price_key": "weekly"}, PriceNotFoundError),
+        ({"quantity": 2}, InvalidFieldsError),
+    ],
+)
+async def test_what_the_catalog_does_not_sell_is_refused_and_leaves_no_trace(
+    shop: Shop, database_url: str, change: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await shop.create(replace(REQUEST, **change))
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM customers").fetchone() == (0,)
+
+
+async def test_a_price_that_stripe_does_not_have_is_not_available(database_url: str) -> None:
+    stand_in = StandInStripe(KEY)
+    url = await stand_in.start()
+    try:
+        async with opened(database_url, url, Clock()) as shop:
+            with pytest.raises(PriceNotAvailableError) as raised:
+                await shop.create(REQUEST)
+            assert raised.value.metadata == {"lookup_key": "pro_monthly"}
+    finally:
+        await stand_in.stop()
+
+
+async def test_a_stripe_that_hangs_is_unavailable_within_the_callers_deadline(shop: Shop) -> None:
+    await shop.create(replace(REQUEST, request_id="request-0", customer_id="bob"))  # prices are known
+    shop.proxy.next(*SESSIONS, held(asyncio.Event(), asyncio.Event()))
+    with deadline_after(0.5), pytest.raises(StripeUnavailableError):
+        await shop.create(REQUEST)
