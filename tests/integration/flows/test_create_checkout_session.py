@@ -63,6 +63,7 @@ class Clock:
         self.ahead = timedelta()
 
     def __call__(self) -> datetime:
+        """Give the time."""
         return datetime.now(UTC) + self.ahead
 
 
