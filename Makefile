@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 STUBS := clients/python
 PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check lint types contracts protos generate generated lock clean
+.PHONY: help setup run test check lint types contracts protos generate generated docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ run: $(STAMP) ## everything: Postgres, stand-in Stripe, service, gateway, storef
 test: $(STAMP) ## unit, integration and acceptance tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
-check: lint types contracts protos generated ## everything that must stay true beside the tests
+check: lint types contracts protos generated docs ## everything that must stay true beside the tests
 
 lint: $(STAMP) ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -53,9 +53,13 @@ generated: generate ## regenerating leaves no difference
 	@git diff --exit-code --stat -- $(STUBS) && test -z "$$(git status --porcelain -- $(STUBS))" \
 	  || { echo "The stubs are not what protos/ gives: run 'make generate' and commit."; exit 1; }
 
+docs: $(STAMP) ## pages agree with the contract, and links lead somewhere
+	@$(BIN)/python -m tools.error_docs --check && $(BIN)/python -m tools.doc_links
+
 lock: ## requirements/*.txt anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+	echo 'hatchling>=1.27' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/dev.txt - -o requirements/build.txt
 
 clean: ## the virtual environment and the sandbox's data
 	rm -rf $(VENV) .sandbox

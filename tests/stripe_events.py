@@ -47,22 +47,28 @@ def session(customer_id: str, *, mode: str = "subscription", plan: str = "pro", 
 
 
 def subscription(
-    customer_id: str, status: str = "active", *, lookup_key: str = "pro_monthly", quantity: int = 1, **more: Any
+    customer_id: str,
+    status: str = "active",
+    *,
+    lookup_key: str = "pro_monthly",
+    quantity: int = 1,
+    start: int = START,
+    **more: Any,
 ) -> dict[str, Any]:
     """Give a subscription of a customer with one item, its period on the item as since basil."""
     item = {
         "id": f"si_{customer_id}",
         "object": "subscription_item",
         "quantity": quantity,
-        "current_period_start": START,
-        "current_period_end": START + MONTH,
+        "current_period_start": start,
+        "current_period_end": start + MONTH,
         "price": {"id": f"price_{lookup_key}", "object": "price", "lookup_key": lookup_key},
     }
     return {
         "id": f"sub_{customer_id}",
         "object": "subscription",
-        "created": START,
-        "start_date": START,
+        "created": start,
+        "start_date": start,
         "customer": f"cus_{customer_id}",
         "status": status,
         "items": {"object": "list", "data": [item], "has_more": False},
@@ -90,11 +96,11 @@ def invoice(customer_id: str, status: str = "paid", **more: Any) -> dict[str, An
     } | more
 
 
-def purchase(customer_id: str) -> list[bytes]:
+def purchase(customer_id: str, start: int = START) -> list[bytes]:
     """Give the events of one paid subscription checkout, all of the same second, in the order in which Stripe makes them."""
     return [
-        event("customer.subscription.created", subscription(customer_id, "incomplete")),
-        event("invoice.paid", invoice(customer_id)),
-        event("customer.subscription.updated", subscription(customer_id, "active")),
-        event("checkout.session.completed", session(customer_id)),
+        event("customer.subscription.created", subscription(customer_id, "incomplete", start=start), created=start),
+        event("invoice.paid", invoice(customer_id), created=start),
+        event("customer.subscription.updated", subscription(customer_id, "active", start=start), created=start),
+        event("checkout.session.completed", session(customer_id), created=start),
     ]
