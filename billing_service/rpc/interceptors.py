@@ -4,8 +4,9 @@
 2. ErrorTranslation: whatever is raised further in becomes a google.rpc.Status; nothing unknown leaks.
 3. BearerToken: calls of the internal listener show a token (health stays open).
 4. Admission: a bounded number of calls at once; the next one is told to come again.
-5. Deadline: the caller's deadline, or ours where he set none, bounds the work and every wait in it.
-6. RequestDecoding (in `layers`).
+5. Streams: those have no end of their own, and are given one when the listener stops.
+6. Deadline: the caller's deadline, or ours where he set none, bounds the work and every wait in it.
+7. RequestDecoding (in `layers`).
 """
 
 from __future__ import annotations
@@ -199,6 +200,42 @@ class Admission(Layer):
     async def idle(self) -> None:
         """Wait until no call is in flight; the caller bounds the wait."""
         await self._idle.wait()
+
+
+class Streams(Layer):
+    """Ends the streams (health watchers, reflection) when told to, so that a stop need not wait for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limits: set[asyncio.Timeout] = set()  # bounded by gRPC's own limit of calls
+        self._ended = False
+
+    def applies(self, method: str, handler: Handler) -> bool:  # noqa: ARG002 - all streams are alike here
+        """Streams only."""
+        return handler.request_streaming or handler.response_streaming
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:  # noqa: ARG002 - all streams are alike here
+        """Let the stream go on until `end`."""
+        limit = asyncio.timeout(0 if self._ended else None)
+        try:
+            async with limit:
+                self._limits.add(limit)
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
+        finally:
+            self._limits.discard(limit)
+
+    def end(self) -> None:
+        """End every stream, and from now on each that begins, with UNAVAILABLE."""
+        self._ended = True
+        now = asyncio.get_running_loop().time()
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(now)
 
 
 class Deadline(Layer):

@@ -14,13 +14,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # ships no types
 
 from billing_service.address import Address, ListenError, check_free
-from billing_service.rpc.interceptors import Admission, BearerToken, CallLog, Deadline, ErrorTranslation
+from billing_service.rpc.interceptors import Admission, BearerToken, CallLog, Deadline, ErrorTranslation, Streams
 from billing_service.rpc.layers import RequestDecoding
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024  # as the contract says
 MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and more only queues for the database
 MAX_OTHER_CALLS: Final = 200  # health and reflection beside them
-FLUSH_S: Final = 0.5  # for the last answers to leave once no call is in flight
 HEALTH_UPDATE_LIMIT_S: Final = 1.0  # a watcher that does not read is not to hold the truth up
 
 PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"].full_name
@@ -58,8 +57,10 @@ class Listener:
         """Take the service's full name, what adds its servicer, and the tokens of which callers must show one, if any."""
         self._names = ("", service)
         self._admission = Admission(max_calls)
+        self._streams = Streams()
+        self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=_interceptors(self._admission, tokens),
+            interceptors=_interceptors(self._admission, self._streams, tokens),
             options=OPTIONS,
             maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS,
         )
@@ -93,23 +94,31 @@ class Listener:
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, take no more calls, and give those in flight `grace_s` to end; then cut what is left.
 
-        Streams (health watchers) have no end of their own and are cut as soon as no other call is in flight.
+        Streams have no end of their own and are ended as soon as no other call is in flight. A second stop waits for the
+        first: two at once in gRPC end in a segmentation fault (grpcio 1.85).
         """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(grace_s))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEALTH_UPDATE_LIMIT_S):
                 await self._health.enter_graceful_shutdown()
-        stopping = asyncio.create_task(self._server.stop(grace_s))
+        closing = asyncio.create_task(self._server.stop(grace_s))
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._admission.idle()
-        await self._server.stop(min(FLUSH_S, grace_s))
-        await stopping
+        self._streams.end()
+        await closing
 
 
-def _interceptors(admission: Admission, tokens: Collection[str] | None) -> Sequence[grpc.aio.ServerInterceptor]:
+def _interceptors(
+    admission: Admission, streams: Streams, tokens: Collection[str] | None
+) -> Sequence[grpc.aio.ServerInterceptor]:
     """The one order, the outermost first; `interceptors` says what each is for."""
     guard = () if tokens is None else (BearerToken(tokens),)
-    return (CallLog(), ErrorTranslation(), *guard, admission, Deadline(), RequestDecoding())
+    return (CallLog(), ErrorTranslation(), *guard, admission, streams, Deadline(), RequestDecoding())
 
 
 def public_listener(

@@ -106,6 +106,7 @@ async def test_a_watcher_hears_of_every_change_and_does_not_hold_up_the_stop() -
         async with asyncio.timeout(20):  # far below the grace of the stop
             await wire.listener.stop(60)
         second = await watch.read()
+        assert await watch.code() is grpc.StatusCode.UNAVAILABLE
     assert (first.status, second.status) == (
         health_pb2.HealthCheckResponse.SERVING,
         health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -140,7 +141,8 @@ async def test_a_stop_answers_the_call_that_is_in_flight_and_takes_no_other() ->
             go_on.set()
             await stopping
             assert (await call).customer_id == "u1"
-    assert code is grpc.StatusCode.UNAVAILABLE
+    # CANCELLED is what gRPC itself says to a call that had reached the socket, and not yet us, when the stop began.
+    assert code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 async def test_a_stop_cuts_a_call_that_outlives_its_grace() -> None:
@@ -157,6 +159,12 @@ async def test_a_stop_cuts_a_call_that_outlives_its_grace() -> None:
             await wire.listener.stop(0.1)
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
+
+
+async def test_two_stops_at_once_are_one() -> None:
+    async with public(answered) as wire, asyncio.timeout(20):
+        await wire.billing.GetEntitlements(_ASK)
+        await asyncio.gather(wire.listener.stop(60), wire.listener.stop(0))
 
 
 async def test_a_port_in_use_by_another_service_is_one_sentence_that_names_the_setting() -> None:
