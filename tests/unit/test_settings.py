@@ -1,0 +1,144 @@
+"""The environment configures the service, or every problem of it is named at once and no value is shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from billing_service.address import Address
+from billing_service.settings import DatabaseSettings, Settings, SettingsError, load_settings
+
+_CATALOG = Path(__file__).parents[2] / "catalog.toml"
+_GOOD = {
+    "BILLING_DATABASE_URL": "postgresql://billing:hunter2@db.example/billing",
+    "BILLING_STRIPE_API_KEY": "sk_test_hunter2",
+    "BILLING_CATALOG": str(_CATALOG),
+    "BILLING_INTERNAL_TOKEN": "hunter2-hunter2-hunter2",
+}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("BILLING_")]:
+        monkeypatch.delenv(name)
+    for name, value in _GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+def _problems(kind: type[DatabaseSettings] = Settings) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(kind)
+    assert "hunter2" not in f"{caught.value}{caught.value.__cause__!r}"
+    return caught.value.problems
+
+
+def test_four_variables_are_enough_and_the_rest_has_the_documented_defaults() -> None:
+    settings = load_settings(Settings)
+    assert settings.stripe_api_base == "https://api.stripe.com"
+    assert (settings.deployment, settings.log_level) == ("default", "INFO")
+    assert (settings.grpc_address, settings.internal_address) == (
+        Address("127.0.0.1", 50051),
+        Address("127.0.0.1", 50052),
+    )
+    assert settings.ops_address == Address("127.0.0.1", 9091)
+    assert settings.internal_tokens() == ("hunter2-hunter2-hunter2",)
+    assert "hunter2" not in f"{settings!r}{settings}"
+
+
+def test_migrate_needs_the_database_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BILLING_STRIPE_API_KEY", "BILLING_CATALOG", "BILLING_INTERNAL_TOKEN"):
+        monkeypatch.delenv(name)
+    assert load_settings(DatabaseSettings).database_url.get_secret_value() == _GOOD["BILLING_DATABASE_URL"]
+
+
+def test_names_every_variable_that_is_missing_or_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _GOOD:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BILLING_CATALOG", "")
+    assert sorted(_problems()) == sorted(f"{name}: is not set" for name in _GOOD)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BILLING_DATABASE_URL", "mysql://billing:hunter2@db/billing"),
+        ("BILLING_DATABASE_URL", "postgresql://billing:hunter2@db/billing?nonsense=1"),
+        ("BILLING_STRIPE_API_KEY", "pk_test_hunter2"),
+        ("BILLING_STRIPE_API_KEY", "whsec_hunter2"),
+        ("BILLING_STRIPE_API_KEY", "sk_test_hunter2\n"),
+        ("BILLING_STRIPE_API_BASE", "api.stripe.com"),
+        ("BILLING_STRIPE_API_BASE", "https://[x"),
+        ("BILLING_STRIPE_API_BASE", "https://user:hunter2@api.stripe.com"),
+        ("BILLING_CATALOG", "/nowhere/catalog.toml"),
+        ("BILLING_CATALOG", "/"),
+        ("BILLING_DEPLOYMENT", "my deployment"),
+        ("BILLING_GRPC_ADDRESS", "50051"),
+        ("BILLING_GRPC_ADDRESS", "127.0.0.1:65536"),
+        ("BILLING_GRPC_ADDRESS", "127.0.0.1:http"),
+        ("BILLING_GRPC_ADDRESS", "::1:50051"),
+        ("BILLING_INTERNAL_ADDRESS", ":50052"),
+        ("BILLING_OPS_ADDRESS", "localhost:"),
+        ("BILLING_INTERNAL_TOKEN", "hunter2"),
+        ("BILLING_INTERNAL_TOKEN", "hunter2-hunter2 hunter2"),
+        ("BILLING_INTERNAL_TOKEN", "hunter2-hunter2-hunter2,"),
+        ("BILLING_INTERNAL_TOKEN", ",".join(["hunter2-hunter2-hunter2"] * 5)),
+        ("BILLING_LOG_LEVEL", "loud"),
+        ("BILLING_INSECURE_LISTEN", "perhaps"),
+    ],
+)
+def test_refuses_a_value_that_does_not_hold_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    problems = _problems()
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{name}: ")
+
+
+def test_reports_every_problem_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BILLING_INTERNAL_TOKEN")
+    monkeypatch.setenv("BILLING_STRIPE_API_KEY", "pk_live_hunter2")
+    monkeypatch.setenv("BILLING_GRPC_ADDRESS", "0.0.0.0:50051")
+    assert [problem.partition(":")[0] for problem in _problems()] == [
+        "BILLING_STRIPE_API_KEY",
+        "BILLING_GRPC_ADDRESS",
+        "BILLING_INTERNAL_TOKEN",
+    ]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "billing.example:50051", "10.0.0.7:50051"])
+def test_callers_from_other_machines_need_a_word_from_the_operator(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("BILLING_GRPC_ADDRESS", address)
+    assert "BILLING_INSECURE_LISTEN" in _problems()[0]
+    monkeypatch.setenv("BILLING_INSECURE_LISTEN", "true")
+    assert str(load_settings(Settings).grpc_address) == address
+
+
+def test_two_listeners_do_not_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_GRPC_ADDRESS", "127.0.0.1:50052")
+    assert _problems() == ("BILLING_INTERNAL_ADDRESS: must not be the same as BILLING_GRPC_ADDRESS",)
+
+
+def test_a_live_key_does_not_travel_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_STRIPE_API_BASE", "http://127.0.0.1:12111")
+    assert load_settings(Settings).stripe_api_base == "http://127.0.0.1:12111"
+    monkeypatch.setenv("BILLING_STRIPE_API_KEY", "rk_live_hunter2")
+    assert _problems() == ("BILLING_STRIPE_API_BASE: must begin with https:// when the API key is a live one",)
+
+
+def test_several_tokens_are_taken_so_that_one_can_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_INTERNAL_TOKEN", "a" * 16 + "," + "b" * 16)
+    assert load_settings(Settings).internal_tokens() == ("a" * 16, "b" * 16)
+
+
+def test_secrets_may_come_from_a_folder_of_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("BILLING_STRIPE_API_KEY")
+    (tmp_path / "billing_stripe_api_key").write_text("sk_test_from_file\n", encoding="utf-8")
+    monkeypatch.setenv("BILLING_SECRETS_DIR", str(tmp_path))
+    assert load_settings(Settings).stripe_api_key.get_secret_value() == "sk_test_from_file"
+    monkeypatch.setenv("BILLING_SECRETS_DIR", str(tmp_path / "nowhere"))
+    assert _problems() == ("BILLING_SECRETS_DIR: must be the path of a folder that exists",)
