@@ -25,6 +25,7 @@ _SHAPES: dict[str, tuple[str, int]] = {
     Kind.PAYMENT_INTENT: ("pi_3", 23),
     Kind.CHARGE: ("ch_3", 23),
     Kind.REFUND: ("re_3", 23),
+    Kind.DISPUTE: ("du_1", 23),
     Kind.EVENT: ("evt_1", 23),
 }
 _KIND_BY_PREFIX = {prefix.split("_", maxsplit=1)[0]: Kind(kind) for kind, (prefix, _) in _SHAPES.items()}

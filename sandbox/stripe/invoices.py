@@ -7,90 +7,23 @@ invoice's payments. https://docs.stripe.com/billing/invoices/subscription
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from sandbox.stripe import payment_intents
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError
 from sandbox.stripe.identifiers import new_id
+from sandbox.stripe.invoice_shape import TOTALS, Line, blank, shaped_line
 from sandbox.stripe.objects import Kind, Object, list_of
-
-RETRY_AFTER_S = 3 * 24 * 3600  # a failed renewal is tried again; Stripe's smart retries lie days apart
-
-# Fields that an invoice has at Stripe and that are null in a new one here.
-_EMPTY = (
-    "account_name",
-    "account_tax_ids",
-    "application",
-    "automatically_finalizes_at",
-    "custom_fields",
-    "customer_account",
-    "customer_address",
-    "customer_phone",
-    "customer_shipping",
-    "default_payment_method",
-    "default_source",
-    "description",
-    "due_date",
-    "effective_at",
-    "ending_balance",
-    "footer",
-    "from_invoice",
-    "hosted_invoice_url",
-    "invoice_pdf",
-    "last_finalization_error",
-    "latest_revision",
-    "next_payment_attempt",
-    "on_behalf_of",
-    "receipt_number",
-    "rendering",
-    "shipping_cost",
-    "shipping_details",
-    "statement_descriptor",
-    "test_clock",
-    "webhooks_delivered_at",
-)
-
-_ZERO = (
-    "amount_overpaid",
-    "amount_paid",
-    "amount_shipping",
-    "attempt_count",
-    "post_payment_credit_notes_amount",
-    "pre_payment_credit_notes_amount",
-    "starting_balance",
-)
-# Fields that hold the invoice's sum until something is paid; there are neither taxes nor discounts here.
-_TOTALS = ("amount_due", "amount_remaining", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax")
-_TRANSITIONS = ("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")
-
-
-@dataclass(frozen=True)
-class Line:
-    """What an invoice asks for: a price, so many of it, for a period (seconds since the epoch)."""
-
-    price: Object
-    quantity: int
-    start: int
-    end: int
-    subscription_item: str | None = None
-    free: bool = False  # a trial's line costs nothing
-
-    @property
-    def amount(self) -> int:
-        """The line's sum in minor units."""
-        return 0 if self.free else int(self.price["unit_amount"]) * self.quantity
-
 
 def draft(account: Account, subscription: Object, reason: str, lines: Iterable[Line]) -> Object:
     """Make a draft for a subscription; `reason` is Stripe's billing_reason. `issue` announces it."""
     customer = account.find(Kind.CUSTOMER, subscription["customer"])
-    invoice = _blank(account.time(), customer, subscription, reason)
+    invoice = blank(account.time(), customer, subscription, reason)
     account.change(customer, {"next_invoice_sequence": customer["next_invoice_sequence"] + 1})
-    data = [_line(line, invoice["id"], subscription) for line in lines]
+    data = [shaped_line(line, invoice["id"], subscription) for line in lines]
     invoice["lines"] = list_of(data, f"/v1/invoices/{invoice['id']}/lines")
     total = sum(line["amount"] for line in data)
-    invoice |= dict.fromkeys(_TOTALS, total)
+    invoice |= dict.fromkeys(TOTALS, total)
     return account.add(invoice)
 
 
@@ -164,44 +97,6 @@ def mark_uncollectible(account: Account, invoice: Object) -> None:
     account.change(invoice, changes, event="invoice.marked_uncollectible")
 
 
-def _blank(now: int, customer: Object, subscription: Object, reason: str) -> Object:
-    details = {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]}
-    return {
-        "id": new_id(Kind.INVOICE),
-        "object": Kind.INVOICE.value,
-        **dict.fromkeys(_EMPTY),
-        **dict.fromkeys(_ZERO, 0),
-        "account_country": "DE",
-        "attempted": False,
-        "auto_advance": True,
-        "automatic_tax": {**dict.fromkeys(("disabled_reason", "liability", "provider", "status")), "enabled": False},
-        "billing_reason": reason,
-        "collection_method": "charge_automatically",
-        "created": now,
-        "currency": subscription["currency"],
-        "customer": customer["id"],
-        "customer_email": customer["email"],
-        "customer_name": customer["name"],
-        "customer_tax_exempt": "none",
-        "customer_tax_ids": [],
-        "default_tax_rates": [],
-        "discounts": [],
-        "issuer": {"type": "self"},
-        "livemode": False,
-        "metadata": {},
-        "number": f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04}",
-        "parent": {"quote_details": None, "subscription_details": details, "type": "subscription_details"},
-        "payment_settings": {"default_mandate": None, "payment_method_options": None, "payment_method_types": None},
-        "period_end": now,
-        "period_start": now,
-        "status": "draft",
-        "status_transitions": dict.fromkeys(_TRANSITIONS),
-        "total_discount_amounts": [],
-        "total_pretax_credit_amounts": [],
-        "total_taxes": [],
-    }
-
-
 def _require_open(invoice: Object) -> None:
     if invoice["status"] != "open":
         raise ApiError(f"This invoice is {invoice['status']}; only an open one can be changed so.")
@@ -245,42 +140,3 @@ def _intent(account: Account, payment: Object) -> Object:
 
 def _reached(invoice: Object, name: str, now: int) -> Object:
     return {**invoice["status_transitions"], name: now}
-
-
-def _line(line: Line, invoice_id: str, subscription: Object) -> Object:
-    price = line.price
-    return {
-        "id": new_id(Kind.INVOICE_LINE),
-        "object": Kind.INVOICE_LINE.value,
-        "amount": line.amount,
-        "currency": price["currency"],
-        "description": None,
-        "discount_amounts": [],
-        "discountable": True,
-        "discounts": [],
-        "invoice": invoice_id,
-        "livemode": False,
-        "metadata": dict(subscription["metadata"]),
-        "parent": {
-            "invoice_item_details": None,
-            "subscription_item_details": {
-                "invoice_item": None,
-                "proration": False,
-                "proration_details": {"credited_items": None},
-                "subscription": subscription["id"],
-                "subscription_item": line.subscription_item,
-            },
-            "type": "subscription_item_details",
-        },
-        "period": {"start": line.start, "end": line.end},
-        "pretax_credit_amounts": [],
-        "pricing": {
-            "price_details": {"price": price["id"], "product": price["product"]},
-            "type": "price_details",
-            "unit_amount_decimal": "0" if line.free else price["unit_amount_decimal"],
-        },
-        "quantity": line.quantity,
-        "quantity_decimal": str(line.quantity),
-        "subtotal": line.amount,
-        "taxes": [],
-    }

@@ -15,7 +15,7 @@ Params = Mapping[str, Any]
 
 
 class Kind(StrEnum):
-    """The kinds of object, and the stand-in's own two kinds of record."""
+    """The kinds of object, and the stand-in's own kinds of record."""
 
     PRODUCT = "product"
     PRICE = "price"
@@ -30,9 +30,11 @@ class Kind(StrEnum):
     PAYMENT_INTENT = "payment_intent"
     CHARGE = "charge"
     REFUND = "refund"
+    DISPUTE = "dispute"
     EVENT = "event"
     IDEMPOTENCY_KEY = "_idempotency_key"
     DELIVERY = "_delivery"
+    SETTINGS = "_settings"
 
 
 def merged_metadata(before: Mapping[str, str], given: Mapping[str, str] | str | None) -> dict[str, str]:
