@@ -109,7 +109,7 @@ async def test_a_person_buys_pro_and_has_it(person: Person) -> None:
     await person.expect_notice("Thank you!")
     await person.expect_plan("Pro")
     await expect(person.page.locator(".facts div", has_text="Projects")).to_contain_text("50")
-    await expect(person.page.locator(".sources")).to_contain_text("Active, paid until")
+    await expect(person.page.locator(".sources")).to_contain_text("Active, renews by")
     await person.look("account-pro")
     await person.page.goto(person.shop)
     await expect(person.page.locator(".plan", has_text="For people who ship.")).to_contain_text("Your plan")

@@ -116,17 +116,33 @@ async def test_a_killed_sandbox_leaves_nothing_and_starts_again(data: Path, log:
     assert _left_running(again) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the process to kill is found in /proc")
 def test_a_program_that_dies_is_named_and_the_sandbox_stops(data: Path, log: Path) -> None:
     """The death of one program ends the sandbox with 1, its name and its last lines, and the others are stopped."""
     with running(data, log=log) as sandbox:
-        children = subprocess.run(
-            ["ps", "-o", "pid=,args=", "--ppid", str(sandbox.process.pid)], capture_output=True, text=True, check=True
-        )
-        gateway = next(line.split()[0] for line in children.stdout.splitlines() if "webhook_gateway" in line)
-        os.kill(int(gateway), signal.SIGKILL)
+        os.kill(_child(sandbox, b"webhook_gateway"), signal.SIGKILL)
         assert sandbox.process.wait(60) == 1
         assert "sandbox: The gateway ended (exit code -9); its last lines:" in sandbox.words()
         assert _left_running(sandbox) == []
+
+
+def _child(sandbox: Sandbox, module: bytes) -> int:
+    """Find the process of the sandbox that runs a module: the one in its process group with that word in its command."""
+    for folder in Path("/proc").iterdir():
+        if (
+            folder.name.isdecimal()
+            and module in _command(folder)
+            and os.getpgid(int(folder.name)) == sandbox.process.pid
+        ):
+            return int(folder.name)
+    raise AssertionError(f"no process of the sandbox runs {module.decode()}")
+
+
+def _command(folder: Path) -> list[bytes]:
+    try:
+        return (folder / "cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has ended meanwhile
+        return []
 
 
 def test_two_sandboxes_on_one_folder_are_refused_in_one_sentence(sandbox: Sandbox) -> None:
