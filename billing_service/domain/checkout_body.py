@@ -14,14 +14,8 @@ from uuid import UUID
 
 from billing_service.domain.catalog import Plan, PlanMode
 from billing_service.domain.checkout import CheckoutRequest
-from billing_service.domain.observation import (
-    METADATA_CUSTOMER_ID,
-    METADATA_DEPLOYMENT,
-    METADATA_INTENT,
-    METADATA_PLAN_KEY,
-    METADATA_PRICE_KEY,
-    METADATA_QUANTITY,
-)
+from billing_service.domain.observation import METADATA_CUSTOMER_ID, METADATA_DEPLOYMENT
+from billing_service.domain.views import METADATA_INTENT, METADATA_PLAN_KEY, METADATA_PRICE_KEY, METADATA_QUANTITY
 
 # Stripe takes 30 minutes to 24 hours from the moment at which it makes the session; five minutes are for clocks that differ.
 # An attempt is resumed for up to 23 hours, which leaves the page 55 minutes.

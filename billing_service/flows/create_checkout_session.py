@@ -37,7 +37,8 @@ from billing_service.domain.errors import (
     StripeRefusedError,
     StripeUnavailableError,
 )
-from billing_service.domain.observation import MalformedError, SessionStatus
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.views import SessionStatus
 from billing_service.flows.get_checkout_session import described
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
@@ -92,7 +93,7 @@ class CreateCheckoutSession:
         self._stripe = stripe
         self._prices = prices
         self._reads = reads
-        self._customers = StripeCustomers(database, stripe, prices, deployment)
+        self._customers = StripeCustomers(database, stripe, prices, deployment, now)
         self._deployment = deployment
         self._now = now
 
