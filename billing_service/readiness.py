@@ -70,10 +70,10 @@ class ReadinessWatch:
 
     async def _see(self, found: Readiness) -> None:
         before, self.current = self.current, found
-        if before.checks != found.checks:
-            write = _log.info if found.ready or found is STOPPING else _log.warning
-            write("readiness", ready=found.ready, **found.checks)
-        if found.ready:
-            self.was_ready.set()
         if before.ready != found.ready:
             await self._announce(found.ready)
+        if found.ready:
+            self.was_ready.set()
+        if before.checks != found.checks:  # last: who reads the line finds health as it says
+            write = _log.info if found.ready or found is STOPPING else _log.warning
+            write("readiness", ready=found.ready, **found.checks)

@@ -104,6 +104,7 @@ class Child:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            umask=0o077,  # what they keep is their owner's alone
         )
         self._reader = threading.Thread(
             target=self._pass_on, args=(self._process,), name=f"log of {self.name}", daemon=True

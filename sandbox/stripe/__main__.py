@@ -40,7 +40,7 @@ async def _serve(options: argparse.Namespace) -> None:
         url = await stand_in.start(port=options.port)
         stand_in.seed(catalog)
         print(
-            f"Stand-in Stripe at {url} (key {options.api_key}); no money moves. Controls: {url}/_control",
+            f"Stand-in Stripe at {url}; no money moves. Controls: {url}/_control",
             file=sys.stderr,
         )
         await stop.wait()

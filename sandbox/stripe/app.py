@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from sandbox.stripe import checkout_sessions, subscriptions
+from sandbox.stripe import checkout_sessions, events, subscriptions
 from sandbox.stripe.account import Account
 from sandbox.stripe.api import Api, Interceptor
 from sandbox.stripe.control import ControlApi
@@ -97,8 +97,12 @@ class StandInStripe:
         self.deliveries.webhook = Webhook(url, secret)
 
     def seed(self, catalog: Mapping[str, Any]) -> None:
-        """Make the products and prices of a parsed catalog.toml; call it after `start`, which reads what exists."""
-        seed(self._account, catalog)
+        """Make the products and prices of a parsed catalog.toml; call it after `start`, which reads what exists.
+
+        Their events are listed and sent to nobody, as of products made before the webhook endpoint was.
+        """
+        with self.deliveries.unheard():
+            seed(self._account, catalog)
         self._store.commit()
 
     @property
@@ -115,6 +119,7 @@ class StandInStripe:
         checkout_sessions.expire_what_is_due(self._account)
         subscriptions.end_what_is_due(self._account)
         self._api.keys.forget_old()
+        events.forget_old(self._account)
         self._store.commit()
 
     async def _sweep(self) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from urllib.parse import urlsplit
 
 import stripe.params.checkout as sdk
 
-from sandbox.stripe import customers
+from sandbox.stripe import checkout_line_items, customers
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, missing_param
 from sandbox.stripe.identifiers import new_id
@@ -19,7 +18,36 @@ from sandbox.stripe.route import Call, Route, takes
 LIFE_MIN_S = 30 * 60
 LIFE_MAX_S = 24 * 3600
 CLIENT_REFERENCE_CHARS = 200
-LINE_ITEMS_LIMIT = 100
+
+_TEXTS = ("after_submit", "shipping_address", "submit", "terms_of_service_acceptance")
+
+# Fields that are null in an open session, most of them for good.
+_EMPTY = (
+    "after_expiration",
+    "billing_address_collection",
+    "client_secret",
+    "collected_information",
+    "consent",
+    "consent_collection",
+    "currency_conversion",
+    "customer_account",
+    "integration_identifier",
+    "invoice",
+    "invoice_creation",
+    "origin_context",
+    "payment_intent",
+    "payment_link",
+    "payment_method_configuration_details",
+    "permissions",
+    "recovered_from",
+    "saved_payment_method_options",
+    "setup_intent",
+    "shipping_address_collection",
+    "shipping_cost",
+    "submit_type",
+    "subscription",
+    "wallet_options",
+)
 
 
 def create(account: Account, params: Params) -> Object:
@@ -40,7 +68,7 @@ def create(account: Account, params: Params) -> Object:
     if "customer" in params and "customer_email" in params:
         raise ApiError("You may only specify one of these parameters: customer, customer_email.")
     customer = customers.find_live(account, params["customer"], param="customer") if "customer" in params else None
-    line_items = _line_items(account, params, mode)
+    line_items = checkout_line_items.create(account, params, mode)
     expires_at = _expires_at(account, params)
     return account.add(_session(account, params, customer, line_items, expires_at))
 
@@ -118,137 +146,61 @@ def _expires_at(account: Account, params: Params) -> int:
     return expires_at
 
 
-def _line_items(account: Account, params: Params, mode: str) -> list[Object]:
-    given = params.get("line_items", [])
-    if not given:
-        raise missing_param("line_items")
-    if len(given) > LINE_ITEMS_LIMIT:
-        raise ApiError(f"You may only specify up to {LINE_ITEMS_LIMIT} line items.", param="line_items")
-    items = [_line_item(account, item, f"line_items[{index}]") for index, item in enumerate(given)]
-    recurring = [bool(item["price"]["recurring"]) for item in items]
-    if mode == "payment" and any(recurring):
-        raise ApiError(
-            "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or use only one-time prices.",
-            param="mode",
-        )
-    if mode == "subscription" and not any(recurring):
-        raise ApiError(
-            "You must provide at least one recurring price in `subscription` mode when using prices.", param="mode"
-        )
-    if len({item["currency"] for item in items}) > 1:
-        raise ApiError("All prices on a Checkout Session must have the same currency.", param="line_items")
-    return items
-
-
-def _line_item(account: Account, given: Object, param: str) -> Object:
-    if "price" not in given:
-        raise missing_param(f"{param}[price]")
-    if "quantity" not in given:
-        raise missing_param(f"{param}[quantity]")
-    price = account.find(Kind.PRICE, given["price"], param=f"{param}[price]")
-    if not price["active"]:
-        raise ApiError(
-            "The price specified is inactive. This field only accepts active prices.", param=f"{param}[price]"
-        )
-    quantity = given["quantity"]
-    if quantity < 1:
-        raise ApiError(
-            "This value must be greater than or equal to 1.",
-            code="parameter_invalid_integer",
-            param=f"{param}[quantity]",
-        )
-    amount = price["unit_amount"] * quantity
-    return {
-        "id": new_id(Kind.LINE_ITEM),
-        "object": Kind.LINE_ITEM.value,
-        "adjustable_quantity": None,
-        "amount_discount": 0,
-        "amount_subtotal": amount,
-        "amount_tax": 0,
-        "amount_total": amount,
-        "currency": price["currency"],
-        "description": account.find(Kind.PRODUCT, price["product"])["name"],
-        "metadata": {},
-        "price": copy.deepcopy(price),
-        "quantity": quantity,
-    }
-
-
 def _session(
     account: Account, params: Params, customer: Object | None, line_items: list[Object], expires_at: int
 ) -> Object:
     session_id = new_id(Kind.CHECKOUT_SESSION)
-    total = sum(item["amount_total"] for item in line_items)
-    trial_days = params.get("subscription_data", {}).get("trial_period_days", 0)
+    trial = "trial_period_days" in params.get("subscription_data", {})
+    total = sum(item["amount_total"] for item in line_items if not (trial and item["price"]["recurring"]))
     email = customer["email"] if customer else params.get("customer_email")
     return {
         "id": session_id,
         "object": Kind.CHECKOUT_SESSION.value,
+        **dict.fromkeys(_EMPTY),
         "adaptive_pricing": {"enabled": False},
-        "after_expiration": None,
         "allow_promotion_codes": params.get("allow_promotion_codes"),
-        "amount_subtotal": 0 if trial_days else total,
-        "amount_total": 0 if trial_days else total,
+        "amount_subtotal": total,
+        "amount_total": total,
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-        "billing_address_collection": None,
         "cancel_url": params.get("cancel_url"),
         "client_reference_id": params.get("client_reference_id"),
-        "client_secret": None,
-        "collected_information": None,
-        "consent": None,
-        "consent_collection": None,
         "created": account.time(),
         "currency": line_items[0]["currency"],
-        "currency_conversion": None,
         "custom_fields": [],
-        "custom_text": {
-            "after_submit": None,
-            "shipping_address": None,
-            "submit": None,
-            "terms_of_service_acceptance": None,
-        },
+        "custom_text": dict.fromkeys(_TEXTS),
         "customer": customer["id"] if customer else None,
-        "customer_account": None,
         "customer_creation": _customer_creation(params),
         "customer_details": _customer_details(email) if email else None,
         "customer_email": params.get("customer_email"),
         "discounts": [],
         "expires_at": expires_at,
-        "integration_identifier": None,
-        "invoice": None,
-        "invoice_creation": None,
         "livemode": False,
         "locale": params.get("locale"),
+        "managed_payments": {"enabled": False},
         "metadata": merged_metadata({}, params.get("metadata")),
         "mode": params["mode"],
-        "origin_context": None,
-        "payment_intent": None,
-        "payment_link": None,
         "payment_method_collection": params.get("payment_method_collection", "always"),
-        "payment_method_configuration_details": None,
         "payment_method_options": {},
         "payment_method_types": ["card", "sepa_debit"],
-        "payment_status": "no_payment_required" if trial_days or not total else "unpaid",
-        "permissions": None,
+        "payment_status": "unpaid" if total else "no_payment_required",
         "phone_number_collection": {"enabled": False},
-        "recovered_from": None,
-        "saved_payment_method_options": None,
-        "setup_intent": None,
-        "shipping_address_collection": None,
-        "shipping_cost": None,
         "shipping_options": [],
         "status": "open",
-        "submit_type": None,
-        "subscription": None,
         "success_url": params["success_url"],
         "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
         "ui_mode": "hosted_page",
         "url": _page_url(account, session_id),
-        "wallet_options": None,
+        **_notes(params, line_items),
+    }
+
+
+def _notes(params: Params, line_items: list[Object]) -> Object:
+    """Keep what paying the session will need and the API does not show."""
+    return {
         "_line_items": line_items,
+        "_payment_intent": None,  # the one that a declined try left behind
         "_payment_intent_data": dict(params.get("payment_intent_data", {})),
         "_subscription_data": dict(params.get("subscription_data", {})),
-        "_payment_intent": None,  # the one that a declined try left behind
     }
 
 

@@ -10,6 +10,8 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -86,6 +88,15 @@ class Deliveries:
         if self.webhook is not None:
             event["pending_webhooks"] = 1
             self._enqueue(event["id"])
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Send the events of this block to nobody: they are of a time before the endpoint was registered."""
+        webhook, self.webhook = self.webhook, None
+        try:
+            yield
+        finally:
+            self.webhook = webhook
 
     def resend(self, event_id: str) -> None:
         """Deliver an event once more, whatever became of it. The caller has looked it up."""

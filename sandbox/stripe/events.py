@@ -17,6 +17,17 @@ TYPES_LIMIT = 20
 KEPT_S = 30 * 24 * 3600
 
 
+def forget_old(account: Account) -> None:
+    """Drop the events that Stripe no longer lists, but for those that are still on their way."""
+    oldest = account.time() - KEPT_S
+    for event in account.store.all(Kind.EVENT):
+        if event["created"] >= oldest:
+            break  # they stand in the order of their making
+        if _status(account, event) != "pending":
+            account.store.delete(Kind.EVENT, event["id"])
+            account.store.delete(Kind.DELIVERY, event["id"])
+
+
 def _retrieve(account: Account, call: Call) -> Object:
     return _with_pending(account, shown(account.find(Kind.EVENT, call.path["id"])))
 

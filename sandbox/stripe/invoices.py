@@ -9,18 +9,60 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import stripe.params as sdk
-
 from sandbox.stripe import payment_intents
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError
 from sandbox.stripe.identifiers import new_id
 from sandbox.stripe.objects import Kind, Object, list_of
-from sandbox.stripe.pagination import LIST_PARAMS, created_within, has_fields, page
-from sandbox.stripe.rendering import shown
-from sandbox.stripe.route import Call, Route, takes
 
 RETRY_AFTER_S = 3 * 24 * 3600  # a failed renewal is tried again; Stripe's smart retries lie days apart
+
+# Fields that an invoice has at Stripe and that are null in a new one here.
+_EMPTY = (
+    "account_name",
+    "account_tax_ids",
+    "application",
+    "automatically_finalizes_at",
+    "custom_fields",
+    "customer_account",
+    "customer_address",
+    "customer_phone",
+    "customer_shipping",
+    "default_payment_method",
+    "default_source",
+    "description",
+    "due_date",
+    "effective_at",
+    "ending_balance",
+    "footer",
+    "from_invoice",
+    "hosted_invoice_url",
+    "invoice_pdf",
+    "last_finalization_error",
+    "latest_revision",
+    "next_payment_attempt",
+    "on_behalf_of",
+    "receipt_number",
+    "rendering",
+    "shipping_cost",
+    "shipping_details",
+    "statement_descriptor",
+    "test_clock",
+    "webhooks_delivered_at",
+)
+
+_ZERO = (
+    "amount_overpaid",
+    "amount_paid",
+    "amount_shipping",
+    "attempt_count",
+    "post_payment_credit_notes_amount",
+    "pre_payment_credit_notes_amount",
+    "starting_balance",
+)
+# Fields that hold the invoice's sum until something is paid; there are neither taxes nor discounts here.
+_TOTALS = ("amount_due", "amount_remaining", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax")
+_TRANSITIONS = ("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")
 
 
 @dataclass(frozen=True)
@@ -42,87 +84,14 @@ class Line:
 
 def draft(account: Account, subscription: Object, reason: str, lines: Iterable[Line]) -> Object:
     """Make a draft for a subscription; `reason` is Stripe's billing_reason. `issue` announces it."""
-    invoice_id = new_id(Kind.INVOICE)
-    lines = list(lines)
-    total = sum(line.amount for line in lines)
     customer = account.find(Kind.CUSTOMER, subscription["customer"])
-    sequence = customer["next_invoice_sequence"]
-    account.change(customer, {"next_invoice_sequence": sequence + 1})
-    data = [_line(line, invoice_id, subscription) for line in lines]
-    return account.add(
-        {
-            "id": invoice_id,
-            "object": Kind.INVOICE.value,
-            "account_country": "DE",
-            "account_name": None,
-            "amount_due": total,
-            "amount_overpaid": 0,
-            "amount_paid": 0,
-            "amount_remaining": total,
-            "amount_shipping": 0,
-            "application": None,
-            "attempt_count": 0,
-            "attempted": False,
-            "auto_advance": True,
-            "automatic_tax": {
-                "disabled_reason": None,
-                "enabled": False,
-                "liability": None,
-                "provider": None,
-                "status": None,
-            },
-            "automatically_finalizes_at": None,
-            "billing_reason": reason,
-            "collection_method": "charge_automatically",
-            "created": account.time(),
-            "currency": subscription["currency"],
-            "customer": customer["id"],
-            "customer_account": None,
-            "customer_email": customer["email"],
-            "customer_name": customer["name"],
-            "customer_tax_exempt": "none",
-            "description": None,
-            "discounts": [],
-            "due_date": None,
-            "effective_at": None,
-            "ending_balance": None,
-            "hosted_invoice_url": None,
-            "invoice_pdf": None,
-            "issuer": {"type": "self"},
-            "last_finalization_error": None,
-            "lines": list_of(data, f"/v1/invoices/{invoice_id}/lines"),
-            "livemode": False,
-            "metadata": {},
-            "next_payment_attempt": None,
-            "number": f"{customer['invoice_prefix']}-{sequence:04}",
-            "parent": {
-                "quote_details": None,
-                "subscription_details": {
-                    "metadata": dict(subscription["metadata"]),
-                    "subscription": subscription["id"],
-                },
-                "type": "subscription_details",
-            },
-            "period_end": account.time(),
-            "period_start": account.time(),
-            "starting_balance": 0,
-            "status": "draft",
-            "status_transitions": {
-                "finalized_at": None,
-                "marked_uncollectible_at": None,
-                "paid_at": None,
-                "voided_at": None,
-            },
-            "subtotal": total,
-            "subtotal_excluding_tax": total,
-            "test_clock": None,
-            "total": total,
-            "total_discount_amounts": [],
-            "total_excluding_tax": total,
-            "total_taxes": [],
-            "webhooks_delivered_at": None,
-        }
-    )
+    invoice = _blank(account.time(), customer, subscription, reason)
+    account.change(customer, {"next_invoice_sequence": customer["next_invoice_sequence"] + 1})
+    data = [_line(line, invoice["id"], subscription) for line in lines]
+    invoice["lines"] = list_of(data, f"/v1/invoices/{invoice['id']}/lines")
+    total = sum(line["amount"] for line in data)
+    invoice |= dict.fromkeys(_TOTALS, total)
+    return account.add(invoice)
 
 
 def issue(account: Account, invoice: Object, *, method: str) -> None:
@@ -193,6 +162,44 @@ def mark_uncollectible(account: Account, invoice: Object) -> None:
     transitions = _reached(invoice, "marked_uncollectible_at", account.time())
     changes = {"status": "uncollectible", "next_payment_attempt": None, "status_transitions": transitions}
     account.change(invoice, changes, event="invoice.marked_uncollectible")
+
+
+def _blank(now: int, customer: Object, subscription: Object, reason: str) -> Object:
+    details = {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]}
+    return {
+        "id": new_id(Kind.INVOICE),
+        "object": Kind.INVOICE.value,
+        **dict.fromkeys(_EMPTY),
+        **dict.fromkeys(_ZERO, 0),
+        "account_country": "DE",
+        "attempted": False,
+        "auto_advance": True,
+        "automatic_tax": {**dict.fromkeys(("disabled_reason", "liability", "provider", "status")), "enabled": False},
+        "billing_reason": reason,
+        "collection_method": "charge_automatically",
+        "created": now,
+        "currency": subscription["currency"],
+        "customer": customer["id"],
+        "customer_email": customer["email"],
+        "customer_name": customer["name"],
+        "customer_tax_exempt": "none",
+        "customer_tax_ids": [],
+        "default_tax_rates": [],
+        "discounts": [],
+        "issuer": {"type": "self"},
+        "livemode": False,
+        "metadata": {},
+        "number": f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04}",
+        "parent": {"quote_details": None, "subscription_details": details, "type": "subscription_details"},
+        "payment_settings": {"default_mandate": None, "payment_method_options": None, "payment_method_types": None},
+        "period_end": now,
+        "period_start": now,
+        "status": "draft",
+        "status_transitions": dict.fromkeys(_TRANSITIONS),
+        "total_discount_amounts": [],
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+    }
 
 
 def _require_open(invoice: Object) -> None:
@@ -277,59 +284,3 @@ def _line(line: Line, invoice_id: str, subscription: Object) -> Object:
         "subtotal": line.amount,
         "taxes": [],
     }
-
-
-def _list(account: Account, call: Call) -> Object:
-    subscription = call.params.get("subscription")
-    found = [
-        invoice
-        for invoice in account.store.newest_first(Kind.INVOICE)
-        if has_fields(invoice, call.params, "customer", "status", "collection_method")
-        and subscription in {None, invoice["parent"]["subscription_details"]["subscription"]}
-        and created_within(invoice, call.params.get("created"))
-    ]
-    return page(found, call.params, "/v1/invoices")
-
-
-def _list_payments(account: Account, call: Call) -> Object:
-    wanted = call.params.get("payment", {})
-    found = [
-        payment
-        for payment in account.store.newest_first(Kind.INVOICE_PAYMENT)
-        if has_fields(payment, call.params, "invoice", "status")
-        and all(payment["payment"].get(key) == value for key, value in wanted.items())
-        and created_within(payment, call.params.get("created"))
-    ]
-    return page(found, call.params, "/v1/invoice_payments")
-
-
-ROUTES = (
-    Route(
-        "GET",
-        "/v1/invoices",
-        _list,
-        sdk.InvoiceListParams,
-        LIST_PARAMS | {"collection_method", "created.*", "customer", "status", "subscription"},
-    ),
-    Route(
-        "GET",
-        "/v1/invoices/{id}",
-        lambda account, call: shown(account.find(Kind.INVOICE, call.path["id"])),
-        sdk.InvoiceRetrieveParams,
-        takes(),
-    ),
-    Route(
-        "GET",
-        "/v1/invoice_payments",
-        _list_payments,
-        sdk.InvoicePaymentListParams,
-        LIST_PARAMS | {"created.*", "invoice", "payment.*", "status"},
-    ),
-    Route(
-        "GET",
-        "/v1/invoice_payments/{id}",
-        lambda account, call: shown(account.find(Kind.INVOICE_PAYMENT, call.path["id"])),
-        sdk.InvoicePaymentRetrieveParams,
-        takes(),
-    ),
-)

@@ -38,7 +38,10 @@ def create(account: Account, params: Params) -> Object:
 
 def _charge(account: Account, params: Params) -> Object:
     if "charge" in params:
-        return account.find(Kind.CHARGE, params["charge"], param="charge")
+        named = account.find(Kind.CHARGE, params["charge"], param="charge")
+        if not named["paid"]:
+            raise ApiError(f"Charge {named['id']} failed; there is nothing to refund.", param="charge")
+        return named
     if "payment_intent" not in params:
         raise missing_param("payment_intent")
     intent = account.find(Kind.PAYMENT_INTENT, params["payment_intent"], param="payment_intent")

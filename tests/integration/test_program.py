@@ -10,16 +10,18 @@ import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import grpc
 import pytest
 from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, entitlement_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships no types
 
 _ROOT = Path(__file__).parents[2]
 _TOKEN = "a-token-of-the-gateway"
@@ -103,6 +105,66 @@ def _billing(channel: grpc.aio.Channel) -> billing_service_pb2_grpc.BillingServi
     return billing_service_pb2_grpc.BillingServiceStub(channel)
 
 
+async def _health(address: str) -> str:
+    """Ask for the health of the whole server."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+class _Wire:
+    """A port of its own in front of another one; can be cut, with whatever goes through it, and mended."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._there = (host, port)
+        self._through: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        await self.mend()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cut()
+
+    async def mend(self) -> None:
+        """Listen, at the same port as before."""
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Close the port and every connection."""
+        if self._server is not None:
+            self._server.close()
+        for task in tuple(self._through):
+            task.cancel()
+        await asyncio.gather(*self._through, return_exceptions=True)
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._pass(reader, writer))
+        self._through.add(task)
+        task.add_done_callback(self._through.discard)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(*self._there)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, there_writer))
+                group.create_task(_copy(there_reader, writer))
+        finally:
+            writer.transport.abort()
+            there_writer.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+
 async def test_serves_while_stripe_is_away_and_says_so_only_as_a_warning(database_url: str) -> None:
     async with _serving(_environment(database_url)) as service:
         where = await service.until("listening")
@@ -167,6 +229,23 @@ async def test_starts_while_the_database_is_away_and_refuses_calls_with_words() 
     assert (status, body["checks"]["database"]) == (503, "does not answer")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "hunter2" not in json.dumps(service.lines)
+
+
+async def test_health_follows_a_database_that_goes_away_and_comes_back(database_url: str) -> None:
+    there = urlsplit(database_url)
+    async with _Wire(there.hostname or "", there.port or 0) as wire:
+        url = there._replace(netloc=f"{there.netloc.rpartition('@')[0]}@127.0.0.1:{wire.port}").geturl()
+        async with _serving(_environment(url)) as service:
+            where = await service.until("listening")
+            for _ in range(2):
+                await service.until("readiness", ready=True)
+                assert await _health(where["internal"]) == await _health(where["grpc"]) == "SERVING"
+                await wire.cut()
+                await service.until("readiness", ready=False)
+                assert await _health(where["internal"]) == await _health(where["grpc"]) == "NOT_SERVING"
+                await wire.mend()
+            await service.until("readiness", ready=True)
+            assert await service.stop() == 0
 
 
 async def test_migrate_says_in_one_sentence_that_the_database_is_away() -> None:

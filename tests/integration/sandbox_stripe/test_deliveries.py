@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,26 @@ async def test_what_was_answered_survives_a_kill_and_a_torn_last_line_loses_only
     await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
 
 
+async def test_seeded_products_are_listed_as_events_and_sent_to_nobody(
+    make_stand_in: MakeStandIn, receiver: Receiver
+) -> None:
+    stand_in = await make_stand_in(webhook_url=receiver.url, webhook_secret=SECRET)
+    client, transport = open_client(await stand_in.start())
+    stand_in.seed(CATALOG)
+    await stand_in.deliveries.settled()
+    listed = await client.v1.events.list_async({"types": ["product.created"]})
+    assert (len(listed.data), receiver.events) == (2, [])
+    await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
+
+
+async def test_events_are_forgotten_after_thirty_days(world: World) -> None:
+    await world.customer()
+    await world.delivered()
+    world.clock.now += 30 * 86_400 + 1
+    world.stand_in.advance()
+    assert (await world.client.v1.events.list_async()).data == []
+
+
 async def test_controls_are_listed_and_refuse_what_they_do_not_know(world: World) -> None:
     async with world.http.get(f"{world.url}/_control") as response:
         listed = {(e["method"], e["path"]): e["body"] for e in (await response.json())["endpoints"]}
@@ -156,7 +177,7 @@ async def _params(client: Any, customer: str) -> Any:
 
 async def test_the_program_runs_alone_and_stops_on_sigterm() -> None:
     process = await asyncio.create_subprocess_exec(
-        ".venv/bin/python", "-m", "sandbox.stripe", "--port", "0", "--api-key", API_KEY, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "sandbox.stripe", "--port", "0", "--api-key", API_KEY, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
     line = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
