@@ -35,9 +35,17 @@ def plan_group_of(plan: Plan) -> str:
 
 
 def session_body(
-    request: CheckoutRequest, plan: Plan, price_key: str, price_id: str, intent_id: UUID, deployment: str, now: datetime
+    request: CheckoutRequest,
+    plan: Plan,
+    price_key: str,
+    price_id: str,
+    intent_id: UUID,
+    deployment: str,
+    now: datetime,
+    *,
+    trial: bool,
 ) -> dict[str, Any]:
-    """Render the body of POST /v1/checkout/sessions, all but the `customer`.
+    """Render the body of POST /v1/checkout/sessions, all but the `customer`; `trial`: the customer may have the plan's.
 
     https://docs.stripe.com/api/checkout/sessions/create
     """
@@ -61,6 +69,8 @@ def session_body(
         "metadata": metadata,
         made: {"metadata": metadata},
     }
+    if trial and plan.policy.trial is not None and plan.mode is PlanMode.SUBSCRIPTION:
+        body[made]["trial_period_days"] = plan.policy.trial.days
     if request.allow_promotion_codes:
         body["allow_promotion_codes"] = True
     return body

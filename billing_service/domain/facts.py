@@ -77,6 +77,11 @@ class CustomerFacts:
     subscriptions: tuple[SubscriptionFacts, ...] = ()
     purchases: tuple[PurchaseFacts, ...] = ()
 
+    @property
+    def had_trial(self) -> bool:
+        """Whether any subscription ever began with a trial."""
+        return any(subscription.trial_end is not None for subscription in self.subscriptions)
+
 
 NO_FACTS = CustomerFacts()
 

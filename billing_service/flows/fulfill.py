@@ -35,6 +35,8 @@ MAX_WAITING_EVENTS = 4_096  # beyond, callers are told to come again
 BATCH_LIMIT_S = 8.0  # for one transaction, retries included
 CALL_LIMIT_S = 15.0  # for one call that came without a deadline
 
+PRICE_TYPES = ("product.", "price.")  # without effect on what anybody holds; they only hint that prices may have moved
+
 log = structlog.get_logger(__name__)
 
 
@@ -127,6 +129,8 @@ class Fulfill:
                 continue
             for one, result in zip(batch, results, strict=True):
                 _set(one.result, result)
+            if any(one.parsed.event and one.parsed.event.type.startswith(PRICE_TYPES) for one in batch):
+                self._prices.hint()
 
     async def close(self) -> None:
         """Take nothing more; `run` returns once everything that waits is written."""
