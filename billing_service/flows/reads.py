@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from billing_service.domain.merge import of_read
-from billing_service.domain.observation import ObjectKind, Observation, SessionView, observe
-from billing_service.flows.apply import Arrival, apply
+from billing_service.domain.observation import Observation, observe
+from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.flows.apply import Arrival, Context, apply
 from billing_service.flows.prices import Prices
 from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
@@ -76,6 +77,7 @@ class Reads:
             server_time=answer.server_time,
             known_created=known_created,
         )
-        arrival = Arrival(state, seen.claim)
-        await self._database.run(lambda c: apply(c, [arrival], self._prices.index, self._deployment))
+        arrival = Arrival(state, seen.claim, seen.anchors)
+        context = Context(self._prices.index, self._deployment, self._now())
+        await self._database.run(lambda connection: apply(connection, [arrival], context))
         return seen

@@ -178,6 +178,8 @@ def state_words(source: entitlement_pb2.Source) -> str:
         _State.STATE_PENDING_PAYMENT: "Waiting for your payment to arrive",
         _State.STATE_PAYMENT_OVERDUE: "Paused: a payment is overdue",
         _State.STATE_PAUSED: "Paused",
+        _State.STATE_REFUNDED: "Refunded",
+        _State.STATE_DISPUTED: "Withheld: the payment is disputed",
         _State.STATE_ENDED: f"Ended on {until}" if until else "Ended",
     }
     return words.get(source.state, "Being looked at by our team")
