@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from billing_service.domain.merge import ObjectState, is_absorbing
-from billing_service.domain.views import ObjectKind, SessionView, SubscriptionView
+from billing_service.domain.views import (
+    InvoiceStatus,
+    InvoiceView,
+    ObjectKind,
+    SessionView,
+    SubscriptionStatus,
+    SubscriptionView,
+)
 from billing_service.flows.arrival import Arrival
 from billing_service.storage.rereads import Ask
 
@@ -50,7 +57,15 @@ def _missing(state: ObjectState, known: Mapping[str, ObjectState]) -> list[Ask]:
     match state.view:
         case SubscriptionView(latest_invoice_id=str() as invoice_id) if invoice_id not in known:
             return [Ask(invoice_id, ObjectKind.INVOICE, MISSING_DELAY_S)]
+        case SubscriptionView(status=SubscriptionStatus.ACTIVE, latest_invoice_id=str() as invoice_id) if _is_unpaid(
+            known[invoice_id]
+        ):  # its payment may have been heard of by nobody, and the next failure would be put down to it
+            return [Ask(invoice_id, ObjectKind.INVOICE, MISSING_DELAY_S)]
         case SessionView(subscription_id=str() as subscription_id) if subscription_id not in known:
             return [Ask(subscription_id, ObjectKind.SUBSCRIPTION, MISSING_DELAY_S)]
         case _:
             return []
+
+
+def _is_unpaid(state: ObjectState) -> bool:
+    return isinstance(state.view, InvoiceView) and state.view.status is InvoiceStatus.OPEN

@@ -6,6 +6,7 @@ revision = "0002"
 down_revision = "0001"
 
 STATEMENTS = (
+    "CREATE INDEX checkout_intents_customer_id_idx ON checkout_intents (customer_id, plan_group)",
     # An object hangs on an anchor (a payment intent, an invoice, a charge) that others hang on too.
     """
     CREATE TABLE stripe_links (
