@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import structlog
 
 from billing_service.address import Address, ListenError
+from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.fulfill import Fulfill
@@ -37,11 +38,6 @@ BACKGROUND_PAUSE_S: Final = 5.0  # before the next try after a defect
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def utc_now() -> datetime:
-    """Give the time: the one clock of the process."""
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True)
 class Addresses:
     """Where a running service listens, with the ports that were taken."""
@@ -54,9 +50,10 @@ class Addresses:
 class Program:
     """The service, put together. Nothing listens and nothing is connected before `serve`."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, now: Callable[[], datetime] = utc_now) -> None:
-        """Take the checked settings and catalog. Needs a running event loop."""
+    def __init__(self, settings: Settings, catalog: Catalog, now: Callable[[], datetime] | None = None) -> None:
+        """Take the checked settings and catalog, and a clock where it is not the settings'. Needs a running event loop."""
         self._settings = settings
+        now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
         self._database = Database(database_url)
         self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
