@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,8 @@ from billing_service.flows.list_plans import ListPlans
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
+from billing_service.flows.reconcile import Reconcile
+from billing_service.flows.refresh import Refresh
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -31,7 +33,7 @@ from billing_service.stripe_api.client import StripeApi
 
 DRAIN_S: Final = 10.0  # for calls in flight at the stop: the longest that a call without a deadline may take
 WRITER_DRAIN_S: Final = 10.0  # for events that wait for the writer then
-PRICES_PAUSE_S: Final = 5.0  # before the next try after a defect
+BACKGROUND_PAUSE_S: Final = 5.0  # before the next try after a defect
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -56,7 +58,10 @@ class Program:
         self._database = Database(database_url)
         self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
         self._prices = Prices(self._database, self._stripe, catalog)
-        self._fulfill = Fulfill(self._database, self._prices, settings.deployment)
+        self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
+        self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
+        self._refresh = Refresh(self._database, self._stripe, self._reads)
+        self._reconcile = Reconcile(self._database, self._stripe.listing, self._reads, self._fulfill, now)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
@@ -66,10 +71,9 @@ class Program:
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment
-        reads = Reads(self._database, self._stripe, self._prices, deployment, now)
         return BillingFlows(
             create_checkout_session=CreateCheckoutSession(
-                self._database, self._stripe, self._prices, reads, deployment, now
+                self._database, self._stripe, self._prices, self._reads, deployment, now
             ),
             get_checkout_session=GetCheckoutSession(self._database),
             read_entitlements=ReadEntitlements(self._database, self._prices, now),
@@ -92,17 +96,18 @@ class Program:
             await self._close()
             raise
         writer = asyncio.create_task(self._fulfill.run(), name="writer")
-        prices = asyncio.create_task(self._keep_prices(), name="prices")
+        kept = {"prices": self._prices.run, "refresh": self._refresh.run, "reconcile": self._reconcile.run}
+        background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            await asyncio.wait({writer, prices, watch, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({writer, *background, watch, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _ended(watch, stopping)
             await self._drain(writer)
-            await _ended(writer, prices)
+            await _ended(writer, *background)
             await self._close()
-        for task in (writer, prices, watch):
+        for task in (writer, *background, watch):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
@@ -114,18 +119,18 @@ class Program:
             ops=await self._ops.start(settings.ops_address, "BILLING_OPS_ADDRESS"),
         )
 
-    async def _keep_prices(self) -> None:
-        """Keep prices resolved from the first moment at which there is a database to remember them in.
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Keep background work going from the first moment at which there is a database to do it in.
 
-        What goes wrong with them is no reason to stop: what is remembered serves on.
+        What goes wrong with it is no reason to stop: calls are answered from what is known.
         """
         await self._watch.was_ready.wait()
         while True:
             try:
-                await self._prices.run()
+                await work()
             except Exception as error:  # noqa: BLE001 - see above; the log has it each time
-                _log.error("prices_failed", exc_info=error)
-                await asyncio.sleep(PRICES_PAUSE_S)
+                _log.error("background_work_failed", work=name, exc_info=error)
+                await asyncio.sleep(BACKGROUND_PAUSE_S)
 
     async def _announce(self, ready: bool) -> None:
         for listener in self._listeners:

@@ -37,7 +37,9 @@ from billing_service.domain.errors import (
     StripeRefusedError,
     StripeUnavailableError,
 )
-from billing_service.domain.observation import MalformedError, SessionStatus
+from billing_service.domain.facts import NO_FACTS, CustomerFacts
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.views import SessionStatus
 from billing_service.flows.get_checkout_session import described
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
@@ -92,7 +94,7 @@ class CreateCheckoutSession:
         self._stripe = stripe
         self._prices = prices
         self._reads = reads
-        self._customers = StripeCustomers(database, stripe, prices, deployment)
+        self._customers = StripeCustomers(database, stripe, prices, deployment, now)
         self._deployment = deployment
         self._now = now
 
@@ -102,10 +104,16 @@ class CreateCheckoutSession:
         Raises:
             BillingError: the reasons that the contract lists for this call.
         """
-        order = self._order(request)
         stored = await self._database.run(lambda connection: checkouts.find_request(connection, request.request_id))
+        if stored is not None and stored.intent.state not in {IntentState.CREATING, IntentState.ABANDONED}:
+            # The stored answer, even if the catalog has moved on since.
+            if stored.fingerprint != fingerprint(request, request.price_key or stored.intent.price_key):
+                raise RequestIdReusedError
+            return CreatedCheckout(await self._answer(stored.intent), stored.reused)
+        order = self._order(request)
         if stored is None or self._is_stale(stored.intent):
             price_id = await self._prices.price_id(order.plan, order.price)
+            await self._hear_of_completed(order)
             stored = await self._database.run(lambda connection: self._begin(connection, order, price_id))
         elif stored.fingerprint != order.fingerprint:
             raise RequestIdReusedError
@@ -142,11 +150,13 @@ class CreateCheckoutSession:
             raise RequestIdReusedError
         if stored is not None and not self._is_stale(stored.intent):
             return stored
-        await self._guard(connection, order)
+        facts = await self._guard(connection, order)
         intent = await self._joined_or_cleared(connection, order)
         reused = intent is not None
         if intent is None:
-            intent = self._new_intent(order, price_id)
+            policy = order.plan.policy
+            trial = policy.trial is not None and not (policy.one_trial_per_customer and facts.had_trial)
+            intent = self._new_intent(order, price_id, trial=trial)
             await checkouts.insert(connection, intent)
         remembered = await checkouts.insert_request(
             connection, request.request_id, order.fingerprint, intent.intent_id, reused=reused
@@ -155,19 +165,23 @@ class CreateCheckoutSession:
             raise RequestIdReusedError
         return StoredRequest(order.fingerprint, reused, intent)
 
-    async def _guard(self, connection: Connection, order: _Order) -> None:
-        """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count."""
+    async def _guard(self, connection: Connection, order: _Order) -> CustomerFacts:
+        """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count.
+
+        Gives what the customer has bought so far.
+        """
         group = order.plan.group
         rows = await customers.load(connection, [order.request.customer_id])
         row = rows.get(order.request.customer_id)
         if row is None or group is None:
-            return
+            return NO_FACTS if row is None else row.facts
         index = self._prices.index
         for subscription in row.facts.subscriptions:
             plans = [index.of_price(item.price_id, item.lookup_key) for item in subscription.items]
             held = next((plan for plan in plans if plan and plan.group == group), None)
             if held is not None and subscription.is_live:
                 raise AlreadySubscribedError(metadata={"plan_group": group, "plan_key": held.plan_key})
+        return row.facts
 
     async def _joined_or_cleared(self, connection: Connection, order: _Order) -> Intent | None:
         """Give the unfinished intent of the group where it is for the same thing; else give it up, and None."""
@@ -182,7 +196,7 @@ class CreateCheckoutSession:
         await checkouts.move(connection, intent.intent_id, intent.state, after)
         return None
 
-    def _new_intent(self, order: _Order, price_id: str) -> Intent:
+    def _new_intent(self, order: _Order, price_id: str, *, trial: bool) -> Intent:
         now, intent_id = self._now(), uuid4()
         price_key = order.price.price_key
         return Intent(
@@ -195,7 +209,9 @@ class CreateCheckoutSession:
             fingerprint=order.fingerprint,
             state=IntentState.CREATING,
             attempt=1,
-            request_body=session_body(order.request, order.plan, price_key, price_id, intent_id, self._deployment, now),
+            request_body=session_body(
+                order.request, order.plan, price_key, price_id, intent_id, self._deployment, now, trial=trial
+            ),
             stripe_customer_id=None,
             checkout_session_id=None,
             url=None,
@@ -209,31 +225,36 @@ class CreateCheckoutSession:
         """Bring an intent to its session, or say why there is none."""
         for _ in range(MAX_ROUNDS):
             if intent.state is not IntentState.CREATING:
-                return await self._answer(order, intent)
-            await self._expire_superseded(order, intent)
+                return await self._answer(intent)
+            await self._expire_superseded(order)
             intent = await self._attempt(order, intent)
         raise StripeUnavailableError
 
-    async def _answer(self, order: _Order, intent: Intent) -> CheckoutSession:
+    async def _answer(self, intent: Intent) -> CheckoutSession:
         if intent.state is IntentState.REFUSED:
-            raise AlreadySubscribedError(metadata={"plan_group": order.plan.group or ""})
+            raise AlreadySubscribedError(metadata={"plan_group": intent.plan_group.partition(":")[2]})
         if intent.checkout_session_id is None:
             raise CheckoutSupersededError
         return await self._database.run(lambda connection: described(connection, intent))
 
-    async def _expire_superseded(self, order: _Order, intent: Intent) -> None:
+    async def _expire_superseded(self, order: _Order) -> None:
         """Expire, at Stripe, every session of the group that was given up; refuse where one turns out to be paid."""
         customer_id = order.request.customer_id
         left = await self._database.run(lambda c: checkouts.expiring(c, customer_id, order.group))
         for old in left:
             await self._expire(old)
-        if left:
+        # Also where nothing was left: a webhook, or an earlier try of this call, may have settled it meanwhile.
+        await self._hear_of_completed(order)
+
+    async def _hear_of_completed(self, order: _Order) -> None:
+        """Read what was bought in the group and not heard of yet: a completed session carries no items."""
+        customer_id = order.request.customer_id
+        sessions = await self._database.run(lambda c: checkouts.unheard(c, customer_id, order.group))
+        for session_id in sessions:
             try:
-                await self._database.run(lambda connection: self._guard(connection, order))
-            except AlreadySubscribedError:
-                refused = IntentState.REFUSED
-                await self._database.run(lambda c: checkouts.move(c, intent.intent_id, IntentState.CREATING, refused))
-                raise
+                await self._reads.checkout_session(session_id)
+            except (StripeCallError, MalformedError) as error:
+                raise _away(error) from error
 
     async def _expire(self, old: Intent) -> None:
         """Make sure that a session is not payable any more, and fold what became of it."""
@@ -241,10 +262,11 @@ class CreateCheckoutSession:
             status = await self._expired(old.checkout_session_id or "")
         except (StripeCallError, MalformedError) as error:
             raise _away(error) from error
-        if status is not SessionStatus.OPEN:
-            await self._database.run(
-                lambda c: checkouts.move(c, old.intent_id, IntentState.EXPIRING, IntentState.SUPERSEDED)
-            )
+        if status is SessionStatus.OPEN:  # Stripe refused for a moment, and the page can still be paid on
+            raise StripeUnavailableError
+        await self._database.run(
+            lambda c: checkouts.move(c, old.intent_id, IntentState.EXPIRING, IntentState.SUPERSEDED)
+        )
 
     async def _expired(self, session_id: str) -> SessionStatus | None:
         """Expire a session and give its status then; None where Stripe denies that it exists, so that nobody can pay it."""
@@ -264,9 +286,7 @@ class CreateCheckoutSession:
     async def _attempt(self, order: _Order, intent: Intent) -> Intent:
         """Ask Stripe for the session, record the answer, and give the intent as it is then."""
         customer = await self._customers.ensure(order.request.customer_id, order.request.customer_email)
-        intent = await self._database.run(
-            lambda c: checkouts.set_stripe_customer(c, intent.intent_id, intent.attempt, customer)
-        )
+        intent = await self._cleared(order, intent, customer)
         if intent.state is not IntentState.CREATING or intent.stripe_customer_id is None:
             return intent
         body = {**intent.request_body, "customer": intent.stripe_customer_id}
@@ -276,6 +296,21 @@ class CreateCheckoutSession:
             return await self._failed(order, intent, error)
         expire_time = datetime.fromtimestamp(made["expires_at"], UTC)
         return await self._record(intent, made["id"], made["url"], expire_time)
+
+    async def _cleared(self, order: _Order, intent: Intent, customer: str) -> Intent:
+        """Guard once more, at the last moment before Stripe makes a page, and fix the attempt's Stripe customer."""
+
+        async def clear(connection: Connection) -> Intent:
+            await customers.lock(connection, [intent.customer_id])
+            await self._guard(connection, order)
+            return await checkouts.set_stripe_customer(connection, intent.intent_id, intent.attempt, customer)
+
+        try:
+            return await self._database.run(clear)
+        except AlreadySubscribedError:
+            before, after = IntentState.CREATING, IntentState.REFUSED
+            await self._database.run(lambda c: checkouts.move(c, intent.intent_id, before, after))
+            raise
 
     async def _record(self, intent: Intent, session_id: str, url: str, expire_time: datetime) -> Intent:
         """Phase 3: compare and set."""
@@ -314,13 +349,14 @@ class CreateCheckoutSession:
     async def _next_attempt(self, order: _Order, intent: Intent) -> Intent:
         """Commit the next attempt, rendered anew, and give the intent as it is then."""
         price_id = await self._prices.price_id(order.plan, order.price)
-        fresh = self._new_intent(order, price_id)
+        trial = "trial_period_days" in intent.request_body.get("subscription_data", {})
+        now, key = self._now(), order.price.price_key
         body = session_body(
-            order.request, order.plan, order.price.price_key, price_id, intent.intent_id, self._deployment, self._now()
+            order.request, order.plan, key, price_id, intent.intent_id, self._deployment, now, trial=trial
         )
 
         async def commit(connection: Connection) -> Intent:
-            await checkouts.next_attempt(connection, intent, body, fresh.expire_time)
+            await checkouts.next_attempt(connection, intent, body, now + SESSION_LIFE)
             return await checkouts.find(connection, intent.intent_id)
 
         return await self._database.run(commit)

@@ -5,12 +5,15 @@ What Stripe answers to a change that we ask for (expiring a session) is such a r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 from billing_service.domain.merge import of_read
-from billing_service.domain.observation import ObjectKind, Observation, SessionView, observe
-from billing_service.flows.apply import Arrival, apply
+from billing_service.domain.observation import Observation, observe
+from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.flows.apply import Context, apply
+from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
 from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
@@ -47,9 +50,14 @@ class Reads:
 
     async def subscription(self, subscription_id: str) -> Observation:
         """Read a subscription and fold it. Raises as `checkout_session` does."""
-        return await self._fold(
-            subscription_id, ObjectKind.SUBSCRIPTION, lambda: self._stripe.get_subscription(subscription_id)
-        )
+        return await self.object(ObjectKind.SUBSCRIPTION, subscription_id)
+
+    async def object(self, kind: ObjectKind, object_id: str) -> Observation:
+        """Read an object of any kind, with its latest invoice where it is a subscription, and fold it.
+
+        Raises as `checkout_session` does.
+        """
+        return await self._fold(object_id, kind, lambda: self._stripe.listing.get(kind.value, object_id))
 
     async def _session(self, session_id: str, call: Callable[[], Awaitable[Read]]) -> SessionView:
         view = (await self._fold(session_id, ObjectKind.CHECKOUT_SESSION, call)).view
@@ -69,13 +77,29 @@ class Reads:
         request_time = int(self._now().timestamp())
         answer = await call()
         seen = observe(answer.object, kind)
-        state = of_read(
-            seen,
-            fence=drawn,
-            request_time=request_time,
-            server_time=answer.server_time,
-            known_created=known_created,
-        )
-        arrival = Arrival(state, seen.claim)
-        await self._database.run(lambda c: apply(c, [arrival], self._prices.index, self._deployment))
+        observations = [seen, *_expanded(answer.object, kind)]
+        arrivals = [
+            Arrival(
+                of_read(
+                    one,
+                    fence=drawn,
+                    request_time=request_time,
+                    server_time=answer.server_time,
+                    known_created=known_created if one is seen else None,
+                ),
+                one.claim,
+                one.anchors,
+            )
+            for one in observations
+            if one.claim.deployment in {None, self._deployment}
+        ]
+        if arrivals:
+            context = Context(self._prices.index, self._deployment, self._now())
+            await self._database.run(lambda connection: apply(connection, arrivals, context))
         return seen
+
+
+def _expanded(body: Mapping[str, Any], kind: ObjectKind) -> list[Observation]:
+    """Give what a read brought along: a subscription's latest invoice."""
+    invoice = body.get("latest_invoice") if kind is ObjectKind.SUBSCRIPTION else None
+    return [observe(invoice, ObjectKind.INVOICE)] if isinstance(invoice, Mapping) else []
