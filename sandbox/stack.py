@@ -139,6 +139,7 @@ class Stack:
             "gateway": f"http://{HOST}:{ports.gateway}",
             "stripe": f"http://{HOST}:{ports.stripe}",
             "control": f"http://{HOST}:{ports.stripe}/_control",
+            "clock": f"http://{HOST}:{ports.stripe}/_control/clock",
             "ops": f"http://{HOST}:{ports.ops}",
             "database": self.database_url,
             "api_key": self.secrets.api_key,
@@ -154,6 +155,7 @@ class Stack:
         arguments = {
             "--port": str(port),
             "--state": str(self._plan.folder / "stripe.json"),
+            "--clock": str(self._plan.folder / "clock"),
             "--api-key": self.secrets.api_key,
             "--webhook-url": f"http://{HOST}:{self._ports.gateway}/webhooks/stripe",
             "--webhook-secret": self.secrets.webhook_secret,
@@ -169,6 +171,7 @@ class Stack:
             "BILLING_STRIPE_API_BASE": f"http://{HOST}:{self._ports.stripe}",
             "BILLING_CATALOG": str(self._plan.catalog),
             "BILLING_DEPLOYMENT": DEPLOYMENT,
+            "BILLING_SANDBOX_CLOCK": str(self._plan.folder / "clock"),
             "BILLING_GRPC_ADDRESS": f"{HOST}:{self._ports.grpc}",
             "BILLING_INTERNAL_ADDRESS": f"{HOST}:{self._ports.internal}",
             "BILLING_INTERNAL_TOKEN": self.secrets.internal_token,

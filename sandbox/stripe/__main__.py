@@ -34,7 +34,9 @@ async def _serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stand_in = StandInStripe(options.api_key, options.webhook_url, options.webhook_secret, options.state)
+    stand_in = StandInStripe(
+        options.api_key, options.webhook_url, options.webhook_secret, options.state, clock_file=options.clock
+    )
     catalog = _catalog(options.catalog)
     try:
         url = await stand_in.start(port=options.port)
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=PORT_DEFAULT, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--api-key", default=API_KEY_DEFAULT, help="the one key that opens it (default: %(default)s)")
     parser.add_argument("--state", type=Path, help="file that remembers everything; without it nothing is remembered")
+    parser.add_argument("--clock", type=Path, help="file of the clock that is shared with the billing service")
     parser.add_argument("--webhook-url", help="where events are delivered; without it they are only listed")
     parser.add_argument("--webhook-secret", default=WEBHOOK_SECRET_DEFAULT, help="signs them (default: %(default)s)")
     parser.add_argument("--catalog", type=Path, help="catalog.toml whose products and prices are to exist")

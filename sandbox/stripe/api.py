@@ -16,6 +16,7 @@ from aiohttp import web
 from sandbox.stripe import (
     checkout_sessions,
     customers,
+    disputes,
     errors,
     events,
     invoice_endpoints,
@@ -27,6 +28,7 @@ from sandbox.stripe import (
 )
 from sandbox.stripe.account import API_VERSION, Account
 from sandbox.stripe.errors import ApiError, RefusedBeforeExecutionError
+from sandbox.stripe.faults import Faults
 from sandbox.stripe.form import decode_form
 from sandbox.stripe.idempotency import Answer, IdempotencyKeys
 from sandbox.stripe.identifiers import random_text
@@ -43,6 +45,7 @@ ROUTES: tuple[Route, ...] = (
     *invoice_endpoints.ROUTES,
     *payment_intents.ROUTES,
     *refunds.ROUTES,
+    *disputes.ROUTES,
     *events.ROUTES,
 )
 
@@ -56,9 +59,10 @@ _log = logging.getLogger(__name__)
 class Api:
     """Answers /v1/ requests about one account."""
 
-    def __init__(self, account: Account, api_key: str) -> None:
-        """Take the account and the one key that opens it."""
+    def __init__(self, account: Account, api_key: str, faults: Faults) -> None:
+        """Take the account, the one key that opens it, and what is to go wrong."""
         self._account = account
+        self._faults = faults
         self._api_key = api_key
         self.keys = IdempotencyKeys(account)
         self.intercept: Interceptor | None = None
@@ -112,11 +116,14 @@ class Api:
         """Run the endpoint. What it raises is an answer too; only refusals from before it began pass through."""
         params = validate(form, route.params, route.supported)
         try:
+            hidden_by = await self._faults.strike(request)
             if self.intercept is not None:
                 await self.intercept(request)
             call = Call(request.match_info, params)
             with self._account.acting_for(request_id, request.headers.get("Idempotency-Key")):
                 body = route.run(self._account, call)
+            if hidden_by is not None:
+                raise hidden_by
             return Answer(200, expand(body, params.get("expand", ()), self._account.store), request_id)
         except RefusedBeforeExecutionError:
             raise

@@ -13,11 +13,14 @@ from typing import Any
 
 from aiohttp import web
 
-from sandbox.stripe import checkout_sessions, events, subscriptions
+from sandbox.stripe import checkout_sessions, events, schedule
 from sandbox.stripe.account import Account
 from sandbox.stripe.api import Api, Interceptor
+from sandbox.stripe.clock import Clock
 from sandbox.stripe.control import ControlApi
+from sandbox.stripe.control_route import Surroundings
 from sandbox.stripe.deliveries import Backoff, Deliveries, Webhook
+from sandbox.stripe.faults import Faults
 from sandbox.stripe.form import BODY_LIMIT_BYTES
 from sandbox.stripe.hosted_page import HostedPage
 from sandbox.stripe.seed import seed
@@ -44,18 +47,23 @@ class StandInStripe:
         now: Callable[[], float] = time.time,
         *,
         backoff: Backoff | None = None,
+        clock_file: Path | None = None,
     ) -> None:
         """Take the one key that opens the API (a test key), the webhook endpoint and where to remember things.
+
+        `clock_file` is where the clock's offset is kept for the billing service to read.
 
         Raises ValueError for a live key: whoever holds one must not believe that he talks to Stripe.
         """
         if "_test_" not in api_key:
             raise ValueError("The stand-in for Stripe takes test keys only (sk_test_...).")
         webhook = Webhook(webhook_url, webhook_secret) if webhook_url else None
-        self.deliveries = Deliveries(webhook, backoff or Backoff())
+        self._faults = Faults()
+        self.deliveries = Deliveries(webhook, backoff or Backoff(), self._faults)
         self._store = Store(state_path)
-        self._account = Account(self._store, now, self.deliveries.announce)
-        self._api = Api(self._account, api_key)
+        self._clock = Clock(now, clock_file)
+        self._account = Account(self._store, self._clock, self.deliveries.announce)
+        self._api = Api(self._account, api_key, self._faults)
         self._runner: web.AppRunner | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -67,7 +75,8 @@ class StandInStripe:
             )
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
         page = HostedPage(self._account, self.deliveries)
-        for routed in (self._api, page, ControlApi(self._account, self.deliveries)):
+        controls = ControlApi(Surroundings(self._account, self.deliveries, self._clock, self._faults))
+        for routed in (self._api, page, controls):
             app.router.add_routes(routed.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_WAIT_S)
         await self._runner.setup()
@@ -115,9 +124,8 @@ class StandInStripe:
         self._api.intercept = interceptor
 
     def advance(self) -> None:
-        """Do what the account's time has made due: sessions expire, subscriptions end."""
-        checkout_sessions.expire_what_is_due(self._account)
-        subscriptions.end_what_is_due(self._account)
+        """Do what the account's time has made due: sessions expire, subscriptions renew and end."""
+        schedule.catch_up(self._account, self._clock)
         self._api.keys.forget_old()
         events.forget_old(self._account)
         self._store.commit()

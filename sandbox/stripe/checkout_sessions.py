@@ -266,6 +266,7 @@ _CREATABLE = takes(
     "subscription_data.description",
     "subscription_data.metadata.*",
     "subscription_data.trial_period_days",
+    "subscription_data.trial_settings.end_behavior.missing_payment_method",
     "success_url",
 )
 

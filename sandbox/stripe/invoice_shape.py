@@ -68,6 +68,7 @@ class Line:
     end: int
     subscription_item: str | None = None
     free: bool = False  # a trial's line costs nothing
+    proration: bool = False
 
     @property
     def amount(self) -> int:
@@ -133,7 +134,7 @@ def shaped_line(line: Line, invoice_id: str, subscription: Object) -> Object:
             "invoice_item_details": None,
             "subscription_item_details": {
                 "invoice_item": None,
-                "proration": False,
+                "proration": line.proration,
                 "proration_details": {"credited_items": None},
                 "subscription": subscription["id"],
                 "subscription_item": line.subscription_item,

@@ -15,23 +15,52 @@ from sandbox.stripe.identifiers import new_id
 from sandbox.stripe.invoice_shape import TOTALS, Line, blank, shaped_line
 from sandbox.stripe.objects import Kind, Object, list_of
 
+DEBIT_DAYS_S = 5 * 24 * 3600  # how long a bank debit is on its way
+
+
 def draft(account: Account, subscription: Object, reason: str, lines: Iterable[Line]) -> Object:
-    """Make a draft for a subscription; `reason` is Stripe's billing_reason. `issue` announces it."""
+    """Make a draft for a subscription; `reason` is Stripe's billing_reason. `announce` or `issue` tells of it."""
     customer = account.find(Kind.CUSTOMER, subscription["customer"])
-    invoice = blank(account.time(), customer, subscription, reason)
+    invoice = compose(account, subscription, reason, lines)
     account.change(customer, {"next_invoice_sequence": customer["next_invoice_sequence"] + 1})
-    data = [shaped_line(line, invoice["id"], subscription) for line in lines]
-    invoice["lines"] = list_of(data, f"/v1/invoices/{invoice['id']}/lines")
-    total = sum(line["amount"] for line in data)
-    invoice |= dict.fromkeys(TOTALS, total)
     return account.add(invoice)
 
 
-def issue(account: Account, invoice: Object, *, method: str) -> None:
-    """Announce and finalise a draft; one that asks for money gets a payment intent by that method."""
+def compose(account: Account, subscription: Object, reason: str, lines: Iterable[Line]) -> Object:
+    """Write a draft that is not kept."""
+    customer = account.find(Kind.CUSTOMER, subscription["customer"])
+    invoice = blank(account.time(), customer, subscription, reason)
+    data = [shaped_line(line, invoice["id"], subscription) for line in lines]
+    invoice["lines"] = list_of(data, f"/v1/invoices/{invoice['id']}/lines")
+    total = sum(line["amount"] for line in data)
+    # What is credited beyond what is charged is not asked for.
+    return invoice | dict.fromkeys(TOTALS, total) | dict.fromkeys(("amount_due", "amount_remaining"), max(0, total))
+
+
+def announce(account: Account, invoice: Object, *, finalizes_in_s: int | None = None) -> None:
+    """Tell of a draft that finalises by itself after so many seconds; with None it waits for somebody."""
+    at = None if finalizes_in_s is None else account.time() + finalizes_in_s
+    account.change(invoice, {"automatically_finalizes_at": at, "auto_advance": at is not None})
     account.publish("invoice.created", invoice)
+
+
+def issue(account: Account, invoice: Object, *, method: str) -> None:
+    """Announce a draft and finalise it at once."""
+    account.publish("invoice.created", invoice)
+    finalize(account, invoice, method=method)
+
+
+def finalize(account: Account, invoice: Object, *, method: str) -> None:
+    """Open a draft; one that asks for money gets a payment intent by that method. Raises ApiError when it is none."""
+    if invoice["status"] != "draft":
+        raise ApiError(f"This invoice is {invoice['status']}; only a draft can be finalized.")
     now = account.time()
-    changes = {"status": "open", "effective_at": now, "status_transitions": _reached(invoice, "finalized_at", now)}
+    changes = {
+        "status": "open",
+        "automatically_finalizes_at": None,
+        "effective_at": now,
+        "status_transitions": _reached(invoice, "finalized_at", now),
+    }
     account.change(invoice, changes, event="invoice.finalized")
     if invoice["amount_due"]:
         _request_payment(account, invoice, method)
@@ -54,6 +83,7 @@ def pay(account: Account, invoice: Object) -> None:
         "attempt_count": invoice["attempt_count"] + bool(invoice["amount_due"]),
         "next_payment_attempt": None,
         "status_transitions": _reached(invoice, "paid_at", now),
+        "_settles_at": None,
     }
     account.change(invoice, changes, event="invoice.paid")
     account.publish("invoice.payment_succeeded", invoice)
@@ -62,16 +92,31 @@ def pay(account: Account, invoice: Object) -> None:
 def process(account: Account, invoice: Object) -> None:
     """Put the invoice's payment on its way; the invoice stays open until it settles."""
     payment_intents.process(account, _intent(account, _payment(account, invoice)))
-    account.change(invoice, {"attempted": True, "attempt_count": 1})
+    changes = {"attempted": True, "attempt_count": invoice["attempt_count"] + 1, "next_payment_attempt": None}
+    account.change(invoice, {**changes, "_settles_at": account.time() + DEBIT_DAYS_S})
 
 
-def fail(account: Account, invoice: Object, *, code: str, message: str, retry: bool) -> None:
-    """Have a try to collect the invoice fail."""
-    payment_intents.fail(account, _intent(account, _payment(account, invoice)), code=code, message=message)
+def require_action(account: Account, invoice: Object) -> None:
+    """Have the bank ask for the payer's consent before it pays (3-D Secure)."""
+    payment_intents.require_action(account, _intent(account, _payment(account, invoice)))
     changes = {
         "attempted": True,
         "attempt_count": invoice["attempt_count"] + 1,
-        "next_payment_attempt": account.time() + RETRY_AFTER_S if retry else None,
+        "_failed_at": _first_failure(account, invoice),
+    }
+    account.change(invoice, changes, event="invoice.payment_action_required")
+
+
+def fail(account: Account, invoice: Object, *, code: str, message: str, retry_at: int | None = None) -> None:
+    """Have a try to collect the invoice fail; it is tried again at `retry_at`, in seconds since the epoch, or never."""
+    payment_intents.fail(account, _intent(account, _payment(account, invoice)), code=code, message=message)
+    changes = {
+        "attempted": True,
+        # A debit that comes back is the attempt that began when it left.
+        "attempt_count": invoice["attempt_count"] + (invoice.get("_settles_at") is None),
+        "next_payment_attempt": retry_at,
+        "_failed_at": _first_failure(account, invoice),
+        "_settles_at": None,
     }
     account.change(invoice, changes, event="invoice.payment_failed")
 
@@ -84,7 +129,7 @@ def void(account: Account, invoice: Object) -> None:
         payment_intents.cancel(account, _intent(account, payment))
         transitions = {**payment["status_transitions"], "canceled_at": account.time()}
         account.change(payment, {"status": "canceled", "status_transitions": transitions})
-    changes: Object = {"status": "void", "next_payment_attempt": None, "amount_remaining": 0}
+    changes: Object = {"status": "void", "next_payment_attempt": None, "amount_remaining": 0, "_settles_at": None}
     changes["status_transitions"] = _reached(invoice, "voided_at", account.time())
     account.change(invoice, changes, event="invoice.voided")
 
@@ -93,8 +138,18 @@ def mark_uncollectible(account: Account, invoice: Object) -> None:
     """Write an open invoice off."""
     _require_open(invoice)
     transitions = _reached(invoice, "marked_uncollectible_at", account.time())
-    changes = {"status": "uncollectible", "next_payment_attempt": None, "status_transitions": transitions}
+    changes = {
+        "status": "uncollectible",
+        "next_payment_attempt": None,
+        "_settles_at": None,
+        "status_transitions": transitions,
+    }
     account.change(invoice, changes, event="invoice.marked_uncollectible")
+
+
+def _first_failure(account: Account, invoice: Object) -> int:
+    """Note what only events say: when the first try to collect the invoice failed."""
+    return int(invoice.get("_failed_at") or account.time())
 
 
 def _require_open(invoice: Object) -> None:
@@ -111,7 +166,7 @@ def _request_payment(account: Account, invoice: Object, method: str) -> None:
         method=method,
         description="Subscription creation" if invoice["billing_reason"] == "subscription_create" else None,
     )
-    account.add(
+    payment = account.add(
         {
             "id": new_id(Kind.INVOICE_PAYMENT),
             "object": Kind.INVOICE_PAYMENT.value,
@@ -127,11 +182,12 @@ def _request_payment(account: Account, invoice: Object, method: str) -> None:
             "status_transitions": {"canceled_at": None, "paid_at": None},
         }
     )
+    account.change(invoice, {"_payment": payment["id"]})
 
 
 def _payment(account: Account, invoice: Object) -> Object:
     """Find the invoice's one payment; every invoice here that asks for money has exactly one."""
-    return next(p for p in account.store.newest_first(Kind.INVOICE_PAYMENT) if p["invoice"] == invoice["id"])
+    return account.find(Kind.INVOICE_PAYMENT, invoice["_payment"])
 
 
 def _intent(account: Account, payment: Object) -> Object:

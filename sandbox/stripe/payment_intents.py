@@ -115,6 +115,7 @@ def succeed(account: Account, intent: Object) -> None:
             "amount_received": intent["amount"],
             "latest_charge": charge["id"],
             "last_payment_error": None,
+            "next_action": None,
             "processing": None,
         },
         event="payment_intent.succeeded",
@@ -128,6 +129,12 @@ def process(account: Account, intent: Object) -> None:
         {"status": "processing", "payment_method_types": [BANK_DEBIT], "last_payment_error": None},
         event="payment_intent.processing",
     )
+
+
+def require_action(account: Account, intent: Object) -> None:
+    """Have the bank ask the payer for consent before it pays."""
+    changes = {"status": "requires_action", "next_action": {"type": "use_stripe_sdk", "use_stripe_sdk": {}}}
+    account.change(intent, changes, event="payment_intent.requires_action")
 
 
 def fail(account: Account, intent: Object, *, code: str, message: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sandbox.stripe import customers, invoices, payment_intents, subscriptions
+from sandbox.stripe import customers, dunning, invoices, payment_intents, subscriptions
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError
 from sandbox.stripe.objects import Kind, Object
@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     PAID = "paid"
     PROCESSING = "processing"
     DECLINED = "declined"
+    INCOMPLETE = "incomplete"  # a subscription is made, and its first payment waits for the bank's consent
 
 
 class Settlement(StrEnum):
@@ -35,7 +36,7 @@ class Settlement(StrEnum):
 def complete(account: Account, session: Object, outcome: Outcome) -> Object | None:
     """Pay an open session and return its checkout.session.completed event.
 
-    A declined one stays open and returns None. Raises ApiError for a session that is not open.
+    A declined or incomplete one stays open and returns None. Raises ApiError for a session that is not open.
     """
     if session["status"] != "open":
         raise ApiError(f"This Checkout Session is {session['status']}; only an open one can be paid.")
@@ -48,6 +49,9 @@ def complete(account: Account, session: Object, outcome: Outcome) -> Object | No
         )
         return None
     customer = _customer(account, session)
+    if outcome is Outcome.INCOMPLETE:
+        _begin(account, session, customer)
+        return None
     bought = _subscribe if session["mode"] == "subscription" else _buy
     changes = bought(account, session, customer, outcome)
     unpaid = session["payment_status"] if outcome is Outcome.PROCESSING else "paid"
@@ -57,6 +61,8 @@ def complete(account: Account, session: Object, outcome: Outcome) -> Object | No
         "customer": customer,
         "payment_status": "no_payment_required" if session["payment_status"] == "no_payment_required" else unpaid,
         "_settles": outcome is Outcome.PROCESSING,
+        "_settles_at": account.time() + invoices.DEBIT_DAYS_S,
+        "_paid_at": None if outcome is Outcome.PROCESSING else account.time(),
     }
     return account.change(session, changes, event="checkout.session.completed")
 
@@ -76,19 +82,15 @@ def settle(account: Account, session: Object, settlement: Settlement) -> None:
             payment_intents.succeed(account, intent)
         else:
             payment_intents.fail(account, intent, code=_DEBIT_FAILED[0], message=_DEBIT_FAILED[1])
-    changes = {"_settles": False, "payment_status": "paid" if succeeded else "unpaid"}
+    changes: Object = {"_settles": False, "payment_status": "paid" if succeeded else "unpaid"}
+    changes["_paid_at" if succeeded else "_failed_at"] = account.time()
     account.change(session, changes, event=f"checkout.session.async_payment_{settlement}")
 
 
 def _settle_invoice(account: Account, session: Object, *, succeeded: bool) -> None:
     """Settle the first invoice; when it fails it is voided and the subscription stays active, as at Stripe."""
     invoice = account.find(Kind.INVOICE, session["invoice"])
-    if succeeded:
-        invoices.pay(account, invoice)
-        return
-    code, message = _DEBIT_FAILED
-    invoices.fail(account, invoice, code=code, message=message, retry=False)
-    invoices.void(account, invoice)
+    dunning.settle(account, invoice, account.find(Kind.SUBSCRIPTION, session["subscription"]), succeeded=succeeded)
 
 
 def _customer(account: Account, session: Object) -> str | None:
@@ -133,6 +135,33 @@ def _payment_intent(account: Account, session: Object, method: str) -> Object:
 
 
 def _subscribe(account: Account, session: Object, customer: str | None, outcome: Outcome) -> Object:
+    subscription, invoice = _begun(account, session) or _start(account, session, customer, outcome)
+    if outcome is Outcome.PROCESSING:
+        invoices.process(account, invoice)
+    else:
+        invoices.pay(account, invoice)
+    subscriptions.activate(account, subscription)
+    return {"subscription": subscription["id"], "invoice": invoice["id"]}
+
+
+def _begin(account: Account, session: Object, customer: str | None) -> None:
+    """Make the subscription before its first payment is there. Raises ApiError where there is none to make."""
+    if session["mode"] != "subscription" or _begun(account, session):
+        raise ApiError("Only a first try to pay for a subscription can be left incomplete.")
+    subscription, invoice = _start(account, session, customer, Outcome.PAID)
+    invoices.require_action(account, invoice)
+    account.change(session, {"_begun": subscription["id"]})
+
+
+def _begun(account: Account, session: Object) -> tuple[Object, Object] | None:
+    """Find what an incomplete try left behind, while it can still be paid."""
+    subscription = account.store.get(Kind.SUBSCRIPTION, session.get("_begun") or "")
+    if subscription is None or subscription["status"] != "incomplete":
+        return None
+    return subscription, account.find(Kind.INVOICE, subscription["latest_invoice"])
+
+
+def _start(account: Account, session: Object, customer: str | None, outcome: Outcome) -> tuple[Object, Object]:
     data = session["_subscription_data"]
     subscription, invoice = subscriptions.start(
         account,
@@ -142,10 +171,8 @@ def _subscribe(account: Account, session: Object, customer: str | None, outcome:
         metadata=data.get("metadata", {}),
         description=data.get("description"),
         trial_days=data.get("trial_period_days", 0),
+        trial_settings=data.get("trial_settings"),
     )
-    if outcome is Outcome.PROCESSING:
-        invoices.process(account, invoice)
-    else:
-        invoices.pay(account, invoice)
-    subscriptions.activate(account, subscription)
-    return {"subscription": subscription["id"], "invoice": invoice["id"]}
+    unneeded = session["payment_method_collection"] == "if_required" and not session["amount_total"]
+    account.change(subscription, {"_no_payment_method": unneeded})
+    return subscription, invoice

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import stripe.params as sdk
 
 from sandbox.stripe.account import Account
@@ -13,8 +15,16 @@ from sandbox.stripe.rendering import shown
 from sandbox.stripe.route import Call, Route, takes
 
 
-def create(account: Account, params: Params) -> Object:
-    """Give back all that is left of a payment, or `amount` minor units of it.
+class RefundEnd(StrEnum):
+    """How a refund ends, perhaps days after it seemed to have succeeded."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+def create(account: Account, params: Params, *, pending: bool = False) -> Object:
+    """Give back all that is left of a payment, or `amount` minor units of it; `pending` while the bank takes its time.
 
     Raises ApiError when nothing is left, too little is left, or the payment never arrived.
     """
@@ -29,11 +39,32 @@ def create(account: Account, params: Params) -> Object:
         )
     if amount > left:
         raise ApiError(f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})", param="amount")
-    refund = account.add(_refund(account, charge, amount, params), event="refund.created")
+    refund = account.add(
+        _refund(account, charge, amount, params, "pending" if pending else "succeeded"), event="refund.created"
+    )
     refunded = charge["amount_refunded"] + amount
     changes = {"amount_refunded": refunded, "refunded": refunded == charge["amount"]}
     account.change(charge, changes, event="charge.refunded")
     return refund
+
+
+def end(account: Account, refund: Object, how: RefundEnd) -> None:
+    """Have a refund end so; one that succeeded can still fail, and then the money was never given back.
+
+    Raises ApiError for what no refund does. https://docs.stripe.com/refunds#failed-refunds
+    """
+    allowed = {"pending": set(RefundEnd), "succeeded": {RefundEnd.FAILED}}
+    if how not in allowed.get(refund["status"], set()):
+        raise ApiError(f"A refund that is {refund['status']} does not become {how}.")
+    if how is RefundEnd.SUCCEEDED:
+        account.change(refund, {"status": "succeeded"}, event="refund.updated")
+        account.publish("charge.refund.updated", refund)
+        return
+    charge = account.find(Kind.CHARGE, refund["charge"])
+    account.change(charge, {"amount_refunded": charge["amount_refunded"] - refund["amount"], "refunded": False})
+    changes = {"status": how.value, "failure_reason": "declined" if how is RefundEnd.FAILED else None}
+    account.change(refund, changes, event="refund.failed" if how is RefundEnd.FAILED else "refund.updated")
+    account.publish("charge.refund.updated", refund)
 
 
 def _charge(account: Account, params: Params) -> Object:
@@ -57,7 +88,7 @@ def _charge(account: Account, params: Params) -> Object:
     return charge
 
 
-def _refund(account: Account, charge: Object, amount: int, params: Params) -> Object:
+def _refund(account: Account, charge: Object, amount: int, params: Params, status: str) -> Object:
     return {
         "id": new_id(Kind.REFUND),
         "object": Kind.REFUND.value,
@@ -75,7 +106,7 @@ def _refund(account: Account, charge: Object, amount: int, params: Params) -> Ob
         "reason": params.get("reason"),
         "receipt_number": None,
         "source_transfer_reversal": None,
-        "status": "succeeded",
+        "status": status,
         "transfer_reversal": None,
     }
 

@@ -26,6 +26,7 @@ _EXPANDABLE: Mapping[str, frozenset[str]] = {
     Kind.PAYMENT_INTENT: frozenset({"customer", "latest_charge"}),
     Kind.CHARGE: frozenset({"customer", "payment_intent"}),
     Kind.REFUND: frozenset({"charge", "payment_intent"}),
+    Kind.DISPUTE: frozenset({"charge", "payment_intent"}),
     "payment": frozenset({"payment_intent"}),  # invoice_payment.payment, which has no `object` of its own
     "subscription_details": frozenset({"subscription"}),  # invoice.parent.subscription_details
 }

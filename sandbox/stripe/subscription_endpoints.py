@@ -8,18 +8,21 @@ from typing import Any
 
 import stripe.params as sdk
 
+from sandbox.stripe import billing_cycle
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, missing_param, resource_missing
 from sandbox.stripe.objects import Kind, Object, merged_metadata
 from sandbox.stripe.pagination import LIST_PARAMS, created_within, has_fields, page
+from sandbox.stripe.pauses import pause_collection
 from sandbox.stripe.rendering import shown
 from sandbox.stripe.route import Call, Route, takes
-from sandbox.stripe.subscriptions import ENDED, cancel, cancellation, new_item, require_live
+from sandbox.stripe.subscriptions import ENDED, cancel, cancellation, new_item, pause, require_live
 
 ITEMS_LIMIT = 20  # Stripe's own
 
 
-def _update(account: Account, call: Call) -> Object:
+def update(account: Account, call: Call) -> Object:
+    """Update a subscription as the API does. Raises ApiError for what Stripe refuses."""
     subscription, params = account.find(Kind.SUBSCRIPTION, call.path["id"]), call.params
     if set(params) - {"metadata", "expand"}:
         require_live(subscription)
@@ -34,7 +37,21 @@ def _update(account: Account, call: Call) -> Object:
         changes |= cancellation(account, subscription, wanted=params["cancel_at_period_end"])
     if "cancel_at" in params:
         changes |= _cancellation_at(account, subscription, params["cancel_at"])
+    if "pause_collection" in params:
+        changes |= pause_collection(account, params["pause_collection"])
     account.change(subscription, changes, event="customer.subscription.updated")
+    return shown(subscription)
+
+
+def _pause(account: Account, call: Call) -> Object:
+    subscription = account.find(Kind.SUBSCRIPTION, call.path["id"])
+    pause(account, subscription)
+    return shown(subscription)
+
+
+def _resume(account: Account, call: Call) -> Object:
+    subscription = account.find(Kind.SUBSCRIPTION, call.path["id"])
+    billing_cycle.resume(account, subscription)
     return shown(subscription)
 
 
@@ -138,19 +155,30 @@ ROUTES = (
     Route(
         "POST",
         "/v1/subscriptions/{id}",
-        _update,
+        update,
         sdk.SubscriptionUpdateParams,
         takes(
             "metadata.*",
             "description",
             "cancel_at",
             "cancel_at_period_end",
+            "pause_collection",
+            "pause_collection.behavior",
+            "pause_collection.resumes_at",
             "proration_behavior",
             "items.id",
             "items.price",
             "items.quantity",
             "items.deleted",
         ),
+    ),
+    Route("POST", "/v1/subscriptions/{id}/pause", _pause, sdk.SubscriptionPauseParams, takes("type")),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/resume",
+        _resume,
+        sdk.SubscriptionResumeParams,
+        takes("billing_cycle_anchor.type", "proration_behavior"),
     ),
     Route("DELETE", "/v1/subscriptions/{id}", _delete, sdk.SubscriptionCancelParams, takes("invoice_now", "prorate")),
 )

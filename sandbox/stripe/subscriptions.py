@@ -1,4 +1,4 @@
-"""Subscriptions: how they begin, renew, change and end.
+"""Subscriptions: how they begin, change and end. What time does to them: `billing_cycle`.
 
 https://docs.stripe.com/billing/subscriptions/overview. Changes are not prorated: an update sends no invoice.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from sandbox.stripe import invoices, payment_intents
+from sandbox.stripe import invoices
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, resource_missing
 from sandbox.stripe.identifiers import new_id
 from sandbox.stripe.intervals import period_end
+from sandbox.stripe.invoice_shape import Line
 from sandbox.stripe.objects import Kind, Object, list_of
 
 ENDED = frozenset({"canceled", "incomplete_expired"})
@@ -55,6 +56,7 @@ def start(
     metadata: dict[str, str],
     description: str | None = None,
     trial_days: int = 0,
+    trial_settings: Object | None = None,
 ) -> tuple[Object, Object]:
     """Make a subscription of (price, quantity) lines with its first invoice, open or, in a trial, paid.
 
@@ -64,13 +66,15 @@ def start(
     now = account.time()
     trial_end = now + trial_days * _DAY_S if trial_days else None
     subscription = _blank(account, customer, metadata, trial_end)
+    if trial_settings:
+        subscription["trial_settings"] = trial_settings
     recurring = [line for line in lines if line[0]["recurring"]]
     items = [new_item(account, subscription, price, quantity) for price, quantity in recurring]
     subscription["items"]["data"] = items
     subscription |= {"currency": recurring[0][0]["currency"], "description": description}
-    extra = [invoices.Line(price, quantity, now, now) for price, quantity in lines if not price["recurring"]]
+    extra = [Line(price, quantity, now, now) for price, quantity in lines if not price["recurring"]]
     invoice = invoices.draft(
-        account, subscription, "subscription_create", [*_lines(items, free=bool(trial_days)), *extra]
+        account, subscription, "subscription_create", [*lines_of(items, free=bool(trial_days)), *extra]
     )
     subscription["latest_invoice"] = invoice["id"]
     account.add(subscription, event="customer.subscription.created")
@@ -84,42 +88,29 @@ def activate(account: Account, subscription: Object) -> None:
         account.change(subscription, {"status": "active"}, event="customer.subscription.updated")
 
 
-def renew(account: Account, subscription: Object, *, paid: bool) -> None:
-    """Begin the next period, as Stripe does when one ends: invoice it and collect, or fail to.
-
-    A subscription that was to end with its period ends instead. Raises ApiError when it has ended or never began.
-    """
-    if subscription["status"] not in {"active", "trialing", "past_due", "unpaid"}:
-        raise ApiError(f"A subscription that is {subscription['status']} does not renew.")
-    items = copy.deepcopy(subscription["items"])
-    if _ends_before_next_period(subscription):
-        cancel(account, subscription)
-        return
-    for item in items["data"]:
-        item["current_period_start"], item["current_period_end"] = _next_period(subscription, item)
-    invoice = invoices.draft(account, subscription, "subscription_cycle", _lines(items["data"]))
-    status = "active" if subscription["status"] == "trialing" else subscription["status"]
-    changes = {"items": items, "latest_invoice": invoice["id"], "status": status}
+def expire_incomplete(account: Account, subscription: Object) -> None:
+    """End a subscription whose first payment never came."""
+    changes = {"status": "incomplete_expired", "ended_at": account.time()}
     account.change(subscription, changes, event="customer.subscription.updated")
-    invoices.issue(account, invoice, method=payment_intents.CARD)
-    collect(account, invoice, subscription, paid=paid)
 
 
-def collect(account: Account, invoice: Object, subscription: Object, *, paid: bool) -> None:
-    """Try to collect an open invoice, and let the subscription follow. Raises ApiError when it is not open."""
-    if invoice["status"] != "open":
-        raise ApiError(f"This invoice is {invoice['status']}; only an open one can be collected.")
-    if paid or not invoice["amount_due"]:
-        invoices.pay(account, invoice)
-        activate(account, subscription)
-        return
-    invoices.fail(account, invoice, code="card_declined", message="Your card was declined.", retry=True)
-    if subscription["status"] == "active":
-        account.change(subscription, {"status": "past_due"}, event="customer.subscription.updated")
+def pause(account: Account, subscription: Object) -> None:
+    """Stop the subscription until it is resumed. Raises ApiError for one that does not run."""
+    if subscription["status"] not in {"active", "trialing"}:
+        raise ApiError(f"A subscription that is {subscription['status']} cannot be paused.")
+    account.change(subscription, {"status": "paused"}, event="customer.subscription.paused")
+
+
+def unpause(account: Account, subscription: Object) -> None:
+    """Let a paused subscription run again: its resumption invoice is paid, or taken back."""
+    account.change(subscription, {"status": "active"}, event="customer.subscription.resumed")
 
 
 def cancel(account: Account, subscription: Object, *, reason: str = "cancellation_requested") -> None:
-    """End the subscription now. Raises resource_missing when it has ended, as Stripe does."""
+    """End the subscription now; open invoices stay, and are not collected any more.
+
+    Raises resource_missing when it has ended, as Stripe does.
+    """
     if subscription["status"] in ENDED:
         raise resource_missing(Kind.SUBSCRIPTION, subscription["id"], status=404)
     now = account.time()
@@ -138,15 +129,6 @@ def cancel_at_period_end(account: Account, subscription: Object, *, wanted: bool
     account.change(
         subscription, cancellation(account, subscription, wanted=wanted), event="customer.subscription.updated"
     )
-
-
-def end_what_is_due(account: Account) -> None:
-    """End every subscription whose `cancel_at` has come."""
-    now = account.time()
-    for subscription in account.store.all(Kind.SUBSCRIPTION):
-        due = subscription["cancel_at"] is not None and subscription["cancel_at"] <= now
-        if due and subscription["status"] not in ENDED:
-            cancel(account, subscription)
 
 
 def _blank(account: Account, customer: str, metadata: dict[str, str], trial_end: int | None) -> Object:
@@ -206,9 +188,10 @@ def new_item(account: Account, subscription: Object, price: Object, quantity: in
     }
 
 
-def _lines(items: Sequence[Object], *, free: bool = False) -> list[invoices.Line]:
+def lines_of(items: Sequence[Object], *, free: bool = False) -> list[Line]:
+    """Write what items cost in their present period; nothing in a trial."""
     return [
-        invoices.Line(
+        Line(
             item["price"],
             item["quantity"],
             item["current_period_start"],
@@ -220,21 +203,16 @@ def _lines(items: Sequence[Object], *, free: bool = False) -> list[invoices.Line
     ]
 
 
-def _next_period(subscription: Object, item: Object) -> tuple[int, int]:
-    recurring = item["price"]["recurring"]
-    begin: int = item["current_period_end"]
-    anchor = subscription["billing_cycle_anchor"]
-    return begin, period_end(anchor, begin, recurring["interval"], recurring["interval_count"])
-
-
-def _first_period_end(subscription: Object) -> int:
+def first_period_end(subscription: Object) -> int:
+    """Tell when the period of the item that ends first is over."""
     return min(int(item["current_period_end"]) for item in subscription["items"]["data"])
 
 
-def _ends_before_next_period(subscription: Object) -> bool:
+def ends_before_next_period(subscription: Object) -> bool:
+    """Tell whether the subscription is to end with the period that runs."""
     cancel_at = subscription["cancel_at"]
     return subscription["cancel_at_period_end"] or (
-        cancel_at is not None and cancel_at <= _first_period_end(subscription)
+        cancel_at is not None and cancel_at <= first_period_end(subscription)
     )
 
 
@@ -251,7 +229,7 @@ def cancellation(account: Account, subscription: Object, *, wanted: bool) -> Obj
         return {"cancel_at_period_end": False, "cancel_at": None, "canceled_at": None, "cancellation_details": details}
     return {
         "cancel_at_period_end": True,
-        "cancel_at": _first_period_end(subscription),
+        "cancel_at": first_period_end(subscription),
         "canceled_at": account.time(),
         "cancellation_details": {**subscription["cancellation_details"], "reason": "cancellation_requested"},
     }

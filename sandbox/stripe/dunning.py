@@ -1,0 +1,114 @@
+"""Collecting invoices: what a payment, a refusal or a write-off does to the subscription, and when it is tried again.
+
+https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses
+https://docs.stripe.com/billing/revenue-recovery/smart-retries
+"""
+
+from __future__ import annotations
+
+from sandbox.stripe import invoices, subscriptions
+from sandbox.stripe.account import Account
+from sandbox.stripe.cards import CardOutcome
+from sandbox.stripe.errors import ApiError
+from sandbox.stripe.objects import Object
+from sandbox.stripe.settings import AfterDunning, settings_of
+
+_DAY_S = 24 * 3600
+RETRY_GAPS_S = (3 * _DAY_S, 5 * _DAY_S, 7 * _DAY_S)  # from each failed try to the next; then it is over
+INCOMPLETE_S = 23 * 3600  # how long a first payment may take before the subscription expires
+
+_DECLINED = ("card_declined", "Your card was declined.")
+_RETURNED = ("payment_intent_payment_attempt_failed", "The bank returned the debit: insufficient funds.")
+
+
+def collect(account: Account, invoice: Object, subscription: Object, outcome: CardOutcome) -> None:
+    """Try to collect an open invoice, and let the subscription follow. Raises ApiError when it cannot be collected."""
+    if invoice["status"] != "open" and not (invoice["status"] == "uncollectible" and outcome is CardOutcome.PAID):
+        raise ApiError(f"This invoice is {invoice['status']}; only an open one can be collected.")
+    if outcome is CardOutcome.PAID or not invoice["amount_due"]:
+        invoices.pay(account, invoice)
+        _recover(account, invoice, subscription)
+    elif outcome is CardOutcome.PROCESSING:
+        invoices.process(account, invoice)
+    else:
+        _fail(account, invoice, subscription, _DECLINED)
+
+
+def settle(account: Account, invoice: Object, subscription: Object, *, succeeded: bool) -> None:
+    """End a bank debit that is on its way. Raises ApiError when none is."""
+    if invoice["status"] != "open" or invoice.get("_settles_at") is None:
+        raise ApiError("This invoice has no payment on its way.")
+    if succeeded:
+        invoices.pay(account, invoice)
+        _recover(account, invoice, subscription)
+    elif invoice["billing_reason"] == "subscription_create":
+        # The subscription stays active although its first payment never came; the void invoice alone tells.
+        invoices.fail(account, invoice, code=_RETURNED[0], message=_RETURNED[1])
+        invoices.void(account, invoice)
+    else:
+        _fail(account, invoice, subscription, _RETURNED)
+
+
+def void(account: Account, invoice: Object, subscription: Object) -> None:
+    """Take an open invoice back. A first one that nobody paid takes its subscription with it. Raises ApiError."""
+    invoices.void(account, invoice)
+    if subscription["status"] == "incomplete" and _is_latest(invoice, subscription):
+        subscriptions.expire_incomplete(account, subscription)
+    else:
+        _forgive(account, invoice, subscription)
+
+
+def write_off(account: Account, invoice: Object, subscription: Object) -> None:
+    """Give an open invoice up. Raises ApiError when it is not open."""
+    invoices.mark_uncollectible(account, invoice)
+    _forgive(account, invoice, subscription)
+
+
+def expire_first_payment(account: Account, subscription: Object, invoice: Object) -> None:
+    """End a subscription whose first payment did not come in time."""
+    subscriptions.expire_incomplete(account, subscription)
+    if invoice["status"] == "open":
+        invoices.void(account, invoice)
+
+
+def _fail(account: Account, invoice: Object, subscription: Object, why: tuple[str, str]) -> None:
+    tried = max(0, invoice["attempt_count"] - (invoice.get("_settles_at") is not None))
+    first = subscription["status"] == "incomplete"  # its 23 hours are all the dunning that there is
+    gap_s = RETRY_GAPS_S[tried] if tried < len(RETRY_GAPS_S) and not first else None
+    retry_at = None if gap_s is None or subscription["status"] in subscriptions.ENDED else account.time() + gap_s
+    invoices.fail(account, invoice, code=why[0], message=why[1], retry_at=retry_at)
+    if not _is_latest(invoice, subscription):
+        return
+    if subscription["status"] == "active":
+        account.change(subscription, {"status": "past_due"}, event="customer.subscription.updated")
+    if retry_at is None and subscription["status"] == "past_due":
+        _end_dunning(account, subscription)
+
+
+def _end_dunning(account: Account, subscription: Object) -> None:
+    match settings_of(account).after_dunning:
+        case AfterDunning.CANCELED:
+            subscriptions.cancel(account, subscription, reason="payment_failed")
+        case AfterDunning.UNPAID:
+            account.change(subscription, {"status": "unpaid"}, event="customer.subscription.updated")
+        case AfterDunning.PAST_DUE:
+            pass
+
+
+def _recover(account: Account, invoice: Object, subscription: Object) -> None:
+    if not _is_latest(invoice, subscription):
+        return
+    if subscription["status"] == "paused":
+        subscriptions.unpause(account, subscription)
+    else:
+        subscriptions.activate(account, subscription)
+
+
+def _forgive(account: Account, invoice: Object, subscription: Object) -> None:
+    """As at Stripe, what is not owed any more does not hold the subscription back."""
+    if subscription["status"] in {"past_due", "paused"}:
+        _recover(account, invoice, subscription)
+
+
+def _is_latest(invoice: Object, subscription: Object) -> bool:
+    return bool(subscription["latest_invoice"] == invoice["id"])
