@@ -75,7 +75,7 @@ def settle(account: Account, session: Object, settlement: Settlement) -> None:
         )
     succeeded = settlement is Settlement.SUCCEEDED
     if session["mode"] == "subscription":
-        _settle_invoice(account, session, succeeded=succeeded)
+        succeeded = _settle_invoice(account, session, succeeded=succeeded)
     else:
         intent = account.find(Kind.PAYMENT_INTENT, session["payment_intent"])
         if succeeded:
@@ -84,13 +84,18 @@ def settle(account: Account, session: Object, settlement: Settlement) -> None:
             payment_intents.fail(account, intent, code=_DEBIT_FAILED[0], message=_DEBIT_FAILED[1])
     changes: Object = {"_settles": False, "payment_status": "paid" if succeeded else "unpaid"}
     changes["_paid_at" if succeeded else "_failed_at"] = account.time()
-    account.change(session, changes, event=f"checkout.session.async_payment_{settlement}")
+    account.change(session, changes, event=f"checkout.session.async_payment_{'succeeded' if succeeded else 'failed'}")
 
 
-def _settle_invoice(account: Account, session: Object, *, succeeded: bool) -> None:
-    """Settle the first invoice; when it fails it is voided and the subscription stays active, as at Stripe."""
+def _settle_invoice(account: Account, session: Object, *, succeeded: bool) -> bool:
+    """Settle the first invoice; when it fails it is voided and the subscription stays active, as at Stripe.
+
+    One that was paid otherwise, taken back or written off meanwhile has decided already. Returns whether it is paid.
+    """
     invoice = account.find(Kind.INVOICE, session["invoice"])
-    dunning.settle(account, invoice, account.find(Kind.SUBSCRIPTION, session["subscription"]), succeeded=succeeded)
+    if invoice["status"] == "open":
+        dunning.settle(account, invoice, account.find(Kind.SUBSCRIPTION, session["subscription"]), succeeded=succeeded)
+    return bool(invoice["status"] == "paid")
 
 
 def _customer(account: Account, session: Object) -> str | None:

@@ -145,7 +145,9 @@ async def test_events_are_forgotten_after_thirty_days(world: World) -> None:
 async def test_controls_are_listed_and_refuse_what_they_do_not_know(world: World) -> None:
     async with world.http.get(f"{world.url}/_control") as response:
         listed = {(e["method"], e["path"]): e["body"] for e in (await response.json())["endpoints"]}
-    assert listed["POST", "/_control/checkout/sessions/{id}/complete"] == {"outcome": "paid | processing | declined | incomplete"}
+    assert listed["POST", "/_control/checkout/sessions/{id}/complete"] == {
+        "outcome": "paid | processing | declined | incomplete"
+    }
     session = await world.session()
     path = f"/checkout/sessions/{session.id}/complete"
     assert "outcome" in (await world.control(path, expect=400, outcome="stolen"))["error"]["message"]

@@ -1,0 +1,220 @@
+"""The lives that customers lead: one deed at a time, at Stripe and through the service.
+
+What does not apply at that moment (nothing to refund, say) is left out; the plan's draws pick among what does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from billing.v1 import checkout_pb2
+
+from tests.torture.plan import Deed, Step
+from tests.torture.stage import ControlError, Stage
+
+_TRIES = 12  # of one purchase; a crash takes a second or two, and faults strike one call in ten
+_PAUSE_S = 0.3
+_CALL_S = 10.0
+_AGAIN = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+_OFFERS = (("pro", "weekly"), ("pro", "weekly"), ("pro", "monthly"), ("team", "weekly"), ("team", "weekly"),
+           ("trial", "weekly"), ("pass", "once"), ("lifetime", "once"))  # fmt: skip
+_LOOKUP_KEYS = ("torture_pro_weekly", "torture_pro_monthly", "torture_team_weekly")
+_OUTCOMES = ("paid", "paid", "paid", "paid", "processing", "processing", "declined", "incomplete", "expire", "leave")
+_CARDS = ("paid", "paid", "declined", "declined", "processing")
+_DISPUTE_STEPS = (
+    "warning_closed",
+    "needs_response",
+    "under_review",
+    "won",
+    "lost",
+    "appeal_needs_response",
+    "appeal_under_review",
+)
+_LIVE = frozenset({"trialing", "active", "past_due", "unpaid", "paused"})
+
+
+class Lives:
+    """Carries steps out."""
+
+    def __init__(self, stage: Stage) -> None:
+        """Take the stage that they are led on."""
+        self._stage = stage
+        self.counts: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()  # of purchases, by the service's own words
+
+    async def lead(self, step: Step) -> None:
+        """Carry one step out, or leave it out where it does not apply."""
+        try:
+            await _DEEDS[step.deed](self, step)
+            self.counts["done"] += 1
+        except ControlError:
+            self.counts["left out"] += 1
+
+    # --- Through the service -----------------------------------------------------------------------------------------
+
+    async def _buy(self, step: Step) -> None:
+        plan_key, price_key = _pick(_OFFERS, step.draws[0])
+        quantity = 1 + int(step.draws[1] * 5) if plan_key in {"team", "lifetime"} else None
+        session_id = await self._checkout(step.customer_id, plan_key, price_key, quantity)
+        outcome = _pick(_OUTCOMES, step.draws[2])
+        if outcome == "expire":
+            await self._stage.control(f"checkout/sessions/{session_id}/expire")
+        elif outcome != "leave":
+            await self._stage.control(f"checkout/sessions/{session_id}/complete", outcome=outcome)
+
+    async def _checkout(self, customer_id: str, plan_key: str, price_key: str, quantity: int | None) -> str:
+        request = checkout_pb2.CreateCheckoutSessionRequest(
+            request_id=str(uuid.uuid4()),
+            customer_id=customer_id,
+            plan_key=plan_key,
+            price_key=price_key,
+            quantity=quantity,
+            success_url="https://shop.example/done",
+            cancel_url="https://shop.example/plans",
+        )
+        for _ in range(_TRIES):
+            try:
+                answer = await self._stage.billing.CreateCheckoutSession(request, timeout=_CALL_S)
+            except grpc.aio.AioRpcError as error:
+                self.counts[f"checkout {error.code().name}"] += 1
+                if error.code() not in _AGAIN:
+                    self.refusals[error.details() or ""] += 1
+                    raise ControlError(error.details()) from error
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return answer.checkout_session.checkout_session_id
+        raise ControlError("no page to pay on was made in time")
+
+    # --- At Stripe ---------------------------------------------------------------------------------------------------
+
+    async def _truth(self, step: Step) -> Mapping[str, Any]:
+        found = await self._stage.ask(f"truth/{step.customer_id}")
+        held: Mapping[str, Any] = found["customers"].get(step.customer_id)
+        if held is None:
+            raise ControlError("never seen")
+        return held
+
+    async def _one(
+        self, step: Step, noun: str, holds: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    ) -> Mapping[str, Any]:
+        found = [obj for obj in (await self._truth(step))[noun] if holds(obj)]
+        if not found:
+            raise ControlError(f"none of {noun} applies")
+        one: Mapping[str, Any] = _pick(found, step.draws[0])
+        return one
+
+    async def _subscription(self, step: Step, *statuses: str) -> str:
+        wanted = frozenset(statuses) or _LIVE
+        return str((await self._one(step, "subscriptions", lambda s: s["status"] in wanted))["id"])
+
+    async def _card(self, step: Step) -> None:
+        customer = await self._one(step, "customers", lambda c: not c["deleted"])
+        await self._stage.control(f"customers/{customer['id']}/card", outcome=_pick(_CARDS, step.draws[1]))
+
+    async def _settle(self, step: Step) -> None:
+        session = await self._one(step, "checkout_sessions", lambda s: s["payment_status"] == "unpaid")
+        outcome = "succeeded" if step.draws[1] < 0.5 else "failed"
+        await self._stage.control(f"checkout/sessions/{session['id']}/settle", outcome=outcome)
+
+    async def _cancel(self, step: Step) -> None:
+        await self._stage.control(f"subscriptions/{await self._subscription(step)}/cancel")
+
+    async def _cancel_at_end(self, step: Step) -> None:
+        await self._stage.control(f"subscriptions/{await self._subscription(step)}/cancel", at_period_end=True)
+
+    async def _keep(self, step: Step) -> None:
+        found = await self._one(step, "subscriptions", lambda s: s["cancel_at"] is not None and s["status"] in _LIVE)
+        await self._stage.control(f"subscriptions/{found['id']}/keep")
+
+    async def _change(self, step: Step) -> None:
+        subscription_id = await self._subscription(step)
+        if step.draws[1] < 0.5:
+            await self._stage.control(f"subscriptions/{subscription_id}/change", quantity=1 + int(step.draws[2] * 9))
+        else:
+            lookup_key = _pick(_LOOKUP_KEYS, step.draws[2])
+            await self._stage.control(f"subscriptions/{subscription_id}/change", lookup_key=lookup_key)
+
+    async def _pause(self, step: Step) -> None:
+        await self._stage.control(f"subscriptions/{await self._subscription(step)}/pause")
+
+    async def _resume(self, step: Step) -> None:
+        await self._stage.control(f"subscriptions/{await self._subscription(step, 'paused')}/resume")
+
+    async def _pause_collection(self, step: Step) -> None:
+        path = f"subscriptions/{await self._subscription(step)}"
+        behavior = _pick(("void", "mark_uncollectible", "keep_as_draft", ""), step.draws[1])
+        form = {"pause_collection[behavior]": behavior} if behavior else {"pause_collection": ""}
+        await self._stage.stripe("POST", path, **form)
+
+    async def _collect(self, step: Step) -> None:
+        invoice = await self._one(step, "invoices", lambda i: i["status"] == "open")
+        outcome = "paid" if step.draws[1] < 0.6 else "failed"
+        await self._stage.control(f"invoices/{invoice['id']}/collect", outcome=outcome)
+
+    async def _forgive(self, step: Step) -> None:
+        invoice = await self._one(step, "invoices", lambda i: i["status"] == "open")
+        await self._stage.control(f"invoices/{invoice['id']}/{_pick(('void', 'mark_uncollectible'), step.draws[1])}")
+
+    async def _refund(self, step: Step) -> None:
+        charge = await self._one(step, "charges", lambda c: c["paid"] and not c["refunded"])
+        left = charge["amount"] - charge["amount_refunded"]
+        amount = left if step.draws[1] < 0.5 else max(1, int(left * step.draws[1] / 2))
+        body = {"payment_intent": charge["payment_intent"], "amount": amount, "pending": step.draws[2] < 0.3}
+        await self._stage.control("refunds", **body)
+
+    async def _end_refund(self, step: Step) -> None:
+        refund = await self._one(step, "refunds", lambda r: r["status"] in {"pending", "succeeded"})
+        outcome = _pick(("failed", "failed", "succeeded", "canceled"), step.draws[1])
+        await self._stage.control(f"refunds/{refund['id']}/end", outcome=outcome)
+
+    async def _dispute(self, step: Step) -> None:
+        charge = await self._one(step, "charges", lambda c: c["paid"] and not c["disputed"])
+        await self._stage.control("disputes", payment_intent=charge["payment_intent"], warning=step.draws[1] < 0.3)
+
+    async def _move_dispute(self, step: Step) -> None:
+        dispute = await self._one(step, "disputes")
+        await self._stage.control(f"disputes/{dispute['id']}", status=_pick(_DISPUTE_STEPS, step.draws[1]))
+
+    async def _delete(self, step: Step) -> None:
+        customer = await self._one(step, "customers", lambda c: not c["deleted"])
+        await self._stage.stripe("DELETE", f"customers/{customer['id']}")
+
+    async def _raise_price(self, step: Step) -> None:
+        """Make a dearer price and move the lookup key to it; everybody on the old one keeps the plan."""
+        lookup_key = _pick(_LOOKUP_KEYS, step.draws[0])
+        found = await self._stage.stripe("GET", "prices", **{"lookup_keys[0]": lookup_key})
+        old = found["data"][0]
+        await self._stage.stripe(
+            "POST",
+            "prices",
+            product=old["product"],
+            currency=old["currency"],
+            unit_amount=str(old["unit_amount"] + 100),
+            lookup_key=lookup_key,
+            transfer_lookup_key="true",
+            **{"recurring[interval]": old["recurring"]["interval"]},
+        )
+
+
+_DEEDS: Mapping[Deed, Callable[[Lives, Step], Awaitable[None]]] = {
+    deed: getattr(Lives, f"_{deed.value}") for deed in Deed
+}
+
+
+def _pick(among: Sequence[Any], draw: float) -> Any:
+    return among[min(int(draw * len(among)), len(among) - 1)]
