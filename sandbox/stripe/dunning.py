@@ -25,6 +25,8 @@ def collect(account: Account, invoice: Object, subscription: Object, outcome: Ca
     """Try to collect an open invoice, and let the subscription follow. Raises ApiError when it cannot be collected."""
     if invoice["status"] != "open" and not (invoice["status"] == "uncollectible" and outcome is CardOutcome.PAID):
         raise ApiError(f"This invoice is {invoice['status']}; only an open one can be collected.")
+    if invoice.get("_settles_at") is not None:
+        raise ApiError("This invoice has a payment on its way; it settles first.")
     if outcome is CardOutcome.PAID or not invoice["amount_due"]:
         invoices.pay(account, invoice)
         _recover(account, invoice, subscription)

@@ -87,6 +87,7 @@ def _free_lookup_key(account: Account, params: Params, *, keeper: str | None = N
     if not params.get("transfer_lookup_key"):
         raise ApiError(f"A price (`{holder['id']}`) already uses that lookup key.", param="lookup_key")
     account.change(holder, {"lookup_key": None}, event="price.updated")
+    _refresh_subscriptions(account, holder)
 
 
 def _update(account: Account, call: Call) -> Object:
