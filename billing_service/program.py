@@ -75,7 +75,7 @@ class Program:
             create_checkout_session=CreateCheckoutSession(
                 self._database, self._stripe, self._prices, self._reads, deployment, now
             ),
-            get_checkout_session=GetCheckoutSession(self._database),
+            get_checkout_session=GetCheckoutSession(self._database, now),
             read_entitlements=ReadEntitlements(self._database, self._prices, now),
             list_plans=ListPlans(self._prices),
         )

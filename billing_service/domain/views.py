@@ -33,6 +33,7 @@ METADATA_INTENT = "billing_checkout_intent"
 METADATA_PLAN_KEY = "billing_plan_key"
 METADATA_PRICE_KEY = "billing_price_key"
 METADATA_QUANTITY = "billing_quantity"
+LARGEST_QUANTITY = 2**31 - 1  # far beyond what is sold; multiplied by a limit it must stay answerable
 
 
 class ObjectKind(StrEnum):
@@ -292,12 +293,14 @@ def _item_view(value: object, subscription: Mapping[str, Any]) -> ItemView:
     price = mapping(item.get("price") or item.get("plan"), "items.data[].price")
     # Since 2025-03-31.basil the period stands on the item; before, on the subscription.
     period = item if item.get("current_period_end") is not None else subscription
-    quantity = item.get("quantity", 1)
+    quantity = whole(item, "quantity", 1)  # metered prices have none
+    if quantity > LARGEST_QUANTITY:
+        raise MalformedError("quantity is too large")
     return ItemView(
         item_id=text(item, "id"),
         price_id=text(price, "id"),
         lookup_key=optional_text(price, "lookup_key"),
-        quantity=quantity if isinstance(quantity, int) and not isinstance(quantity, bool) else 1,
+        quantity=quantity,
         period_start=seconds(period, "current_period_start"),
         period_end=seconds(period, "current_period_end"),
     )

@@ -51,9 +51,8 @@ async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Co
     named = {a.state.stripe_customer_id for a in arrivals if a.state.stripe_customer_id is not None}
     linked = await _lock_anchors(connection, arrivals)
     bound = await _bind(connection, named | linked, _claims(arrivals, context.deployment))
-    loose = {a.state.object_id for a in arrivals if a.state.stripe_customer_id is None}
-    if loose:
-        await objects.lock_loose(connection, loose)
+    # All of them: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
+    await objects.lock(connection, {arrival.state.object_id for arrival in arrivals})
     touched = set(bound.values())
     before, known = await _merge(connection, arrivals, touched)
     owners = await _refold(connection, known.values(), touched, context, _causes(arrivals))

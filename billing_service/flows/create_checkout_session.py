@@ -110,6 +110,7 @@ class CreateCheckoutSession:
             if stored.fingerprint != fingerprint(request, request.price_key or stored.intent.price_key):
                 raise RequestIdReusedError
             return CreatedCheckout(await self._answer(stored.intent), stored.reused)
+        await self._prices.plans()  # the guards go by what is remembered
         order = self._order(request)
         if stored is None or self._is_stale(stored.intent):
             price_id = await self._prices.price_id(order.plan, order.price)
@@ -235,7 +236,7 @@ class CreateCheckoutSession:
             raise AlreadySubscribedError(metadata={"plan_group": intent.plan_group.partition(":")[2]})
         if intent.checkout_session_id is None:
             raise CheckoutSupersededError
-        return await self._database.run(lambda connection: described(connection, intent))
+        return await self._database.run(lambda connection: described(connection, intent, self._now()))
 
     async def _expire_superseded(self, order: _Order) -> None:
         """Expire, at Stripe, every session of the group that was given up; refuse where one turns out to be paid."""

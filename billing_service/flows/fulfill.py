@@ -23,6 +23,7 @@ from billing_service.domain.errors import BillingError, DatabaseUnavailableError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.merge import of_event
 from billing_service.domain.observation import Event, Observation, read_event
+from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
@@ -33,6 +34,7 @@ from billing_service.storage.events import EventRow, QuarantineReason, RecordedO
 MAX_BATCH_EVENTS = 256  # in one transaction; as many as one call may bring
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # a call brings 4 MiB at the most
 MAX_WAITING_EVENTS = 4_096  # beyond, callers are told to come again
+MAX_WAITING_BYTES = 64 * 1024 * 1024
 BATCH_LIMIT_S = 8.0  # for one transaction, retries included
 CALL_LIMIT_S = 15.0  # for one call that came without a deadline
 
@@ -88,6 +90,7 @@ class Fulfill:
         self._prices = prices
         self._deployment = deployment
         self._queue: deque[_Waiting] = deque()
+        self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._closing = False
 
@@ -98,8 +101,13 @@ class Fulfill:
             OverloadedError: too many are waiting.
             DatabaseUnavailableError: they could not be written in time; nothing was lost, send them again.
         """
-        if self._closing or len(self._queue) + len(payloads) > MAX_WAITING_EVENTS:
+        size = sum(len(payload) for payload in payloads)
+        too_many = len(self._queue) + len(payloads) > MAX_WAITING_EVENTS
+        # One call always fits into an empty queue, whatever its size: gRPC bounds it.
+        too_large = bool(self._queue) and self._queued_bytes + size > MAX_WAITING_BYTES
+        if self._closing or too_many or too_large:
             raise OverloadedError
+        self._queued_bytes += size
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(parse(payload), loop.create_future()) for payload in payloads]
         self._queue.extend(waiting)
@@ -123,13 +131,9 @@ class Fulfill:
                 continue
             batch = self._take()
             try:
-                with deadline_after(BATCH_LIMIT_S):
-                    results = await self._write([one.parsed for one in batch])
+                await self._write(batch)
             except Exception as error:  # noqa: BLE001 - the writer outlives whatever one batch does; callers hear of it
                 self._fail(batch, error)
-                continue
-            for one, result in zip(batch, results, strict=True):
-                _set(one.result, result)
             if any(one.parsed.event and one.parsed.event.type.startswith(PRICE_TYPES) for one in batch):
                 self._prices.hint()
 
@@ -145,7 +149,9 @@ class Fulfill:
             size += len(self._queue[0].parsed.payload)
             if batch and size > MAX_BATCH_BYTES:
                 break
-            batch.append(self._queue.popleft())
+            waiting = self._queue.popleft()
+            self._queued_bytes -= len(waiting.parsed.payload)
+            batch.append(waiting)
         return batch
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
@@ -155,16 +161,40 @@ class Fulfill:
             if not one.result.done():
                 one.result.set_exception(error)
 
-    async def _write(self, batch: Sequence[_Parsed]) -> list[EventResult]:
-        """Write a batch; where the database refuses its data, one at a time, and what fails alone is quarantined."""
-        try:
-            return await self._database.run(lambda connection: self._transact(connection, batch))
-        except UnwritableError as error:
-            if len(batch) == 1:
-                return [await self._quarantine(batch[0], QuarantineReason.UNWRITABLE, error.rule)]
-        return [result for one in batch for result in await self._write([one])]
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        """Write a batch and settle it; where it fails for a reason of its own, one at a time.
 
-    async def _transact(self, connection: Connection, batch: Sequence[_Parsed]) -> list[EventResult]:
+        What the database refuses alone is quarantined. What fails alone for any other reason (a defect, or a row that a
+        newer release wrote) is answered with that error and keeps coming back: quarantine would end it with a 200.
+
+        Raises:
+            BillingError: the database is away; that is no fault of any event, and what is not settled yet was not written.
+        """
+        parsed = [one.parsed for one in batch]
+        try:
+            with deadline_after(BATCH_LIMIT_S):
+                plans = await self._prices.plans()
+                results = await self._database.run(lambda connection: self._transact(connection, parsed, plans))
+        except BillingError:
+            raise
+        except UnwritableError as error:
+            if len(batch) > 1:
+                return await self._write_one_by_one(batch)
+            with deadline_after(BATCH_LIMIT_S):
+                results = [await self._quarantine(parsed[0], QuarantineReason.UNWRITABLE, error.rule)]
+        except Exception as error:  # noqa: BLE001 - see above: whose fault it is shows when each runs alone
+            if len(batch) > 1:
+                return await self._write_one_by_one(batch)
+            return self._fail(batch, error)
+        for one, result in zip(batch, results, strict=True):
+            _set(one.result, result)
+        return None
+
+    async def _write_one_by_one(self, batch: Sequence[_Waiting]) -> None:
+        for one in batch:
+            await self._write([one])
+
+    async def _transact(self, connection: Connection, batch: Sequence[_Parsed], plans: PlanIndex) -> list[EventResult]:
         for one in sorted(batch, key=lambda one: one.key):
             if one.event is None:
                 await events.quarantine(connection, one.key, one.payload, QuarantineReason.MALFORMED, one.problem)
@@ -172,10 +202,12 @@ class Fulfill:
         for one in batch:  # two copies in one batch are one event and its duplicate
             if one.event is not None:
                 distinct.setdefault(one.event.event_id, (one.event, one.payload))
-        outcomes = await self._record(connection, distinct) if distinct else {}
+        outcomes = await self._record(connection, distinct, plans) if distinct else {}
         return _results(batch, outcomes)
 
-    async def _record(self, connection: Connection, distinct: Mapping[str, tuple[Event, bytes]]) -> dict[str, Outcome]:
+    async def _record(
+        self, connection: Connection, distinct: Mapping[str, tuple[Event, bytes]], plans: PlanIndex
+    ) -> dict[str, Outcome]:
         """Record events by id and merge those that are new; give the outcome of each of these."""
         rows = [self._row(event, payload) for event, payload in distinct.values()]
         receipts = await events.record(connection, rows)
@@ -187,7 +219,7 @@ class Fulfill:
         }
         if used:
             arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used.values()]
-            parked = await apply(connection, arrivals, Context(self._prices.index, self._deployment, self._now()))
+            parked = await apply(connection, arrivals, Context(plans, self._deployment, self._now()))
             outcomes |= {i: Outcome.PARKED for i, (_, seen) in used.items() if seen.object_id in parked}
         if receipts:
             await events.release(connection, receipts)

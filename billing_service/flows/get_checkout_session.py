@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+
 from billing_service.domain.checkout import CheckoutSession, CheckoutState
 from billing_service.domain.errors import CheckoutSessionNotFoundError
 from billing_service.domain.merge import ObjectState
@@ -15,9 +18,10 @@ from billing_service.storage.database import Connection, Database
 class GetCheckoutSession:
     """Reads our record, and what is known of Stripe's."""
 
-    def __init__(self, database: Database) -> None:
-        """Needs nothing else: the answer is ours."""
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        """Needs nothing of Stripe: the answer is ours. `now` is the one clock of the process."""
         self._database = database
+        self._now = now
 
     async def __call__(self, checkout_session_id: str) -> CheckoutSession:
         """Give the session as it is known now.
@@ -29,7 +33,7 @@ class GetCheckoutSession:
 
         async def load(connection: Connection) -> CheckoutSession | None:
             intent = await checkouts.find_session(connection, checkout_session_id)
-            return None if intent is None else await described(connection, intent)
+            return None if intent is None else await described(connection, intent, self._now())
 
         session = await self._database.run(load)
         if session is None:
@@ -37,10 +41,10 @@ class GetCheckoutSession:
         return session
 
 
-async def described(connection: Connection, intent: Intent) -> CheckoutSession:
+async def described(connection: Connection, intent: Intent, now: datetime) -> CheckoutSession:
     """Give an intent whose Stripe session is known as the contract's session."""
     session_id = intent.checkout_session_id or ""
-    state = _state(intent, await objects.find(connection, session_id))
+    state = _state(intent, await objects.find(connection, session_id), now)
     return CheckoutSession(
         checkout_session_id=session_id,
         url=intent.url if state is CheckoutState.OPEN else None,
@@ -54,11 +58,11 @@ async def described(connection: Connection, intent: Intent) -> CheckoutSession:
     )
 
 
-def _state(intent: Intent, known: ObjectState | None) -> CheckoutState:
+def _state(intent: Intent, known: ObjectState | None, now: datetime) -> CheckoutState:
     view = known.view if known else None
     if known is None or not isinstance(view, SessionView) or view.status is SessionStatus.OPEN:
         # Nothing was heard from Stripe, so it is what we last did with it.
-        opened = intent.state in {IntentState.CREATING, IntentState.OPEN}
+        opened = intent.state in {IntentState.CREATING, IntentState.OPEN} and now < intent.expire_time
         return CheckoutState.OPEN if opened else CheckoutState.EXPIRED
     if view.status is SessionStatus.EXPIRED:
         return CheckoutState.EXPIRED

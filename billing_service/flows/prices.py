@@ -37,7 +37,23 @@ class Prices:
         self._rows: dict[str, PriceRow] = {}
         self._problems: tuple[PriceProblem, ...] = ()
         self._away: str | None = "Stripe's prices were not read yet"
-        self.index = PlanIndex(catalog)
+        self._loaded = False
+        self._loading = asyncio.Lock()
+        self.index = PlanIndex(catalog)  # what is in memory; `plans` makes sure that it has what is remembered
+
+    async def plans(self) -> PlanIndex:
+        """Give the plans with every price that is remembered: before these are loaded, past prices resolve to nothing.
+
+        Needs the database once, and Stripe never. Not to be awaited inside a transaction.
+
+        Raises:
+            DatabaseUnavailableError: they were never loaded, and the database does not answer.
+        """
+        if not self._loaded:
+            async with self._loading:
+                if not self._loaded:
+                    await self._load()
+        return self.index
 
     async def run(self) -> None:
         """Refresh for ever."""
@@ -100,6 +116,7 @@ class Prices:
         rows = await self._database.run(price_rows.load_all)
         self._rows = {row.price_id: row for row in rows}
         self.index = PlanIndex(self.index.catalog, {row.price_id: row.plan_key for row in rows})
+        self._loaded = True
 
     async def _resolve(self) -> None:
         catalog = self.index.catalog

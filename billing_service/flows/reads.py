@@ -94,7 +94,7 @@ class Reads:
             if one.claim.deployment in {None, self._deployment}
         ]
         if arrivals:
-            context = Context(self._prices.index, self._deployment, self._now())
+            context = Context(await self._prices.plans(), self._deployment, self._now())
             await self._database.run(lambda connection: apply(connection, arrivals, context))
         return seen
 

@@ -1,4 +1,4 @@
-"""Makes a customer known to Stripe: exactly once, whatever crashes, and never by looking it up.
+"""Makes a customer known to Stripe: once, as long as Stripe keeps the key (a day), and never by looking it up.
 
 The body and a random key are committed before the request leaves, so that every retry sends the same; the answer is bound
 in a transaction of its own. An e-mail address never finds a customer: that would be an account takeover.
@@ -14,6 +14,7 @@ import structlog
 
 from billing_service.domain.checkout_body import customer_body
 from billing_service.domain.errors import FieldViolation, InvalidFieldsError, StripeRefusedError, StripeUnavailableError
+from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.apply import Context, refold
 from billing_service.flows.prices import Prices
 from billing_service.storage import customers, stripe_customers
@@ -57,7 +58,8 @@ class StripeCustomers:
         except StripeCallError as error:
             await self.forget(customer_id, draft)
             raise _refusal(error) from error
-        return await self._database.run(lambda connection: self._bind(connection, customer_id, made))
+        plans = await self._prices.plans()
+        return await self._database.run(lambda connection: self._bind(connection, customer_id, made, plans))
 
     async def replace(self, customer_id: str, gone: str) -> None:
         """Forget a Stripe customer that was deleted behind our back, so that the next `ensure` makes a new one."""
@@ -83,7 +85,7 @@ class StripeCustomers:
             raise LookupError("a draft that was just written is gone")
         return drafted
 
-    async def _bind(self, connection: Connection, customer_id: str, made: str) -> str:
+    async def _bind(self, connection: Connection, customer_id: str, made: str, plans: PlanIndex) -> str:
         """Bind what Stripe made, and give what the customer buys with: that, or what another call was quicker to bind.
 
         What was parked under the Stripe customer has its effect at once.
@@ -91,7 +93,7 @@ class StripeCustomers:
         await stripe_customers.lock(connection, [made])
         await customers.lock(connection, [customer_id])
         await stripe_customers.bind(connection, {made: customer_id})
-        context = Context(self._prices.index, self._deployment, self._now())
+        context = Context(plans, self._deployment, self._now())
         await refold(connection, {customer_id}, context, Cause(CauseKind.BINDING, made))
         await customers.set_stripe_customer(connection, customer_id, made)
         draft = await customers.stripe_customer(connection, customer_id)

@@ -35,6 +35,12 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 # https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
 _AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
 _AWAY = frozenset({"55P03", "25006"})
+_ENDED = (
+    "08",
+    "57P",
+    "25P03",
+    "25P04",
+)  # the server closed the connection: shut down, or idle or in a transaction too long
 
 log = structlog.get_logger(__name__)
 
@@ -134,11 +140,11 @@ def translated(error: Exception) -> Exception:
     state = getattr(origin, "sqlstate", None) or ""
     if state in _CONFLICTS:
         return ConflictError()
-    if state[:2] in {"22", "23"} or (not state and isinstance(origin, psycopg.DataError)):
+    if state[:2] in {"22", "23", "54"} or (not state and isinstance(origin, psycopg.DataError)):
         constraint = getattr(getattr(origin, "diag", None), "constraint_name", None)
         return UnwritableError(constraint or state or "a value that the driver refuses")
     lost = not state and isinstance(origin, psycopg.OperationalError | psycopg.InterfaceError)
-    if lost or state.startswith(("08", "57P")):
+    if lost or state.startswith(_ENDED):
         return ConnectionLostError()
     away = state[:2] in _AWAY_CLASSES or state in _AWAY
     return DatabaseUnavailableError() if away else error

@@ -35,8 +35,8 @@ _VIEW_TYPES: Mapping[ObjectKind, type[View]] = {
     ObjectKind.CUSTOMER: CustomerView,
 }
 
-# For objects without a Stripe customer there is no row to lock; the others are guarded by their customer's.
-_LOCK_LOOSE = sa.text("""
+# An object that is new has no row to lock.
+_LOCK = sa.text("""
     SELECT pg_advisory_xact_lock(key)
     FROM (SELECT DISTINCT hashtextextended(id, 0) AS key FROM unnest(CAST(:ids AS text[])) AS id ORDER BY key) AS keys
 """)
@@ -93,9 +93,9 @@ _VIEW = sa.text(f"SELECT {_COLUMNS} FROM stripe_objects WHERE object_id = :objec
 _FENCE = sa.text("SELECT nextval('stripe_fence')")
 
 
-async def lock_loose(connection: Connection, ids: Collection[str]) -> None:
-    """Lock objects that name no Stripe customer. Fourth in the order of locks."""
-    await connection.execute(_LOCK_LOOSE, {"ids": sorted(ids)})
+async def lock(connection: Connection, ids: Collection[str]) -> None:
+    """Lock objects, new ones too. After the customers in the order of locks."""
+    await connection.execute(_LOCK, {"ids": sorted(ids)})
 
 
 async def load(connection: Connection, ids: Collection[str], customer_ids: Collection[str]) -> list[ObjectState]:

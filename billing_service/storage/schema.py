@@ -13,6 +13,7 @@ from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage.database import Connection, Database, connect_sync
 
 MIGRATION_LOCK = 7_241_902_771  # an advisory lock's key: two migrations at once run one after the other
+TURN_TIMEOUT_MS = 600_000  # how long a migration waits for another one to end
 LOCK_TIMEOUT_MS = 5_000  # a migration that would queue behind a long transaction gives up instead of blocking everybody
 
 
@@ -26,9 +27,10 @@ def migrate(database_url: str) -> str:
     config = _config()
     try:
         with engine.connect() as connection:
-            connection.execute(sa.text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
             connection.execute(sa.text("SET statement_timeout = 0"))
+            connection.execute(sa.text(f"SET lock_timeout = {TURN_TIMEOUT_MS}"))
             connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+            connection.execute(sa.text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
             connection.commit()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -81,7 +81,7 @@ class Shop:
         self.prices = prices
         self.reads = reads = Reads(database, stripe, prices, "default", clock)
         self.create = CreateCheckoutSession(database, stripe, prices, reads, "default", clock)
-        self.get = GetCheckoutSession(database)
+        self.get = GetCheckoutSession(database, clock)
         self.read = ReadEntitlements(database, prices, clock)
 
     async def control(self, path: str, **body: Any) -> None:
@@ -388,3 +388,11 @@ async def test_a_stripe_that_hangs_is_unavailable_within_the_callers_deadline(sh
     shop.proxy.next(*SESSIONS, held(asyncio.Event(), asyncio.Event()))
     with deadline_after(0.5), pytest.raises(StripeUnavailableError):
         await shop.create(REQUEST)
+
+
+async def test_a_page_is_not_open_beyond_its_time_though_nobody_told_us_that_it_expired(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    shop.clock.ahead = timedelta(hours=30)
+    found = await shop.get(first.session.checkout_session_id)
+    assert (found.state, found.url) == (CheckoutState.EXPIRED, None)
+    assert (await shop.create(REQUEST)).session.url is None

@@ -51,6 +51,8 @@ def test_fields_that_are_not_known_are_passed_over() -> None:
         (ObjectKind.SUBSCRIPTION, subscription("ann", cancel_at="tomorrow")),
         (ObjectKind.SUBSCRIPTION, subscription("ann", customer=7)),
         (ObjectKind.SUBSCRIPTION, session("ann")),
+        (ObjectKind.SUBSCRIPTION, subscription("ann", quantity=2**31)),
+        (ObjectKind.SUBSCRIPTION, subscription("ann", quantity=-1)),
         (ObjectKind.CHECKOUT_SESSION, session("ann", payment_status="maybe")),
         (ObjectKind.CHECKOUT_SESSION, session("ann", metadata={"billing_quantity": "many"})),
         (ObjectKind.CHECKOUT_SESSION, session("ann", created=10**15)),

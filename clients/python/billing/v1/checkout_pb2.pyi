@@ -51,7 +51,9 @@ class CheckoutSession(_message.Message):
         STATE_PAYMENT_FAILED: CheckoutSession._State.ValueType  # 4
         """Finished, and the delayed payment failed. Final: nothing was bought."""
         STATE_EXPIRED: CheckoutSession._State.ValueType  # 5
-        """Not paid in time, or replaced by a later checkout session of the same plan group. Final: nothing was bought."""
+        """Not paid in time, or replaced by a later checkout session of the same plan group: nothing was bought. Final, but for
+        one that was paid at the last moment and of which Stripe's word is still on its way.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where the attempt stands, as Stripe told us. The redirect to the success page changes nothing here."""
@@ -69,7 +71,9 @@ class CheckoutSession(_message.Message):
     STATE_PAYMENT_FAILED: CheckoutSession.State.ValueType  # 4
     """Finished, and the delayed payment failed. Final: nothing was bought."""
     STATE_EXPIRED: CheckoutSession.State.ValueType  # 5
-    """Not paid in time, or replaced by a later checkout session of the same plan group. Final: nothing was bought."""
+    """Not paid in time, or replaced by a later checkout session of the same plan group: nothing was bought. Final, but for
+    one that was paid at the last moment and of which Stripe's word is still on its way.
+    """
 
     CHECKOUT_SESSION_ID_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
