@@ -98,7 +98,7 @@ class Epoch:
 
 def epoch_of(seed: int, number: int, customers: int, rounds: int) -> Epoch:
     """Work out one epoch."""
-    draw = random.Random(f"torture/{seed}/{number}")  # noqa: S311  # a seed is the point
+    draw = random.Random(f"torture/{seed}/{number}")  # a seed is the point
     ids = tuple(f"t{seed}-{number}-{index}" for index in range(customers))
     longest_s = min(4 * 24 * HOUR_S, EPOCH_LIMIT_S // rounds)
     return Epoch(
