@@ -64,7 +64,9 @@ def _with_type(account: Account, record: Object) -> Object:
 
 
 def _answered(around: Surroundings, _: str, __: Nothing) -> Object:
-    return {"attempts": around.deliveries.attempts, "event_ids": list(around.deliveries.taken)}
+    failed = [record["event"] for record in around.account.store.all(Kind.DELIVERY) if record["status"] == "failed"]
+    taken = list(around.deliveries.taken)
+    return {"attempts": around.deliveries.attempts, "event_ids": taken, "failed_event_ids": failed}
 
 
 def _show_faults(around: Surroundings, _: str, __: Nothing) -> Object:
@@ -87,7 +89,7 @@ CONTROLS = (
         "POST", "/_control/webhooks", "hold deliveries back, let them go, set the pace", _Webhooks, _change_webhooks
     ),
     Control(
-        "GET", "/_control/webhooks/taken", "the ids of events that were answered 2xx in this run", Nothing, _answered
+        "GET", "/_control/webhooks/taken", "ids of the events that were answered 2xx in this run, and of those given up", Nothing, _answered
     ),
     Control("POST", "/_control/webhooks/resend", "deliver everything that failed once more", Nothing, _resend_failed),
     Control("GET", "/_control/faults", "what goes wrong on purpose, and how often it did", Nothing, _show_faults),

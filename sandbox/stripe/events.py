@@ -44,8 +44,8 @@ def _list(account: Account, call: Call) -> Object:
         event
         for event in account.store.newest_first(Kind.EVENT)
         if event["created"] >= oldest
-        and any(fnmatchcase(event["type"], pattern) for pattern in types)
         and created_within(event, params.get("created"))
+        and any(fnmatchcase(event["type"], pattern) for pattern in types)
         and params.get("delivery_success") in {None, _delivered(account, event)}
     ]
     listed = page(found, params, "/v1/events")

@@ -25,6 +25,7 @@ _KEYS = {
     "gateway",
     "stripe",
     "control",
+    "clock",
     "ops",
     "storefront",
     "database",

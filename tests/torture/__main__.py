@@ -79,7 +79,7 @@ async def _run(options: argparse.Namespace, folder: Path) -> bool:
             epoch = epoch_of(options.seed, number, options.customers, options.rounds)
             customers += epoch.customer_ids
             await _live(stage, lives, epoch, crashes)
-            await flush(stage)
+            await flush(stage, epoch.repair)
             found = await reckon(stage, catalog, epoch.customer_ids)
             _progress(epoch, found, time.monotonic() - began)
             if not found.is_clean or found.deliveries >= options.deliveries:
@@ -134,7 +134,7 @@ def _progress(epoch: Epoch, found: Reckoning, seconds: float) -> None:
     state = "all as it must be" if found.is_clean else "NOT as it must be"
     _say(
         f"epoch {epoch.number}: {found.deliveries} deliveries of {found.events} events, "
-        f"{found.compared} customers compared, {state} ({seconds:.0f} s)",
+        f"repaired by {epoch.repair}, {found.compared} customers compared, {state} ({seconds:.0f} s)",
     )
 
 

@@ -67,6 +67,13 @@ class Crash(StrEnum):
     POSTGRES = "postgres"
 
 
+class Repair(StrEnum):
+    """How the service gets what was dropped."""
+
+    RESEND = "resend"  # somebody presses "resend" in the dashboard
+    RECONCILE = "reconcile"  # the service walks Stripe's events by itself, as it does when it starts
+
+
 @dataclass(frozen=True)
 class Step:
     """One deed of one customer; `draws` decide its details, each from 0 to 1."""
@@ -94,6 +101,7 @@ class Epoch:
     faults: dict[str, object]
     settings: dict[str, object]
     rounds: tuple[Round, ...]
+    repair: Repair
 
 
 def epoch_of(seed: int, number: int, customers: int, rounds: int) -> Epoch:
@@ -110,6 +118,7 @@ def epoch_of(seed: int, number: int, customers: int, rounds: int) -> Epoch:
             "draft_s": draw.choice([0, 0, HOUR_S]),
         },
         rounds=tuple(_round(draw, ids, index, rounds, longest_s) for index in range(rounds)),
+        repair=list(Repair)[number % 2],
     )
 
 

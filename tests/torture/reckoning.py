@@ -15,6 +15,7 @@ from billing.v1 import entitlement_pb2
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.rpc.responses import get_entitlements_response
+from tests.torture.plan import Repair
 from tests.torture.stage import Stage
 from tests.torture.truth import entitlements_of
 
@@ -32,7 +33,7 @@ class Reckoning:
 
     deliveries: int = 0
     events: int = 0
-    lost: list[str] = field(default_factory=list)  # answered 2xx and in no table, or never taken at all
+    lost: list[str] = field(default_factory=list)  # answered 2xx, or dropped and repaired, and in no table
     twice: list[str] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
     compared: int = 0
@@ -44,14 +45,19 @@ class Reckoning:
         return not (self.lost or self.twice or self.differing)
 
 
-async def flush(stage: Stage) -> None:
-    """End the faults, and send everything that is left until all of it is taken.
+async def flush(stage: Stage, repair: Repair) -> None:
+    """End the faults, have everything that is on its way arrive, and repair what was dropped.
 
     Raises:
-        TimeoutError: the gateway does not take it.
+        TimeoutError: the gateway does not take it, or the service does not find it.
     """
     await stage.control("faults")
     async with asyncio.timeout(_FLUSH_LIMIT_S):
+        await _until_sent(stage)
+        if repair is Repair.RECONCILE:
+            stage.restart_service()
+            await _until_found(stage)
+            return
         while True:
             await _until_sent(stage)
             if not (await stage.control("webhooks/resend"))["resent"]:
@@ -63,15 +69,22 @@ async def _until_sent(stage: Stage) -> None:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
+async def _until_found(stage: Stage) -> None:
+    """Wait until the service has found every event that nobody sent it."""
+    missing = (await stage.ask("webhooks/taken"))["failed_event_ids"]
+    while missing:
+        recorded = stage.events().recorded
+        missing = [event_id for event_id in missing if event_id not in recorded]
+        await asyncio.sleep(_LOOK_EVERY_S if missing else 0)
+
+
 async def reckon(stage: Stage, catalog: Catalog, customer_ids: Sequence[str]) -> Reckoning:
     """Count the events and compare these customers, once everything has come to rest."""
     taken = await stage.ask("webhooks/taken")
     rows = stage.events()
     found = Reckoning(deliveries=taken["attempts"], events=len(taken["event_ids"]))
-    found.lost = [i for i in taken["event_ids"] if i not in rows.recorded and i not in rows.quarantined]
-    found.lost += [
-        record["event"] for record in (await stage.ask("webhooks"))["deliveries"] if record["status"] == "failed"
-    ]
+    sent = [*taken["event_ids"], *taken["failed_event_ids"]]
+    found.lost = [i for i in sent if i not in rows.recorded and i not in rows.quarantined]
     found.twice = [i for i in rows.recorded if rows.recorded[i] > 1 or i in rows.quarantined]
     found.quarantined = sorted(rows.quarantined)
     await _compare(stage, catalog, customer_ids, found)

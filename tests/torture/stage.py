@@ -79,6 +79,12 @@ class Stage:
         child.start()
         child.wait_ready()
 
+    def restart_service(self) -> None:
+        """Stop the service as an operator does, and start it again. Blocks."""
+        self.stack.service.stop()
+        self.stack.service.start()
+        self.stack.service.wait_ready()
+
     def _crash_postgres(self) -> None:
         process = self.stack.postgres.process
         if process is not None:
