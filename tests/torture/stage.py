@@ -123,8 +123,10 @@ class Stage:
         return Recorded(dict(recorded), dict(kept))
 
     def rereads_due(self) -> int:
-        """Count the objects that the service still means to read again from Stripe now."""
-        return self._count("SELECT count(*) FROM rereads WHERE due_time <= now() + interval '30 seconds'")
+        """Count the objects that the service means to read from Stripe soon, or was kept from reading so far."""
+        return self._count(
+            "SELECT count(*) FROM rereads WHERE due_time <= now() + interval '30 seconds' OR attempts > 0"
+        )
 
     def findings(self) -> dict[str, int]:
         """Count what the service found for a person, by kind."""
