@@ -89,7 +89,11 @@ CONTROLS = (
         "POST", "/_control/webhooks", "hold deliveries back, let them go, set the pace", _Webhooks, _change_webhooks
     ),
     Control(
-        "GET", "/_control/webhooks/taken", "ids of the events that were answered 2xx in this run, and of those given up", Nothing, _answered
+        "GET",
+        "/_control/webhooks/taken",
+        "ids of the events that were answered 2xx in this run, and of those given up",
+        Nothing,
+        _answered,
     ),
     Control("POST", "/_control/webhooks/resend", "deliver everything that failed once more", Nothing, _resend_failed),
     Control("GET", "/_control/faults", "what goes wrong on purpose, and how often it did", Nothing, _show_faults),

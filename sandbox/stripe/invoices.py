@@ -183,6 +183,7 @@ def _request_payment(account: Account, invoice: Object, method: str) -> None:
         }
     )
     account.change(invoice, {"_payment": payment["id"]})
+    account.change(intent, {"_invoice": invoice["id"]})
 
 
 def _payment(account: Account, invoice: Object) -> Object:

@@ -58,7 +58,7 @@ def _lifted(subscription: Object) -> Object:
 def _invoice(invoice: Object, store: Store) -> Object:
     old = {key: value for key, value in invoice.items() if key != "parent"}
     details = (invoice["parent"] or {}).get("subscription_details") or {}
-    payment = next((p for p in store.all(Kind.INVOICE_PAYMENT) if p["invoice"] == invoice["id"]), None)
+    payment = store.get(Kind.INVOICE_PAYMENT, (store.get(Kind.INVOICE, invoice["id"]) or {}).get("_payment", ""))
     intent = store.get(Kind.PAYMENT_INTENT, payment["payment"]["payment_intent"]) if payment else None
     return {
         **old,
@@ -71,7 +71,5 @@ def _invoice(invoice: Object, store: Store) -> Object:
 
 
 def _invoice_of(payment_intent_id: str, store: Store) -> str | None:
-    for payment in store.all(Kind.INVOICE_PAYMENT):
-        if payment["payment"]["payment_intent"] == payment_intent_id:
-            return str(payment["invoice"])
-    return None
+    intent = store.get(Kind.PAYMENT_INTENT, payment_intent_id)
+    return intent.get("_invoice") if intent else None
