@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 STUBS := clients/python
 PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check lint types contracts protos generate generated docs lock clean
+.PHONY: help setup run test check lint types contracts protos generate generated docs torture lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ run: $(STAMP) ## everything: Postgres, stand-in Stripe, service, gateway, storef
 
 test: $(STAMP) ## unit, integration and acceptance tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+SEED ?= 1
+DELIVERIES ?= 100000
+torture: $(STAMP) ## random lives, every fault, programs killed: SEED=1 DELIVERIES=100000
+	@$(BIN)/python -m tests.torture --seed $(SEED) --deliveries $(DELIVERIES)
 
 check: lint types contracts protos generated docs ## everything that must stay true beside the tests
 
