@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 import psycopg
 import sqlalchemy as sa
 import structlog
+from psycopg import waiting
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from billing_service.deadline import remaining_s
@@ -30,6 +33,7 @@ TRANSACTION_LIMIT_S = 10.0
 CONFLICT_TRIES = 5  # 40001 and 40P01: each round at least one transaction gets through
 LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
 RETRY_PAUSE_S = 0.02
+WAIT_INTERVAL_S = 0.1  # psycopg's own: how often a wait looks up
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 # https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
@@ -70,7 +74,7 @@ class Database:
         conninfo = _conninfo(url)
 
         async def connect(*_: Any, **__: Any) -> psycopg.AsyncConnection[Any]:
-            return await psycopg.AsyncConnection.connect(conninfo)
+            return await _PromptConnection.connect(conninfo)
 
         self._engine = create_async_engine(
             "postgresql+psycopg://",
@@ -130,6 +134,28 @@ class Database:
             raise translated(error) from error
 
 
+class _PromptConnection(psycopg.AsyncConnection[Any]):
+    """A connection whose wait ends when it is cancelled.
+
+    psycopg asks the server to cancel the query and waits for up to ten seconds, which outlives every deadline of ours when
+    the server hangs. Here the connection is closed; the server notices within `client_connection_check_interval`.
+    """
+
+    async def wait(
+        self,
+        gen: PQGen[_Result],
+        interval: float = WAIT_INTERVAL_S,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is psycopg's
+    ) -> _Result:
+        """Wait as psycopg does; when cancelled in the middle of a query, close the connection and go."""
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+            raise
+
+
 def translated(error: Exception) -> Exception:
     """Give our error for a driver's. What is neither about the data nor about being away is a defect and stays as it is."""
     if isinstance(error, UnicodeEncodeError):
@@ -161,6 +187,7 @@ def _conninfo(url: str) -> str:
     defaults: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "billing-service",
-        "options": "-c idle_in_transaction_session_timeout=30s -c lock_timeout=8s -c statement_timeout=9s",
+        "options": "-c idle_in_transaction_session_timeout=30s -c lock_timeout=8s -c statement_timeout=9s"
+        " -c client_connection_check_interval=1s",
     }
     return make_conninfo(**{**defaults, **{key: value for key, value in given.items() if value is not None}})
