@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
-import psutil
 import psycopg
 import pytest
 from billing.v1 import entitlement_pb2, error_reason_pb2
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no types
 
 from billing_service.deadline import deadline_after
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage.database import Connection, Database
+from billing_service.storage.schema import migrate
 from sandbox.postgres import FORGETFUL, EmbeddedPostgres
 from tests.integration.program.conftest import BOUND_S, serving
 
@@ -36,15 +36,19 @@ def own_postgres(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
 def hanging(server: EmbeddedPostgres) -> Iterator[None]:
     """Stop every process of a server, as a stuck disk or machine would, and let them go on."""
     assert server.pid is not None
-    processes = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
-    for process in processes:
-        os.kill(process.pid, signal.SIGSTOP)
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        rows = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
+    processes = [server.pid, *(pid for (pid,) in rows)]
+    stopped = []
     try:
+        for pid in processes:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)  # and cannot end: the number stays its own
         yield
     finally:
-        for process in processes:
-            if process.is_running():
-                os.kill(process.pid, signal.SIGCONT)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_read_of_a_hanging_database_is_unavailable_before_the_callers_deadline(
@@ -52,8 +56,6 @@ async def test_a_read_of_a_hanging_database_is_unavailable_before_the_callers_de
 ) -> None:
     """From the first call on, whose connection was good a moment ago: the answer is ours, with when to come again."""
     url = own_postgres.url()
-    from billing_service.storage.schema import migrate  # noqa: PLC0415 - slow to import
-
     migrate(url)
     async with serving(url, "http://127.0.0.1:9") as program:
         await program.billing.GetEntitlements(REQUEST, timeout=BOUND_S)
