@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from billing_service.domain.catalog import Catalog, Plan
+from billing_service.domain.views import ItemView
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,27 @@ class PlanIndex:
         if plan_key is not None and plan_key in self.catalog.plans:
             return self.catalog.plans[plan_key]
         return self.catalog.plan_of_lookup_key(lookup_key) if lookup_key else None
+
+    def told(self, items: Iterable[ItemView]) -> Mapping[str, str]:
+        """Give the prices that are not remembered and whose lookup key says the plan (price id -> lookup key).
+
+        To be remembered with what said so: once the key has moved to another price, nothing says it any more.
+        """
+        return {
+            item.price_id: item.lookup_key
+            for item in items
+            if item.lookup_key is not None
+            and item.price_id not in self.remembered
+            and self.catalog.plan_of_lookup_key(item.lookup_key) is not None
+        }
+
+    def unresolved(self, items: Iterable[ItemView]) -> frozenset[str]:
+        """Give the ids of prices that stand for no plan as far as this index knows; another process may know more."""
+        return frozenset(i.price_id for i in items if self.of_price(i.price_id, i.lookup_key) is None)
+
+    def remembering(self, more: Mapping[str, str]) -> PlanIndex:
+        """Give an index that also has these prices (price id -> plan key)."""
+        return replace(self, remembered={**self.remembered, **more}) if more else self
 
     def of_key(self, plan_key: str) -> Plan | None:
         """Give the plan of a key, or None."""

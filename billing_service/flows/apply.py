@@ -1,27 +1,30 @@
 """Merges observations and refolds the customers that they touch, inside one transaction.
 
 Events and our own reads of Stripe both come through here: one merge for everything. The order of locks is the same
-everywhere: event ids, anchors, Stripe customers, customers, objects, checkout intents, findings; each sorted.
+everywhere: event ids, prices, anchors, Stripe customers, customers, objects, checkout intents, findings; each sorted.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from uuid import UUID
 
 import structlog
 
 from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import fold
-from billing_service.domain.facts import gather
+from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join
 from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.views import SessionStatus, SessionView
+from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival
+from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
 from billing_service.storage import checkouts, customers, findings, history, links, objects, rereads, stripe_customers
 from billing_service.storage.checkouts import IntentState
@@ -49,6 +52,7 @@ class Context:
 async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Context) -> set[str]:
     """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet."""
     named = {a.state.stripe_customer_id for a in arrivals if a.state.stripe_customer_id is not None}
+    await price_memory.learn(connection, (arrival.state for arrival in arrivals), context.plans)
     linked = await _lock_anchors(connection, arrivals)
     bound = await _bind(connection, named | linked, _claims(arrivals, context.deployment))
     # All of them: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
@@ -178,7 +182,12 @@ async def _refold(
         if owner is not None:
             by_customer[owner].append(state)
     rows = await customers.load(connection, touched)
-    changes = [_folded(rows[customer_id], own, context, causes) for customer_id, own in by_customer.items()]
+    facts = {customer_id: gather(own) for customer_id, own in by_customer.items()}
+    items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
+    context = replace(context, plans=await recall(connection, items, context.plans))
+    changes = [
+        _folded(rows[customer_id], facts[customer_id], own, context, causes) for customer_id, own in by_customer.items()
+    ]
     changed = [change for change in changes if change.row != rows[change.row.customer_id]]
     if changed:
         await customers.save(connection, [change.row for change in changed])
@@ -189,9 +198,11 @@ async def _refold(
     return owners
 
 
-def _folded(row: CustomerRow, states: Sequence[ObjectState], context: Context, causes: Mapping[str, Cause]) -> Change:
+def _folded(
+    row: CustomerRow, facts: CustomerFacts, states: Sequence[ObjectState], context: Context, causes: Mapping[str, Cause]
+) -> Change:
     """Fold one customer; before and after are compared over all time, not only as they stand now."""
-    plans, facts = context.plans, gather(states)
+    plans = context.plans
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)
     revision = row.revision + (before != after)

@@ -41,6 +41,7 @@ from billing_service.domain.facts import NO_FACTS, CustomerFacts
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.views import SessionStatus
 from billing_service.flows.get_checkout_session import described
+from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.stripe_customer import StripeCustomers
@@ -176,7 +177,7 @@ class CreateCheckoutSession:
         row = rows.get(order.request.customer_id)
         if row is None or group is None:
             return NO_FACTS if row is None else row.facts
-        index = self._prices.index
+        index = await recall(connection, items_of(row.facts), self._prices.index)
         for subscription in row.facts.subscriptions:
             plans = [index.of_price(item.price_id, item.lookup_key) for item in subscription.items]
             held = next((plan for plan in plans if plan and plan.group == group), None)

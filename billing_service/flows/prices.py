@@ -12,7 +12,9 @@ import structlog
 
 from billing_service.domain.catalog import Catalog, Plan, Price
 from billing_service.domain.errors import BillingError, PriceNotAvailableError, StripeUnavailableError
+from billing_service.domain.facts import CustomerFacts
 from billing_service.domain.plan_index import PlanIndex
+from billing_service.flows.price_memory import items_of
 from billing_service.storage import prices as price_rows
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.prices import PriceRow
@@ -53,6 +55,18 @@ class Prices:
             async with self._loading:
                 if not self._loaded:
                     await self._load()
+        return self.index
+
+    async def plans_for(self, facts: CustomerFacts) -> PlanIndex:
+        """Give the plans with every price that somebody holds, also one that another process learnt a moment ago.
+
+        Asks Postgres only where a price stands for no plan as far as this process knows. Raises as `plans` does.
+        """
+        plans = await self.plans()
+        missing = plans.unresolved(items_of(facts))
+        if missing:
+            found = await self._database.run(lambda connection: price_rows.find(connection, missing))
+            self.index = self.index.remembering(found)
         return self.index
 
     async def run(self) -> None:

@@ -29,8 +29,8 @@ class ReadEntitlements:
         Raises:
             DatabaseUnavailableError: it does not answer.
         """
-        plans = await self._prices.plans()
         rows = await self._database.run(lambda connection: customers.load(connection, [customer_id]))
         row = rows.get(customer_id, CustomerRow(customer_id, 0, NO_FACTS))
+        plans = await self._prices.plans_for(row.facts)
         given = accesses(row.facts, plans.of_price, plans.of_key)
         return fold(customer_id, row.revision, given, plans.catalog, self._now())

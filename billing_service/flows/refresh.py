@@ -65,14 +65,18 @@ class Refresh:
                 await asyncio.sleep(POLL_S)
 
     async def drain(self) -> int:
-        """Serve what is due now, up to one claim; say how many objects were read or put off."""
+        """Serve what is due now, up to one claim; say how many objects were read or put off.
+
+        With the budget spent the rest is given back as it was: it waits for the budget, not as if it had failed.
+        """
         claims = await self._database.run(lambda connection: rereads.claim(connection, CLAIM_MOST))
-        for claimed in claims:
-            if await self._within_budget():
-                with deadline_after(READ_LIMIT_S):
-                    await self._serve(claimed)
-            else:
-                await self._database.run(lambda c, claimed=claimed: rereads.later(c, claimed))  # type: ignore[misc] # a default binds it now
+        for served, claimed in enumerate(claims):
+            if not await self._within_budget():
+                left = claims[served:]
+                await self._database.run(lambda connection: rereads.release(connection, left))  # noqa: B023 - awaited before the next turn
+                return served
+            with deadline_after(READ_LIMIT_S):
+                await self._serve(claimed)
         return len(claims)
 
     async def _within_budget(self) -> bool:

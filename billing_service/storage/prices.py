@@ -5,7 +5,7 @@ A price rise moves the lookup key to a new price; everybody on the old one keeps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -41,12 +41,38 @@ _REMEMBER = sa.text("""
     SET plan_key = excluded.plan_key, price_key = excluded.price_key, lookup_key = excluded.lookup_key,
         active = excluded.active, current = true, resolve_time = now()
 """)
+_FIND = sa.text("SELECT price_id, plan_key FROM prices WHERE price_id = ANY(CAST(:ids AS text[]))")
+_LEARN = sa.text("""
+    INSERT INTO prices (price_id, plan_key, price_key, lookup_key, active, current)
+    SELECT id, plan_key, price_key, lookup_key, true, false
+    FROM unnest(CAST(:ids AS text[]), CAST(:plans AS text[]), CAST(:keys AS text[]), CAST(:lookups AS text[]))
+         AS n (id, plan_key, price_key, lookup_key)
+    ORDER BY id COLLATE "C"
+    ON CONFLICT (price_id) DO NOTHING
+""")
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(7241902772)")  # two processes resolve at once: one after the other
 
 
 async def load_all(connection: Connection) -> list[PriceRow]:
     """Give every price that ever resolved: as many as a company ever had, hundreds at most."""
     return [PriceRow(**row._mapping) for row in await connection.execute(_ALL)]  # noqa: SLF001 - SQLAlchemy's public name
+
+
+async def find(connection: Connection, price_ids: Collection[str]) -> dict[str, str]:
+    """Give what is remembered of these prices (price id -> plan key)."""
+    result = await connection.execute(_FIND, {"ids": sorted(price_ids)})
+    return {row.price_id: row.plan_key for row in result}
+
+
+async def learn(connection: Connection, rows: Sequence[PriceRow]) -> None:
+    """Keep prices that a payload or a read explained; what Stripe's list of prices said before stays. First in the order of locks."""
+    values = {
+        "ids": [row.price_id for row in rows],
+        "plans": [row.plan_key for row in rows],
+        "keys": [row.price_key for row in rows],
+        "lookups": [row.lookup_key for row in rows],
+    }
+    await connection.execute(_LEARN, values)
 
 
 async def remember(connection: Connection, checked: Sequence[tuple[str, str]], rows: Sequence[PriceRow]) -> None:

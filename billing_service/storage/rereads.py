@@ -7,7 +7,7 @@ claimed. Held across the call, a row lock would lose requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -61,6 +61,10 @@ _LATER = sa.text("""
     SET lease_time = NULL, due_time = now() + make_interval(secs => least(:most, power(2, least(attempts, 20))))
     WHERE object_id = :object_id
 """)
+_RELEASE = sa.text("""
+    UPDATE rereads SET lease_time = NULL, attempts = greatest(attempts - 1, 0)
+    WHERE object_id = ANY(CAST(:ids AS text[]))
+""")
 _TAKE = sa.text("""
     UPDATE stripe_budget
     SET tokens = least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1,
@@ -100,6 +104,11 @@ async def done(connection: Connection, claimed: Claim) -> None:
 async def later(connection: Connection, claimed: Claim) -> None:
     """Put a read off that failed: twice as long each time, ten minutes at the most. It is never given up."""
     await connection.execute(_LATER, {"object_id": claimed.object_id, "most": MAX_BACKOFF_S})
+
+
+async def release(connection: Connection, claims: Sequence[Claim]) -> None:
+    """Give back what could not be tried: due as before, in the same order, and no attempt counted."""
+    await connection.execute(_RELEASE, {"ids": sorted(claimed.object_id for claimed in claims)})
 
 
 async def take_budget(connection: Connection, *, rate_per_s: float, burst: int, reserve: int) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any
+
 import pytest
 
 from billing_service.storage import prices
 from billing_service.storage.database import Database
 from billing_service.storage.prices import PriceRow
+from tests.integration.flows.conftest import Service, running
+from tests.stripe_events import START, event, purchase, subscription
 
 MONTHLY, YEARLY = ("pro", "monthly"), ("pro", "yearly")
 
@@ -27,3 +33,69 @@ async def test_lookup_keys_may_move_between_prices_in_any_way(database_url: str,
     assert (known[swapped[0]].price_key, known[swapped[1]].price_key) == ("monthly", "yearly")
     assert {one.price_id for one in known.values() if one.current} == set(swapped)
     assert known.keys() >= {"price_a", "price_b"}
+
+
+def moved(customer_id: str, **values: Any) -> dict[str, Any]:
+    """Give the subscription after a price rise: Stripe took the lookup key off the price that it is on."""
+    body = subscription(customer_id, **values)
+    body["items"]["data"][0]["price"]["lookup_key"] = None
+    return body
+
+
+async def test_a_price_rise_that_moves_the_lookup_key_before_stripe_was_asked_revokes_nobody(service: Service) -> None:
+    """Stripe is out of reach from the start: only payloads ever said which plan the price stands for."""
+    await service.outcomes(*purchase("ann"))
+    later = event("customer.subscription.updated", moved("ann"), created=START + 9)
+    assert await service.outcomes(later) == ["applied"]
+    assert (await service.read("ann")).plan_keys == ("pro",)
+
+
+async def test_what_one_process_learnt_of_a_price_holds_in_every_other_at_once(
+    service: Service, other_service: Service
+) -> None:
+    """Ben's subscription never named the key. Both processes have loaded what was remembered before it was learnt."""
+    await other_service.read("ben")
+    ben = [json.dumps(moved_event(json.loads(body))).encode() for body in purchase("ben")]
+    await other_service.outcomes(*ben)
+    assert (await other_service.read("ben")).plan_keys == ("free",)
+    await service.outcomes(*purchase("ann"))
+    assert (await other_service.read("ben")).plan_keys == ("pro",)
+
+
+def moved_event(envelope: dict[str, Any]) -> dict[str, Any]:
+    for item in envelope["data"]["object"].get("items", {}).get("data", ()):
+        item["price"]["lookup_key"] = None
+    return envelope
+
+
+async def test_what_was_learnt_from_a_payload_outlives_the_process(database_url: str) -> None:
+    async with running(database_url) as first:
+        await first.outcomes(*purchase("ann"))
+    async with running(database_url) as second:
+        await second.outcomes(event("customer.subscription.updated", moved("ann"), created=START + 9))
+        assert (await second.read("ann")).plan_keys == ("pro",)
+
+
+async def test_prices_learnt_by_many_at_once_do_not_lock_each_other_out(
+    service: Service, other_service: Service
+) -> None:
+    """Every batch brings several new prices, in another order."""
+    names = [f"guest{number}" for number in range(20)]
+    one = [body for name in names for body in purchase(name)]
+    results = await asyncio.gather(
+        *(s.outcomes(body) for s, bodies in ((service, one), (other_service, one[::-1])) for body in bodies)
+    )
+    assert {outcome for (outcome,) in results} <= {"applied", "duplicate", "parked"}
+    assert {(await service.read(name)).plan_keys for name in names} == {("pro",)}
+
+
+async def test_what_stripes_own_list_said_is_not_overruled_by_an_old_payload(database_url: str) -> None:
+    """The lookup key belonged to another plan when the price was resolved; the catalog gave it away since."""
+    database = Database(database_url)
+    await database.run(
+        lambda c: prices.remember(c, [("team", "monthly")], [row("price_pro_monthly", ("team", "monthly"))])
+    )
+    await database.run(lambda c: prices.learn(c, [row("price_pro_monthly", MONTHLY)]))
+    known = await database.run(lambda c: prices.find(c, ["price_pro_monthly"]))
+    await database.close()
+    assert known == {"price_pro_monthly": "team"}

@@ -196,6 +196,17 @@ async def test_the_budget_is_shared_and_keeps_its_reserve(world: World, database
     assert taken == 3
 
 
+async def test_an_empty_budget_puts_nothing_off_as_if_it_had_failed(world: World) -> None:
+    """What could not be tried stays due, keeps its place and counts no attempt; the worker rests."""
+    asks = [rereads.Ask(f"sub_{n}", ObjectKind.SUBSCRIPTION, 0) for n in range(3)]
+    await world.database.run(lambda c: rereads.ask(c, asks))
+    world.sql("UPDATE stripe_budget SET tokens = 0, update_time = now()")
+    poor = Refresh(world.database, world.stripe, world.reads, Budget(rate_per_s=0.0, burst=20, reserve=0))
+    before = world.sql("SELECT object_id, due_time, attempts, lease_time FROM rereads ORDER BY 1")
+    assert await poor.drain() == 0
+    assert world.sql("SELECT object_id, due_time, attempts, lease_time FROM rereads ORDER BY 1") == before
+
+
 async def test_a_refund_whose_purchase_was_never_heard_of_is_followed_back_to_it(world: World) -> None:
     session_id = await world.buy("ann", "export_pass", "payment")
     payment = (await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["payment_intent"]
