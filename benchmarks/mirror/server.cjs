@@ -1,10 +1,14 @@
 // The peer: @supabase/stripe-sync-engine's processWebhook behind a bare HTTP server, as its README shows it.
 // It verifies the signature and mirrors the object's row; it neither deduplicates nor knows entitlements.
-import http from 'node:http'
-import { StripeSync, runMigrations } from '@supabase/stripe-sync-engine'
+// CommonJS, because the migrations of its other build look for a `__dirname` that is not there.
+const http = require('node:http')
+const { StripeSync, runMigrations } = require('@supabase/stripe-sync-engine')
 
 const { DATABASE_URL, WEBHOOK_SECRET, PORT, POOL } = process.env
-await runMigrations({ databaseUrl: DATABASE_URL, schema: 'stripe' })
+const fail = (error, words) => {
+  console.error(words, error)
+  process.exit(1)
+}
 const sync = new StripeSync({
   schema: 'stripe',
   stripeSecretKey: 'sk_test_mirror',
@@ -30,5 +34,6 @@ const server = http.createServer((request, response) => {
     }
   })
 })
-server.listen(Number(PORT), '127.0.0.1')
+const logger = { info() {}, error: fail }
+runMigrations({ databaseUrl: DATABASE_URL, schema: 'stripe', logger }).then(() => server.listen(Number(PORT), '127.0.0.1'))
 process.on('SIGTERM', () => process.exit(0))
