@@ -55,9 +55,8 @@ class Reconcile:
     ) -> None:
         """`now` is the one clock of the process; `interval_s` lies between the runs of `run`."""
         self._database = database
-        self._listing = listing
+        self._listing = listing.paced(budget.wait)
         self._fulfill = fulfill
-        self._budget = budget
         self._now = now
         self._interval_s = interval_s
 
@@ -106,10 +105,8 @@ class Reconcile:
         """Take in one slice's missing events, page by page: the merge does not mind the order."""
         until = min(run.done_until + length_s, run.until)
         types = sorted(HANDLED_TYPES)
-        await self._budget.wait()
         async for page in self._listing.events(run.done_until, until, types):
             run = await self._page(run, {event["id"]: msgspec.json.encode(event) for event in page.data[::-1]})
-            await self._budget.wait()
         return replace(run, done_until=until)
 
     async def _page(self, run: Run, found: Mapping[str, bytes]) -> Run:

@@ -50,7 +50,7 @@ class ReconcileObjects:
     ) -> None:
         """`now` is the one clock of the process."""
         self._database = database
-        self._listing = listing
+        self._listing = listing.paced(budget.wait)
         self._reads = reads
         self._budget = budget
         self._deployment = deployment
@@ -89,10 +89,8 @@ class ReconcileObjects:
         subscriptions = {one.subscription_id for one in held.facts.subscriptions} if held else set()
         sessions = {one.checkout_session_id for one in held.facts.purchases} if held else set()
         for stripe_id in sorted(stripe_ids):
-            await self._budget.wait()
             async for page in self._listing.subscriptions(stripe_id):
                 subscriptions |= self._ids(page)
-            await self._budget.wait()
             async for page in self._listing.completed_sessions(stripe_id):
                 sessions |= self._ids(page)
         run = await self._each(run, ObjectKind.CUSTOMER, sorted(stripe_ids))
@@ -122,7 +120,6 @@ class ReconcileObjects:
 
     async def _theirs(self, run: Run, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]]) -> Run:
         """Take one page of Stripe's list; what we know of was read among ours."""
-        await self._budget.wait()
         async for page in listed(run.position.removeprefix(THEIRS)):
             ids = self._ids(page)
             known = await self._database.run(lambda c, ids=ids: objects.known(c, ids))  # type: ignore[misc] # a default binds it now
@@ -155,7 +152,6 @@ class ReconcileObjects:
             return run
         lists = {ObjectKind.REFUND: self._listing.refunds_of, ObjectKind.DISPUTE: self._listing.disputes_of}
         for kind, listed in lists.items():
-            await self._budget.wait()
             async for page in listed(view.payment_intent_id):
                 for one in page.data:
                     run, _ = await self._one(run, kind, str(one["id"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -13,6 +14,8 @@ from billing_service.storage import reconcile_runs
 from billing_service.storage.database import Database
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
+
+STOP_LIMIT_S = 2.0  # for recording that a run was stopped
 
 Progress = Callable[[Run], None]
 
@@ -42,7 +45,10 @@ async def recorded(
             await save(run)
             tell(run)
     except asyncio.CancelledError:
-        await asyncio.shield(save(replace(run, state=RunState.STOPPED)))
+        # Best effort: a database that is away must not keep a program from ending, and a run that says "running" is gone on
+        # with all the same.
+        with suppress(BillingError, TimeoutError):
+            await asyncio.shield(asyncio.wait_for(save(replace(run, state=RunState.STOPPED)), STOP_LIMIT_S))
         raise
     except (StripeCallError, BillingError) as error:
         log.warning("reconcile_failed", run_id=run.run_id, scope=run.scope, error=str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ _PATHS: Mapping[str, str] = {
 _EXPANDED: Mapping[str, tuple[str, ...]] = {"subscription": ("latest_invoice",)}
 
 
+Permit = Callable[[], Awaitable[None]]
+
+
 @dataclass(frozen=True)
 class Page:
     """One page of a list, the newest first, as Stripe lists."""
@@ -41,10 +44,15 @@ class Page:
 class StripeListing:
     """Reads through the SDK's raw requests, so that one path serves every kind."""
 
-    def __init__(self, client: stripe.StripeClient, *, timeout_s: float) -> None:
-        """Take the client whose key and address are used."""
+    def __init__(self, client: stripe.StripeClient, *, timeout_s: float, permit: Permit | None = None) -> None:
+        """Take the client whose key and address are used, and what is awaited before each request."""
         self._client = client
         self._timeout_s = timeout_s
+        self._permit = permit
+
+    def paced(self, permit: Permit) -> StripeListing:
+        """Give the same, awaiting a permit before each request."""
+        return StripeListing(self._client, timeout_s=self._timeout_s, permit=permit)
 
     async def get(self, kind: str, object_id: str) -> Read:
         """Read one object.
@@ -116,6 +124,8 @@ class StripeListing:
         return self.pages("invoice_payments.list", "/v1/invoice_payments", {"payment": payment})
 
     async def _request(self, operation: str, path: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        if self._permit is not None:
+            await self._permit()
         call = self._client.raw_request_async("get", path, **params)
         answer = await bounded(operation, call, timeout_s=self._timeout_s)
         content = json.loads(answer.body)
