@@ -23,6 +23,8 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
+from billing_service.flows.replay import Replay
+from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -60,8 +62,17 @@ class Program:
         self._prices = Prices(self._database, self._stripe, catalog)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
-        self._refresh = Refresh(self._database, self._stripe, self._reads)
-        self._reconcile = Reconcile(self._database, self._stripe.listing, self._reads, self._fulfill, now)
+        budget = Budget(settings.stripe_background_rate)
+        self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
+        self._reconcile = Reconcile(
+            self._database,
+            self._stripe.listing,
+            self._fulfill,
+            RequestBudget(self._database, budget),
+            now,
+            settings.reconcile_interval_s,
+        )
+        self._replay = Replay(self._database, self._fulfill)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
@@ -96,7 +107,12 @@ class Program:
             await self._close()
             raise
         writer = asyncio.create_task(self._fulfill.run(), name="writer")
-        kept = {"prices": self._prices.run, "refresh": self._refresh.run, "reconcile": self._reconcile.run}
+        kept = {
+            "prices": self._prices.run,
+            "refresh": self._refresh.run,
+            "reconcile": self._reconcile.run,
+            "replay": self._replay.run,
+        }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")

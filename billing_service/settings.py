@@ -121,6 +121,8 @@ class Settings(DatabaseSettings):
     internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
     ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
     internal_token: Annotated[SecretStr, AfterValidator(_tokens)]
+    stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
+    reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
     sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
 
     @field_validator("stripe_api_base")

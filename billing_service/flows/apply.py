@@ -19,9 +19,10 @@ from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join
+from billing_service.domain.observation import Fact
 from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.domain.views import SessionStatus, SessionView
+from billing_service.domain.views import InvoiceStatus, InvoiceView, SessionStatus, SessionView
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.price_memory import items_of, recall
@@ -32,6 +33,7 @@ from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.history import Cause, CauseKind, Change
+from billing_service.storage.rereads import Ask
 
 log = structlog.get_logger(__name__)
 
@@ -49,8 +51,13 @@ class Context:
     now: datetime
 
 
-async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Context) -> set[str]:
-    """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet."""
+async def apply(
+    connection: Connection, arrivals: Sequence[Arrival], context: Context, also_read: Sequence[Ask] = ()
+) -> set[str]:
+    """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet.
+
+    Asks for the re-reads that are needed, and for those of `also_read`.
+    """
     named = {a.state.stripe_customer_id for a in arrivals if a.state.stripe_customer_id is not None}
     await price_memory.learn(connection, (arrival.state for arrival in arrivals), context.plans)
     linked = await _lock_anchors(connection, arrivals)
@@ -62,8 +69,9 @@ async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Co
     owners = await _refold(connection, known.values(), touched, context, _causes(arrivals))
     ids = {arrival.state.object_id for arrival in arrivals}
     await _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
+    await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
     loose_ids = ids - owners.keys()
-    asks = wanted_reads(arrivals, before, known, loose_ids)
+    asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
         await rereads.ask(connection, asks)
     return loose_ids
@@ -93,7 +101,8 @@ def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
     """Say what a change is put down to, by the object that made it: the latest event of it, or a read."""
     ordered = sorted(arrivals, key=lambda a: a.state.payload.created if a.state.payload else 0)
     return {
-        a.state.object_id: Cause(CauseKind.READ if a.event_id is None else CauseKind.EVENT, a.event_id) for a in ordered
+        a.state.object_id: Cause(CauseKind.READ if a.event_id is None else CauseKind.EVENT, a.event_id or a.read_id)
+        for a in ordered
     }
 
 
@@ -231,6 +240,18 @@ async def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow]
                 subject = f"{row.customer_id}/{group}"
                 detail = {"plan_group": group, "stripe_subscription_ids": subscription_ids}
                 await findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
+
+
+async def _note_finalization(connection: Connection, states: Iterable[ObjectState], owners: Mapping[str, str]) -> None:
+    """Tell a person of invoices that Stripe could not finalise: nobody is asked to pay them. Mended ones are closed."""
+    failed = [s for s in states if isinstance(s.view, InvoiceView) and Fact.FINALIZATION_FAILED in s.facts]
+    mended = [state.object_id for state in failed if state.view.status is not InvoiceStatus.DRAFT]
+    for state in failed:
+        detail = {"stripe_invoice_id": state.object_id, "failed_time": state.facts[Fact.FINALIZATION_FAILED]}
+        owner = owners.get(state.object_id)
+        await findings.note(connection, FindingKind.FINALIZATION_FAILED, state.object_id, owner, detail)
+    if mended:
+        await findings.close(connection, FindingKind.FINALIZATION_FAILED, mended)
 
 
 async def _settle_intents(connection: Connection, states: Iterable[ObjectState]) -> None:

@@ -6,12 +6,13 @@ What Stripe answers to a change that we ask for (expiring a session) is such a r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from billing_service.domain.merge import of_read
+from billing_service.domain.merge import ObjectState, of_read
 from billing_service.domain.observation import Observation, observe
-from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.domain.views import ObjectKind, SessionView, View
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
@@ -19,6 +20,19 @@ from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.sdk import Read
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What Stripe answered, and what was held before; None where nothing was known of the object."""
+
+    seen: Observation
+    before: View | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether what was held is not what Stripe has."""
+        return self.before != self.seen.view
 
 
 class Reads:
@@ -57,23 +71,27 @@ class Reads:
 
         Raises as `checkout_session` does.
         """
+        return (await self.verify(kind, object_id)).seen
+
+    async def verify(self, kind: ObjectKind, object_id: str) -> Verified:
+        """Read an object and fold it, and say what was held before. Raises as `checkout_session` does."""
         return await self._fold(object_id, kind, lambda: self._stripe.listing.get(kind.value, object_id))
 
     async def _session(self, session_id: str, call: Callable[[], Awaitable[Read]]) -> SessionView:
-        view = (await self._fold(session_id, ObjectKind.CHECKOUT_SESSION, call)).view
+        view = (await self._fold(session_id, ObjectKind.CHECKOUT_SESSION, call)).seen.view
         if not isinstance(view, SessionView):
             raise TypeError("a session's view is a SessionView")
         if view.subscription_id is not None:
             await self.subscription(view.subscription_id)
         return view
 
-    async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Observation:
-        async def fence(connection: Connection) -> tuple[int, int | None]:
+    async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Verified:
+        async def fence(connection: Connection) -> tuple[int, ObjectState | None]:
             known = await objects.find(connection, object_id)
-            created = known.payload.created if known and known.payload else None
-            return await objects.draw_fence(connection), created
+            return await objects.draw_fence(connection), known
 
-        drawn, known_created = await self._database.run(fence)
+        drawn, known = await self._database.run(fence)
+        known_created = known.payload.created if known and known.payload else None
         request_time = int(self._now().timestamp())
         answer = await call()
         seen = observe(answer.object, kind)
@@ -89,6 +107,7 @@ class Reads:
                 ),
                 one.claim,
                 one.anchors,
+                read_id=object_id,
             )
             for one in observations
             if one.claim.deployment in {None, self._deployment}
@@ -96,7 +115,7 @@ class Reads:
         if arrivals:
             context = Context(await self._prices.plans(), self._deployment, self._now())
             await self._database.run(lambda connection: apply(connection, arrivals, context))
-        return seen
+        return Verified(seen, known.view if known else None)
 
 
 def _expanded(body: Mapping[str, Any], kind: ObjectKind) -> list[Observation]:

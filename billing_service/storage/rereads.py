@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from billing_service.domain.views import ObjectKind
 from billing_service.storage.database import Connection
 
-LEASE = timedelta(seconds=60)  # a worker that has not come back by then is taken for dead
+LEASE = timedelta(seconds=30)  # a worker that has not come back by then is taken for dead
 MAX_BACKOFF_S = 600
 
 
@@ -72,7 +72,6 @@ _TAKE = sa.text("""
     WHERE least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1 >= :reserve
     RETURNING 1
 """)
-_DEPTH = sa.text("SELECT count(*) AS depth, extract(epoch FROM now() - min(request_time))::bigint AS age FROM rereads")
 
 
 async def ask(connection: Connection, asks: Iterable[Ask]) -> None:
@@ -115,9 +114,3 @@ async def take_budget(connection: Connection, *, rate_per_s: float, burst: int, 
     """Take one request from the budget that all processes share; False where only the reserve is left."""
     values = {"rate": rate_per_s, "burst": burst, "reserve": reserve}
     return (await connection.execute(_TAKE, values)).one_or_none() is not None
-
-
-async def depth(connection: Connection) -> tuple[int, int]:
-    """Say how many objects wait to be read, and for how many seconds the oldest has waited."""
-    row = (await connection.execute(_DEPTH)).one()
-    return row.depth, row.age or 0

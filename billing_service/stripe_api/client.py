@@ -60,11 +60,6 @@ class StripeApi:
         call = self._client.v1.checkout.sessions.retrieve_async(session_id, _expanding(expand))
         return await self._read("checkout.sessions.get", call)
 
-    async def get_subscription(self, subscription_id: str, *, expand: Sequence[str] = ()) -> Read:
-        """Read a subscription; `expand` as Stripe has it, for example ("latest_invoice.payments",)."""
-        call = self._client.v1.subscriptions.retrieve_async(subscription_id, _expanding(expand))
-        return await self._read("subscriptions.get", call)
-
     async def find_prices(self, lookup_keys: Sequence[str]) -> list[StripePrice]:
         """Give the prices that carry these lookup keys, active or not; keys that no price carries are left out."""
         wanted = list(dict.fromkeys(lookup_keys))

@@ -24,6 +24,7 @@ from billing_service.domain.errors import InvalidFieldsError as Invalid
 from billing_service.rpc.server import public_listener
 from tests.integration.rpc.wire import Reads, Wire, listening
 
+ALWAYS_SAFE = {"CreateCheckoutSession", "GetCheckoutSession", "GetEntitlements", "ListPlans"}
 ASK = GetEntitlementsRequest(customer_id="ann")
 
 
@@ -79,8 +80,9 @@ def test_every_reason_of_the_contract_has_a_class() -> None:
 
 
 def test_only_what_the_contract_calls_safe_is_tried_again() -> None:
-    """Marked in the protos, so that a new method is not retried by accident."""
+    """Marked in the protos, so that a new method is not retried by accident; and no mark may get lost."""
     (config,) = service_config()["methodConfig"]
+    assert {one["method"] for one in config["name"]} >= ALWAYS_SAFE
     level = {m.name: m.GetOptions().idempotency_level for m in SERVICE.methods}
     assert {one["method"] for one in config["name"]} == {
         method.name for method in SERVICE.methods if level[method.name] and not method.server_streaming
@@ -96,10 +98,9 @@ async def test_a_call_brings_its_deadline_and_its_token_and_each_call_asks_for_t
         await client.get_entitlements(ASK)
     assert answer.revision == 7
     assert [metadata["authorization"] for _, _, metadata in service.seen] == ["Bearer first", "Bearer second"]
-    assert [
-        remaining is not None and remaining < limit
-        for (_, remaining, _), limit in zip(service.seen, (3, 10), strict=True)
-    ] == [True, True]
+    for (_, remaining, _), limit in zip(service.seen, (3, 10), strict=True):
+        assert remaining is not None
+        assert limit - 2 < remaining < limit + 1  # gRPC rounds a deadline up
 
 
 @pytest.mark.parametrize("call", ["read", "checkout"])

@@ -20,7 +20,8 @@ from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
-from billing_service.flows.refresh import Budget, Refresh
+from billing_service.flows.refresh import Refresh
+from billing_service.flows.request_budget import Budget
 from billing_service.storage import rereads
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
@@ -41,7 +42,7 @@ class World:
         self.database_url = database_url
         self.proxy = proxy
         self.stripe = stripe
-        prices = Prices(database, stripe, CATALOG)
+        prices = self.prices = Prices(database, stripe, CATALOG)
         now = lambda: datetime.now(UTC)  # noqa: E731 - the clock, in one line
         self.fulfill = Fulfill(database, prices, "default", now)
         self.read = ReadEntitlements(database, prices, now)
@@ -91,7 +92,7 @@ class World:
 
     async def serve_all(self) -> None:
         """Make everything due, and serve until the queue is empty."""
-        for _ in range(10):
+        for _ in range(100):
             self.sql("UPDATE rereads SET due_time = now() - interval '1 second'")
             if not await self.refresh.drain():
                 return
