@@ -1,4 +1,4 @@
-"""The engine, transactions, and the one place where a driver's errors become ours.
+"""The pool, transactions, and the one place where a driver's errors become ours.
 
 Every wait is bounded by the caller's deadline and by a limit of its own. A transaction that lost to another one
 (serialization failure, deadlock) or whose connection was lost is run again, a bounded number of times: what is run here
@@ -15,16 +15,13 @@ from typing import Any, TypeVar
 import psycopg
 import sqlalchemy as sa
 import structlog
-from psycopg import waiting
-from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
+from billing_service.storage.connection import Connection
 
-Connection = AsyncConnection
+__all__ = ["Connection", "Database"]
 _Result = TypeVar("_Result")
 
 CONNECT_TIMEOUT_S = 5
@@ -33,7 +30,7 @@ TRANSACTION_LIMIT_S = 10.0
 CONFLICT_TRIES = 5  # 40001 and 40P01: each round at least one transaction gets through
 LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
 RETRY_PAUSE_S = 0.02
-WAIT_INTERVAL_S = 0.1  # psycopg's own: how often a wait looks up
+ROLLBACK_LIMIT_S = 1.0
 
 # Every statement here is a handful of look-ups by key. The planner's guesses about arrays and recursion say otherwise, and
 # at some size of the tables it would read one whole: so it is told, and one plan per statement and connection is enough.
@@ -51,6 +48,8 @@ _ENDED = (
     "25P03",
     "25P04",
 )  # the server closed the connection: shut down, or idle or in a transaction too long
+
+_ASK = sa.text("SELECT 1")
 
 log = structlog.get_logger(__name__)
 
@@ -77,20 +76,10 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         """Connects when first used."""
-        conninfo = _conninfo(url)
-
-        async def connect(*_: Any, **__: Any) -> psycopg.AsyncConnection[Any]:
-            return await _PromptConnection.connect(conninfo)
-
-        self._engine = create_async_engine(
-            "postgresql+psycopg://",
-            async_creator=connect,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=TRANSACTION_LIMIT_S,
-            pool_use_lifo=True,
-            hide_parameters=True,  # an exception's text must not carry what customers typed
-        )
+        self._conninfo = _conninfo(url)
+        self._slots = asyncio.Semaphore(pool_size)
+        self._is_closed = False
+        self._idle: list[Connection] = []  # the last used first: its statements are prepared, and it is the least likely stale
 
     async def run(
         self, work: Callable[[Connection], Awaitable[_Result]], *, limit_s: float = TRANSACTION_LIMIT_S
@@ -123,59 +112,73 @@ class Database:
         Raises:
             DatabaseUnavailableError: there is none.
         """
-        await self.run(lambda connection: connection.execute(sa.text("SELECT 1")))
+        await self.run(lambda connection: connection.execute(_ASK))
 
     async def close(self) -> None:
-        """Close every connection of the pool."""
-        await self._engine.dispose()
+        """Close every connection; one that is in use when its transaction ends."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().finish()
 
     @asynccontextmanager
     async def _transaction(self, limit_s: float) -> AsyncIterator[Connection]:
         try:
-            async with asyncio.timeout(remaining_s(limit_s)), self._engine.begin() as connection:
-                yield connection
+            async with asyncio.timeout(remaining_s(limit_s)), self._slots:
+                connection = await self._connected()
+                try:
+                    connection.begin()
+                    yield connection
+                    await connection.commit()
+                except BaseException:
+                    await _roll_back(connection)
+                    raise
+                finally:
+                    self._put_back(connection)
         except TimeoutError as error:
             raise DatabaseUnavailableError from error
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, OSError, UnicodeEncodeError) as error:
+        except (psycopg.Error, OSError, UnicodeEncodeError) as error:
             raise translated(error) from error
 
+    async def _connected(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            connection.finish()
+        return Connection(await psycopg.AsyncConnection.connect(self._conninfo))
 
-class _PromptConnection(psycopg.AsyncConnection[Any]):
-    """A connection whose wait ends when it is cancelled.
+    def _put_back(self, connection: Connection) -> None:
+        if connection.is_usable and not self._is_closed:
+            self._idle.append(connection)
+        else:
+            connection.finish()
 
-    psycopg asks the server to cancel the query and waits for up to ten seconds, which outlives every deadline of ours when
-    the server hangs. Here the connection is closed; the server notices within `client_connection_check_interval`.
-    """
 
-    async def wait(
-        self,
-        gen: PQGen[_Result],
-        interval: float = WAIT_INTERVAL_S,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature is psycopg's
-    ) -> _Result:
-        """Wait as psycopg does; when cancelled in the middle of a query, close the connection and go."""
-        try:
-            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
-        except asyncio.CancelledError:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                self.pgconn.finish()
-            raise
+async def _roll_back(connection: Connection) -> None:
+    """Undo what was begun; a connection that does not manage that at once is given up, and with it its transaction."""
+    try:
+        async with asyncio.timeout(ROLLBACK_LIMIT_S):
+            await connection.rollback()
+    except (TimeoutError, psycopg.Error):
+        connection.finish()
+    except asyncio.CancelledError:
+        connection.finish()
+        raise
 
 
 def translated(error: Exception) -> Exception:
     """Give our error for a driver's. What is neither about the data nor about being away is a defect and stays as it is."""
     if isinstance(error, UnicodeEncodeError):
         return UnwritableError("text that is not Unicode")
-    if isinstance(error, sa.exc.TimeoutError | OSError):
+    if isinstance(error, OSError):
         return DatabaseUnavailableError()
-    origin = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    state = getattr(origin, "sqlstate", None) or ""
+    state = getattr(error, "sqlstate", None) or ""
     if state in _CONFLICTS:
         return ConflictError()
-    if state[:2] in {"22", "23", "54"} or (not state and isinstance(origin, psycopg.DataError)):
-        constraint = getattr(getattr(origin, "diag", None), "constraint_name", None)
+    if state[:2] in {"22", "23", "54"} or (not state and isinstance(error, psycopg.DataError)):
+        constraint = getattr(getattr(error, "diag", None), "constraint_name", None)
         return UnwritableError(constraint or state or "a value that the driver refuses")
-    lost = not state and isinstance(origin, psycopg.OperationalError | psycopg.InterfaceError)
+    lost = not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     if lost or state.startswith(_ENDED):
         return ConnectionLostError()
     away = state[:2] in _AWAY_CLASSES or state in _AWAY

@@ -55,7 +55,7 @@ _LOCK = sa.text("SELECT pg_advisory_xact_lock(7241902772)")  # two processes res
 
 async def load_all(connection: Connection) -> list[PriceRow]:
     """Give every price that ever resolved: as many as a company ever had, hundreds at most."""
-    return [PriceRow(**row._mapping) for row in await connection.execute(_ALL)]  # noqa: SLF001 - SQLAlchemy's public name
+    return [PriceRow(**row._asdict()) for row in await connection.execute(_ALL)]
 
 
 async def find(connection: Connection, price_ids: Collection[str]) -> dict[str, str]:

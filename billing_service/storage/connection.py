@@ -1,0 +1,284 @@
+"""A connection on which statements leave without waiting for the answers of those before them.
+
+`send` puts a statement on its way at once and gives its answer to be awaited, or not: PostgreSQL runs statements in the order in
+which they were sent, each with a snapshot of its own, and the first that fails stops those behind it. So what does not depend
+on an answer needs no round trip of its own: a lock and the load that follows it are sent together. `execute` sends and waits.
+
+It drives libpq's pipeline mode itself: through a driver's cursors a statement costs five times as much of our own time.
+https://www.postgresql.org/docs/18/libpq-pipeline-mode.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque, namedtuple
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import pq
+from psycopg.adapt import Transformer
+
+from billing_service.storage.parameters import TEXT, encoded, prepared
+
+_BEGIN: Final = sa.text("BEGIN")
+_COMMIT: Final = sa.text("COMMIT")
+_ROLLBACK: Final = sa.text("ROLLBACK")
+_FAILED: Final = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE, pq.ExecStatus.NONFATAL_ERROR})
+
+
+class Result:
+    """A statement's rows, each a named tuple, and the number of rows that it wrote."""
+
+    def __init__(self, rows: Sequence[Any], rowcount: int) -> None:
+        """Take both."""
+        self._rows = rows
+        self.rowcount = rowcount
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def all(self) -> Sequence[Any]:
+        """Give every row."""
+        return self._rows
+
+    def one_or_none(self) -> Any:
+        """Give the row, or None where there is none.
+
+        Raises:
+            LookupError: there are several.
+        """
+        if len(self._rows) > 1:
+            raise LookupError("more rows than one")
+        return self._rows[0] if self._rows else None
+
+    def one(self) -> Any:
+        """Give the row.
+
+        Raises:
+            LookupError: there is none, or there are several.
+        """
+        row = self.one_or_none()
+        if row is None:
+            raise LookupError("no row")
+        return row
+
+    def scalar_one(self) -> Any:
+        """Give the first value of the row. Raises as `one` does."""
+        return self.one()[0]
+
+
+class Answer:
+    """What a statement that was sent will be answered with. Awaiting it waits for everything that was sent before, too."""
+
+    __slots__ = ("_connection", "error", "result")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.result: pq.abc.PGresult | None = None
+        self.error: BaseException | None = None
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        if self.result is None and self.error is None:
+            yield from self._connection.settle().__await__()
+        if self.error is not None:
+            raise self.error
+        if self.result is None:
+            raise psycopg.InternalError("a statement was settled without an answer")
+        return self._connection.read(self.result)
+
+
+class Connection:
+    """One connection, used by one task at a time, in one transaction at a time."""
+
+    def __init__(self, raw: psycopg.AsyncConnection[Any]) -> None:
+        """Take an open connection that does nothing. Needs the running event loop."""
+        self._raw = raw
+        self._pgconn = raw.pgconn
+        self._socket = raw.pgconn.socket  # libpq forgets it when the connection is lost; the event loop must not
+        self._loop = asyncio.get_running_loop()
+        self._loader = Transformer(raw)
+        self._prepared: set[bytes] = set()  # bounded by the statements of the program
+        self._sent: deque[Answer | bytes] = deque()  # bytes: the name of what is to be prepared
+        self._results: list[pq.abc.PGresult] = []  # of the statement that is being answered
+        self._failure: BaseException | None = None  # of the first that failed since the last settling
+        self._settled: asyncio.Future[None] | None = None
+        self._is_closed = False
+        self._pgconn.enter_pipeline_mode()
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    # --- What storage uses -------------------------------------------------------------------------------------------
+
+    def send(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> Answer:
+        """Put a statement on its way.
+
+        Raises:
+            psycopg.DataError, UnicodeEncodeError: a value cannot be written; nothing was sent.
+            psycopg.OperationalError: the connection is lost.
+        """
+        ready = prepared(statement.text)
+        data, kinds = encoded(ready, values)
+        if ready.name not in self._prepared:
+            self._pgconn.send_prepare(ready.name, ready.sql)
+            self._prepared.add(ready.name)
+            self._sent.append(ready.name)
+        self._pgconn.send_query_prepared(ready.name, data, kinds, TEXT)
+        answer = Answer(self)
+        self._sent.append(answer)
+        return answer
+
+    async def execute(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> Result:
+        """Send a statement and wait for its answer. Raises what the driver raises."""
+        return await self.send(statement, values)
+
+    async def scalar(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> Any:
+        """Give the first value of the only row; None where there is no row."""
+        row = (await self.send(statement, values)).one_or_none()
+        return None if row is None else row[0]
+
+    # --- What the pool uses ------------------------------------------------------------------------------------------
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another transaction may begin on it."""
+        return not self._is_closed and not self._sent
+
+    def begin(self) -> None:
+        """Begin a transaction; it leaves together with the first statement."""
+        self.send(_BEGIN)
+
+    async def commit(self) -> None:
+        """Commit, and hear of what failed before although nobody awaited it. Raises what the driver raises."""
+        self.send(_COMMIT)
+        await self._settle_all()
+        if self._pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            raise psycopg.InternalError("the transaction was not committed")
+
+    async def rollback(self) -> None:
+        """Undo the transaction, whatever state it is in."""
+        with suppress(psycopg.Error):
+            await self.settle()
+        self.send(_ROLLBACK)
+        await self.settle()
+
+    def finish(self) -> None:
+        """Close it at once; the server notices within `client_connection_check_interval`. Twice is fine."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._pgconn.finish()
+
+    async def settle(self) -> None:
+        """Wait until everything that was sent is answered. When cancelled in the middle, close the connection and go:
+        asking a server that hangs to cancel takes longer than any deadline of ours.
+        """
+        if not self._sent:
+            return
+        settled = self._settled = self._loop.create_future()
+        try:
+            self._pgconn.pipeline_sync()
+            self._flush()
+            await settled
+        except asyncio.CancelledError:
+            self._lose(psycopg.OperationalError("the wait was given up"))
+            raise
+        except psycopg.Error as error:
+            self._lose(error)
+        finally:
+            self._settled = self._failure = None
+
+    def read(self, result: pq.abc.PGresult) -> Result:
+        """Make rows of a result."""
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            return Result((), result.command_tuples or 0)
+        self._loader.set_pgresult(result)
+        names = tuple((result.fname(column) or b"").decode() for column in range(result.nfields))
+        rows = self._loader.load_rows(0, result.ntuples, _row_maker(names))
+        return Result(rows, len(rows))
+
+    async def _settle_all(self) -> None:
+        sent = [answer for answer in self._sent if isinstance(answer, Answer)]
+        await self.settle()
+        for answer in sent:
+            if answer.error is not None:
+                raise answer.error
+
+    # --- Between the socket and libpq --------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Write what libpq holds; the rest when the socket takes more. What comes meanwhile is read: neither side may block."""
+        try:
+            unsent = self._pgconn.flush()
+        except psycopg.Error as error:
+            self._lose(error)
+            return
+        if unsent:
+            self._loop.add_writer(self._socket, self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._socket)
+        self._flush()
+
+    def _on_readable(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            while (self._sent or self._settled) and not self._pgconn.is_busy():
+                if not self._take(self._pgconn.get_result()):
+                    break
+        except psycopg.Error as error:
+            self._lose(error)
+        else:
+            if self._pgconn.status != pq.ConnStatus.OK:
+                self._lose(psycopg.OperationalError("the connection is lost"))
+
+    def _take(self, result: pq.abc.PGresult | None) -> bool:
+        """Take what libpq gives next; say whether there may be more. A statement's answer ends with a None."""
+        if result is None:
+            if not self._results:
+                return False
+            self._answer(self._results[-1])
+            self._results.clear()
+        elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+            self._wake()
+            return False
+        else:
+            self._results.append(result)
+        return True
+
+    def _answer(self, result: pq.abc.PGresult) -> None:
+        """Hand a result to whom it is for. After the first failure libpq says of the others only that they were not run."""
+        answer = self._sent.popleft()
+        if result.status in _FAILED:
+            self._failure = self._failure or psycopg.errors.error_from_result(result)
+        if isinstance(answer, bytes):
+            if self._failure is not None:
+                self._prepared.discard(answer)
+        elif self._failure is not None:
+            answer.error = self._failure
+        else:
+            answer.result = result
+
+    def _wake(self) -> None:
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+        self._settled = None
+
+    def _lose(self, error: Exception) -> None:
+        """Close the connection; whatever was not answered failed with this."""
+        self.finish()
+        for answer in self._sent:
+            if isinstance(answer, Answer):
+                answer.error = self._failure or error
+        self._sent.clear()
+        self._wake()
+
+
+@lru_cache(maxsize=1_024)
+def _row_maker(names: tuple[str, ...]) -> Any:
+    """Give what makes a row of these columns: a named tuple, by position where a column has no name of its own."""
+    return namedtuple("Row", names, rename=True)._make  # noqa: PYI024 - the names are the statement's, known at run time

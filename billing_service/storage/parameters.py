@@ -1,0 +1,119 @@
+"""Statements with `:named` parameters as PostgreSQL takes them, and Python's values as parameters.
+
+PostgreSQL itself infers each parameter's type from where it stands, so a value is only written out: as text, or as raw bytes
+where it is bytes. Arrays are one parameter each, however long.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import lru_cache
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+
+TEXT: Final = 0
+BINARY: Final = 1
+_STATEMENTS: Final = 1_024  # of a program's text; far more than there are
+_BYTEA_OID: Final = 17  # pg_type.dat
+_NAMED: Final = re.compile(r"(?<![:\w]):([a-z_]\w*)")  # and not ::type
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A statement as PostgreSQL prepares it, the name under which it does, and its parameters in order."""
+
+    name: bytes
+    sql: bytes
+    parameters: tuple[str, ...]
+
+
+@lru_cache(maxsize=_STATEMENTS)
+def prepared(text: str) -> Prepared:
+    """Number the named parameters of a statement; the same text has the same name for as long as the program runs."""
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return f"${names.setdefault(match[1], len(names) + 1)}"
+
+    numbered = _NAMED.sub(number, text)
+    _count.append(None)
+    return Prepared(b"s%d" % len(_count), numbered.encode(), tuple(names))
+
+
+_count: Final[list[None]] = []  # statements so far
+
+
+def encoded(
+    statement: Prepared, values: Mapping[str, Any] | None
+) -> tuple[Sequence[bytes | None], Sequence[int]]:
+    """Write out a statement's parameters, and say of each whether it is text or binary.
+
+    Raises:
+        psycopg.DataError: a text has a NUL in it, which PostgreSQL's texts cannot.
+        UnicodeEncodeError: a text is not Unicode (a lone surrogate).
+        KeyError: a parameter has no value.
+    """
+    given = [] if values is None else [values[name] for name in statement.parameters]
+    written = [_parameter(value) for value in given]
+    return [data for data, _ in written], [kind for _, kind in written]
+
+
+def _parameter(value: Any) -> tuple[bytes | None, int]:
+    if value is None:
+        return None, TEXT
+    if isinstance(value, list | tuple):
+        return _array(value)
+    if isinstance(value, bytes):
+        return value, BINARY
+    return _scalar(value).encode(), TEXT
+
+
+def _scalar(value: Any) -> str:
+    for kind, write in _WRITERS:
+        if isinstance(value, kind):
+            return write(value)
+    raise TypeError(f"no parameter can be a {type(value).__name__}")
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise psycopg.DataError("PostgreSQL's text cannot contain NUL")
+    return value
+
+
+# A bool is an int as well: it comes first.
+_WRITERS: Final[Sequence[tuple[type, Callable[[Any], str]]]] = (
+    (str, _text),
+    (bool, lambda value: "t" if value else "f"),
+    (int, str),
+    (float, repr),
+    (UUID, str),
+    (date, lambda value: value.isoformat()),  # a datetime is a date as well
+    (timedelta, lambda value: f"{value // timedelta(microseconds=1)} microseconds"),
+)
+
+
+def _array(values: Sequence[Any]) -> tuple[bytes, int]:
+    if values and all(isinstance(value, bytes) for value in values):
+        return _bytes_array(values), BINARY
+    return ("{" + ",".join(["NULL" if value is None else _element(value) for value in values]) + "}").encode(), TEXT
+
+
+def _element(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return '"' + _scalar(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _bytes_array(values: Sequence[bytes]) -> bytes:
+    """One dimension from 1 on, without NULL: array_recv in PostgreSQL's arrayfuncs.c."""
+    parts = [struct.pack("!iiiii", 1, 0, _BYTEA_OID, len(values), 1)]
+    for value in values:
+        parts += (struct.pack("!i", len(value)), value)
+    return b"".join(parts)
