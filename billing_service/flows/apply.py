@@ -24,15 +24,17 @@ from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.views import InvoiceStatus, InvoiceView, SessionStatus, SessionView
 from billing_service.flows import price_memory
-from billing_service.flows.arrival import Arrival
+from billing_service.flows.arrival import Arrival, Seen
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
 from billing_service.storage import checkouts, customers, findings, history, links, objects, rereads, stripe_customers
 from billing_service.storage.checkouts import IntentState
+from billing_service.storage.connection import Answer
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.history import Cause, CauseKind, Change
+from billing_service.storage.links import Related
 from billing_service.storage.rereads import Ask
 
 log = structlog.get_logger(__name__)
@@ -51,50 +53,99 @@ class Context:
     now: datetime
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The first locks of a transaction, on their way: they depend on nothing but what arrived."""
+
+    named: frozenset[str]  # Stripe customers that the arrivals name
+    anchors: frozenset[str]
+    related: Answer[Related] | None
+    owners: Answer[Mapping[str, str | None]] | None
+
+
+def reach(connection: Connection, seen: Collection[Seen], plans: PlanIndex) -> Reach:
+    """Send the locks that need no answer: prices, anchors, the Stripe customers that are named. Nothing is awaited."""
+    named = frozenset(one.stripe_customer_id for one in seen if one.stripe_customer_id is not None)
+    anchors = frozenset[str]().union(*(one.anchors for one in seen))
+    price_memory.learn(connection, (one.view for one in seen), plans)
+    related = owners = None
+    if anchors:
+        links.lock(connection, anchors)
+        related = links.related(connection, anchors)
+    if named:
+        stripe_customers.lock(connection, named)
+        owners = stripe_customers.load(connection, named)
+    return Reach(named, anchors, related, owners)
+
+
 async def apply(
-    connection: Connection, arrivals: Sequence[Arrival], context: Context, also_read: Sequence[Ask] = ()
+    connection: Connection,
+    arrivals: Sequence[Arrival],
+    context: Context,
+    also_read: Sequence[Ask] = (),
+    reached: Reach | None = None,
 ) -> set[str]:
     """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet.
 
-    Asks for the re-reads that are needed, and for those of `also_read`.
+    Asks for the re-reads that are needed, and for those of `also_read`. Three round trips: the locks of `reach`, which may have
+    been sent with something else before; everything else that is locked and loaded; what is written, with the commit.
     """
-    named = {a.state.stripe_customer_id for a in arrivals if a.state.stripe_customer_id is not None}
-    await price_memory.learn(connection, (arrival.state for arrival in arrivals), context.plans)
-    linked = await _lock_anchors(connection, arrivals)
-    bound = await _bind(connection, named | linked, _claims(arrivals, context.deployment))
-    # All of them: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
-    await objects.lock(connection, {arrival.state.object_id for arrival in arrivals})
-    touched = set(bound.values())
-    before, known = await _merge(connection, arrivals, touched)
-    owners = await _refold(connection, known.values(), touched, context, _causes(arrivals))
+    reached = reached or reach(connection, arrivals, context.plans)
+    bound = await _bind(connection, reached, _claims(arrivals, context.deployment))
     ids = {arrival.state.object_id for arrival in arrivals}
-    await _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
+    # All of them: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
+    objects.lock(connection, ids)
+    new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
+    if new_links:
+        links.save(connection, new_links)
+    loaded = _load(connection, ids, set(bound.values()))
+    before = {state.object_id: state for state in await loaded.objects}
+    known = _merge(connection, arrivals, before)
+    owners = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
+    _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
     await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
     loose_ids = ids - owners.keys()
     asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
-        await rereads.ask(connection, asks)
+        rereads.ask(connection, asks)
     return loose_ids
 
 
-async def _lock_anchors(connection: Connection, arrivals: Sequence[Arrival]) -> frozenset[str]:
-    """Lock what ties these objects to others, and give the Stripe customers at the other ends.
+async def _lock_related(connection: Connection, reached: Reach) -> frozenset[str]:
+    """Give the Stripe customers at the other ends of what ties these objects to others, with all of that locked.
 
     What was locked may reveal more to lock; that may cross another transaction's order, which the database then settles
     by a deadlock that is retried. Without the locks a refund and the session it belongs to could pass each other unseen.
     """
-    anchors = frozenset[str]().union(*(arrival.anchors for arrival in arrivals))
-    if not anchors:
+    if reached.related is None:
         return frozenset()
-    await links.lock(connection, anchors)
-    found = await links.related(connection, anchors)
+    anchors, found = reached.anchors, await reached.related
     for _ in range(MAX_LOCK_ROUNDS):
         if found.anchors <= anchors:
             break
-        await links.lock(connection, found.anchors - anchors)
+        links.lock(connection, found.anchors - anchors)
         anchors |= found.anchors
         found = await links.related(connection, anchors)
     return found.stripe_customer_ids
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a fold begins with, on its way: objects, customers and bindings. Locked before, so never stale."""
+
+    customer_ids: Collection[str]
+    objects: Answer[list[ObjectState]]
+    rows: Answer[Mapping[str, CustomerRow]]
+    bindings: Answer[Mapping[str, str]]
+
+
+def _load(connection: Connection, object_ids: Collection[str], customer_ids: Collection[str]) -> _Loaded:
+    return _Loaded(
+        customer_ids,
+        objects.load(connection, object_ids, customer_ids),
+        customers.load(connection, customer_ids),
+        stripe_customers.of_customers(connection, customer_ids),
+    )
 
 
 def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
@@ -108,8 +159,9 @@ def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
 
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
-    known = await objects.load(connection, (), customer_ids)
-    await _refold(connection, known, customer_ids, context, {state.object_id: cause for state in known})
+    loaded = _load(connection, (), customer_ids)
+    known = await loaded.objects
+    await _refold(connection, known, loaded, context, {state.object_id: cause for state in known})
 
 
 def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, str]:
@@ -126,12 +178,14 @@ def _is_customer_id(text: str) -> bool:
     return len(text) <= MAX_CUSTOMER_ID_LENGTH and text.isprintable()
 
 
-async def _bind(connection: Connection, stripe_ids: Collection[str], claims: Mapping[str, str]) -> Mapping[str, str]:
-    """Lock Stripe customers and the customers they are bound to, binding those that only our metadata names so far."""
-    if not stripe_ids:
-        return {}
-    await stripe_customers.lock(connection, stripe_ids)
-    found = await stripe_customers.load(connection, stripe_ids)
+async def _bind(connection: Connection, reached: Reach, claims: Mapping[str, str]) -> Mapping[str, str]:
+    """Lock the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
+    linked = await _lock_related(connection, reached)
+    found = dict(await reached.owners) if reached.owners is not None else {}
+    others = linked - reached.named
+    if others:  # of an object that another one hangs on; as with anchors, what crosses here is retried
+        stripe_customers.lock(connection, others)
+        found |= await stripe_customers.load(connection, others)
     fresh = {
         stripe_id: claims[stripe_id] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
     }
@@ -142,38 +196,30 @@ async def _bind(connection: Connection, stripe_ids: Collection[str], claims: Map
             detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claims[stripe_id]}
             await findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
     if bound:
-        await customers.lock(connection, set(bound.values()))
+        customers.lock(connection, set(bound.values()))
     if fresh:
-        await stripe_customers.bind(connection, fresh)
+        stripe_customers.bind(connection, fresh)
     return bound
 
 
-async def _merge(
-    connection: Connection, arrivals: Sequence[Arrival], touched: Collection[str]
-) -> tuple[Mapping[str, ObjectState], Mapping[str, ObjectState]]:
-    """Join what arrived into what is there and save what changed.
-
-    Gives every object that bears on the customers, before and after.
-    """
-    new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
-    if new_links:
-        await links.save(connection, new_links)
-    ids = {arrival.state.object_id for arrival in arrivals}
-    known = {state.object_id: state for state in await objects.load(connection, ids, touched)}
+def _merge(
+    connection: Connection, arrivals: Sequence[Arrival], known: Mapping[str, ObjectState]
+) -> Mapping[str, ObjectState]:
+    """Join what arrived into what is there, send what changed to be saved, and give every object as it is then."""
     after = dict(known)
     for arrival in arrivals:
         there = after.get(arrival.state.object_id)
         after[arrival.state.object_id] = arrival.state if there is None else join(there, arrival.state)
     changed = [state for object_id, state in after.items() if known.get(object_id) != state]
     if changed:
-        await objects.save(connection, changed)
-    return known, after
+        objects.save(connection, changed)
+    return after
 
 
 async def _refold(
     connection: Connection,
     known: Iterable[ObjectState],
-    touched: Collection[str],
+    loaded: _Loaded,
     context: Context,
     causes: Mapping[str, Cause],
 ) -> Mapping[str, str]:
@@ -181,29 +227,30 @@ async def _refold(
 
     Returns whose each object is, for those whose customer is known.
     """
-    if not touched:
+    if not loaded.customer_ids:
         return {}
     states = list(known)
-    owners = owners_of(states, await stripe_customers.of_customers(connection, touched))
-    by_customer: dict[str, list[ObjectState]] = {customer_id: [] for customer_id in touched}
+    owners = owners_of(states, await loaded.bindings)
+    by_customer: dict[str, list[ObjectState]] = {customer_id: [] for customer_id in loaded.customer_ids}
     for state in states:
         owner = owners.get(state.object_id)
         if owner is not None:
             by_customer[owner].append(state)
-    rows = await customers.load(connection, touched)
+    rows = await loaded.rows
     facts = {customer_id: gather(own) for customer_id, own in by_customer.items()}
     items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
     context = replace(context, plans=await recall(connection, items, context.plans))
     changes = [
-        _folded(rows[customer_id], facts[customer_id], own, context, causes) for customer_id, own in by_customer.items()
+        _folded(rows[customer_id], facts[customer_id], own, context, causes)
+        for customer_id, own in by_customer.items()
+        if facts[customer_id] != rows[customer_id].facts
     ]
-    changed = [change for change in changes if change.row != rows[change.row.customer_id]]
-    if changed:
-        await customers.save(connection, [change.row for change in changed])
-    given = [change for change in changed if change.gives]
+    if changes:
+        customers.save(connection, [change.row for change in changes])
+    given = [change for change in changes if change.gives]
     if given:
-        await history.append(connection, given, context.plans.catalog.version)
-    await _note_bought_twice(connection, [change.row for change in changed], context.plans)
+        history.append(connection, given, context.plans.catalog.version)
+    await _note_bought_twice(connection, [change.row for change in changes], context.plans)
     return owners
 
 
@@ -215,7 +262,8 @@ def _folded(
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)
     revision = row.revision + (before != after)
-    own = [causes[object_id] for object_id in causes if any(state.object_id == object_id for state in states)]
+    ids = {state.object_id for state in states}
+    own = [cause for object_id, cause in causes.items() if object_id in ids]
     return Change(
         row=CustomerRow(row.customer_id, revision, facts),
         gives=before != after,
@@ -254,7 +302,7 @@ async def _note_finalization(connection: Connection, states: Iterable[ObjectStat
         await findings.close(connection, FindingKind.FINALIZATION_FAILED, mended)
 
 
-async def _settle_intents(connection: Connection, states: Iterable[ObjectState]) -> None:
+def _settle_intents(connection: Connection, states: Iterable[ObjectState]) -> None:
     """Tell our intents what Stripe said of their sessions."""
     ends = {SessionStatus.COMPLETE: IntentState.COMPLETED, SessionStatus.EXPIRED: IntentState.EXPIRED}
     settled = [
@@ -263,7 +311,7 @@ async def _settle_intents(connection: Connection, states: Iterable[ObjectState])
         if isinstance(state.view, SessionView) and state.view.status in ends
     ]
     if settled:
-        await checkouts.settle(connection, settled)
+        checkouts.settle(connection, settled)
 
 
 def _intent_id(view: SessionView) -> UUID | None:

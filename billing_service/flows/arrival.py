@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from billing_service.domain.merge import ObjectState
-from billing_service.domain.observation import Claim
+from billing_service.domain.observation import Claim, Observation
+from billing_service.domain.views import View
 
 
 @dataclass(frozen=True)
@@ -17,3 +18,16 @@ class Arrival:
     anchors: frozenset[str] = frozenset()
     event_id: str | None = None  # None: a read of our own
     read_id: str | None = None  # the object whose reading brought it; None: an event
+
+    @property
+    def stripe_customer_id(self) -> str | None:
+        """The Stripe customer that it names."""
+        return self.state.stripe_customer_id
+
+    @property
+    def view(self) -> View:
+        """What it says of the object."""
+        return self.state.view
+
+
+Seen = Observation | Arrival  # both say which objects a transaction will reach

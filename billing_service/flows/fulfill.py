@@ -24,7 +24,7 @@ from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.merge import of_event
 from billing_service.domain.observation import Event, Observation, read_event
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.flows.apply import Context, apply
+from billing_service.flows.apply import Context, apply, reach
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
 from billing_service.storage import events, quarantine, rereads
@@ -216,26 +216,30 @@ class Fulfill:
     ) -> dict[str, Outcome]:
         """Record events by id and merge those that are new; give the outcome of each of these."""
         rows = [self._row(event, payload) for event, payload in distinct.values()]
-        receipts = await events.record(connection, rows)
+        recorded = events.record(connection, rows)
+        applied = {row.event_id for row in rows if row.outcome is RecordedOutcome.APPLIED}
+        seen = [event.observation for event, _ in distinct.values() if event.observation and event.event_id in applied]
+        reached = reach(connection, seen, plans)
+        quarantine.release(connection, distinct)
+        receipts = await recorded
         outcomes = {row.event_id: Outcome(row.outcome.value) for row in rows if row.event_id in receipts}
-        used = {
-            event_id: (event, event.observation)
+        used = [
+            (event, event.observation)
             for event_id, (event, _) in distinct.items()
             if outcomes.get(event_id) is Outcome.APPLIED and event.observation is not None
-        }
+        ]
         asks = [
             Ask(event.notice.object_id, event.notice.kind, delay_s=0)
             for event_id, (event, _) in distinct.items()
             if outcomes.get(event_id) is Outcome.APPLIED and event.notice is not None
         ]
         if used:
-            arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used.values()]
-            parked = await apply(connection, arrivals, Context(plans, self._deployment, self._now()), asks)
-            outcomes |= {i: Outcome.PARKED for i, (_, seen) in used.items() if seen.object_id in parked}
+            arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used]
+            context = Context(plans, self._deployment, self._now())
+            parked = await apply(connection, arrivals, context, asks, reached)
+            outcomes |= {event.event_id: Outcome.PARKED for event, seen in used if seen.object_id in parked}
         elif asks:
-            await rereads.ask(connection, asks)
-        if receipts:
-            await quarantine.release(connection, receipts)
+            rereads.ask(connection, asks)
         return outcomes
 
     def _row(self, event: Event, payload: bytes) -> EventRow:

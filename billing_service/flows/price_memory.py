@@ -10,20 +10,19 @@ from collections.abc import Iterable, Iterator
 
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.facts import CustomerFacts
-from billing_service.domain.merge import ObjectState
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.domain.views import ItemView, SubscriptionView
+from billing_service.domain.views import ItemView, SubscriptionView, View
 from billing_service.storage import prices
 from billing_service.storage.database import Connection
 from billing_service.storage.prices import PriceRow
 
 
-async def learn(connection: Connection, states: Iterable[ObjectState], plans: PlanIndex) -> None:
+def learn(connection: Connection, views: Iterable[View], plans: PlanIndex) -> None:
     """Remember the prices of subscriptions whose lookup key says the plan. Before anything else is locked but event ids."""
-    told = plans.told(_items(states))
+    told = plans.told(_items(views))
     rows = [_row(price_id, lookup_key, plans.catalog) for price_id, lookup_key in sorted(told.items())]
     if rows:
-        await prices.learn(connection, rows)
+        prices.learn(connection, rows)
 
 
 async def recall(connection: Connection, items: Iterable[ItemView], plans: PlanIndex) -> PlanIndex:
@@ -37,8 +36,8 @@ def items_of(facts: CustomerFacts) -> Iterator[ItemView]:
     return (item for subscription in facts.subscriptions for item in subscription.items)
 
 
-def _items(states: Iterable[ObjectState]) -> Iterator[ItemView]:
-    return (item for state in states if isinstance(state.view, SubscriptionView) for item in state.view.items)
+def _items(views: Iterable[View]) -> Iterator[ItemView]:
+    return (item for view in views if isinstance(view, SubscriptionView) for item in view.items)
 
 
 def _row(price_id: str, lookup_key: str, catalog: Catalog) -> PriceRow:

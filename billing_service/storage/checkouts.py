@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 import sqlalchemy as sa
 
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
@@ -263,14 +264,14 @@ async def set_stripe_customer(connection: Connection, intent_id: UUID, attempt: 
     return await find(connection, intent_id)
 
 
-async def settle(connection: Connection, sessions: Sequence[tuple[str, UUID | None, IntentState]]) -> None:
+def settle(connection: Connection, sessions: Sequence[tuple[str, UUID | None, IntentState]]) -> Answer[Result]:
     """Record what Stripe said of sessions: (session id, our intent id on it, completed or expired)."""
     values = {
         "session_ids": [session[0] for session in sessions],
         "intent_ids": [session[1] for session in sessions],
         "states": [session[2].value for session in sessions],
     }
-    await connection.execute(_SETTLE, values)
+    return connection.send(_SETTLE, values)
 
 
 _INSERTED = frozenset(

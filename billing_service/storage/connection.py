@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque, namedtuple
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import psycopg
 import sqlalchemy as sa
@@ -24,6 +24,7 @@ from psycopg.adapt import Transformer
 
 from billing_service.storage.parameters import TEXT, encoded, prepared
 
+_Value = TypeVar("_Value")
 _BEGIN: Final = sa.text("BEGIN")
 _COMMIT: Final = sa.text("COMMIT")
 _ROLLBACK: Final = sa.text("ROLLBACK")
@@ -71,24 +72,28 @@ class Result:
         return self.one()[0]
 
 
-class Answer:
-    """What a statement that was sent will be answered with. Awaiting it waits for everything that was sent before, too."""
+class Answer(Generic[_Value]):
+    """What a statement that was sent will be answered with. Awaiting it waits for everything that was sent before, too.
 
-    __slots__ = ("_connection", "error", "result")
+    Nobody need await it: a failure is heard of by whoever awaits a later one, and by the commit.
+    """
 
-    def __init__(self, connection: Connection) -> None:
+    __slots__ = ("_connection", "_make", "error", "result")
+
+    def __init__(self, connection: Connection, make: Callable[[Result], _Value]) -> None:
         self._connection = connection
+        self._make = make
         self.result: pq.abc.PGresult | None = None
         self.error: BaseException | None = None
 
-    def __await__(self) -> Generator[Any, None, Result]:
+    def __await__(self) -> Generator[Any, None, _Value]:
         if self.result is None and self.error is None:
             yield from self._connection.settle().__await__()
         if self.error is not None:
             raise self.error
         if self.result is None:
             raise psycopg.InternalError("a statement was settled without an answer")
-        return self._connection.read(self.result)
+        return self._make(self._connection.read(self.result))
 
 
 class Connection:
@@ -102,7 +107,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._loader = Transformer(raw)
         self._prepared: set[bytes] = set()  # bounded by the statements of the program
-        self._sent: deque[Answer | bytes] = deque()  # bytes: the name of what is to be prepared
+        self._sent: deque[Answer[Any] | bytes] = deque()  # bytes: the name of what is to be prepared
         self._results: list[pq.abc.PGresult] = []  # of the statement that is being answered
         self._failure: BaseException | None = None  # of the first that failed since the last settling
         self._settled: asyncio.Future[None] | None = None
@@ -112,8 +117,14 @@ class Connection:
 
     # --- What storage uses -------------------------------------------------------------------------------------------
 
-    def send(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> Answer:
-        """Put a statement on its way.
+    def send(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> Answer[Result]:
+        """Put a statement on its way. Raises as `ask` does."""
+        return self.ask(statement, values, _as_it_is)
+
+    def ask(
+        self, statement: sa.TextClause, values: Mapping[str, Any] | None, make: Callable[[Result], _Value]
+    ) -> Answer[_Value]:
+        """Put a statement on its way, of whose result `make` makes the answer.
 
         Raises:
             psycopg.DataError, UnicodeEncodeError: a value cannot be written; nothing was sent.
@@ -126,7 +137,7 @@ class Connection:
             self._prepared.add(ready.name)
             self._sent.append(ready.name)
         self._pgconn.send_query_prepared(ready.name, data, kinds, TEXT)
-        answer = Answer(self)
+        answer = Answer(self, make)
         self._sent.append(answer)
         return answer
 
@@ -278,7 +289,12 @@ class Connection:
         self._wake()
 
 
+def _as_it_is(result: Result) -> Result:
+    return result
+
+
 @lru_cache(maxsize=1_024)
 def _row_maker(names: tuple[str, ...]) -> Any:
     """Give what makes a row of these columns: a named tuple, by position where a column has no name of its own."""
-    return namedtuple("Row", names, rename=True)._make  # noqa: PYI024 - the names are the statement's, known at run time
+    kind: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024 - the names are the statement's
+    return kind._make  # noqa: SLF001 - a public method, in spite of its name

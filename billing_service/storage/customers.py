@@ -11,7 +11,10 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.domain.facts import CustomerFacts
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
+
+_decode_facts = msgspec.json.Decoder(CustomerFacts).decode
 
 
 @dataclass(frozen=True)
@@ -69,26 +72,26 @@ _SET_STRIPE_CUSTOMER = sa.text("""
 """)
 
 
-async def lock(connection: Connection, ids: Collection[str]) -> None:
+def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
     """Make sure that the rows exist, and lock them in the order of ids. Third in the order of locks."""
     ordered = sorted(ids)
-    await connection.execute(_ENSURE, {"ids": ordered})
-    await connection.execute(_LOCK, {"ids": ordered})
+    connection.send(_ENSURE, {"ids": ordered})
+    return connection.send(_LOCK, {"ids": ordered})
 
 
-async def load(connection: Connection, ids: Collection[str]) -> Mapping[str, CustomerRow]:
+def load(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, CustomerRow]]:
     """Give the customers that exist, by id: one look-up by the primary key each."""
-    result = await connection.execute(_LOAD, {"ids": sorted(ids)})
-    return {
-        row.customer_id: CustomerRow(row.customer_id, row.revision, msgspec.json.decode(row.facts, type=CustomerFacts))
-        for row in result
-    }
+    return connection.ask(_LOAD, {"ids": sorted(ids)}, _rows)
 
 
-async def save(connection: Connection, rows: Sequence[CustomerRow]) -> None:
+def _rows(result: Result) -> Mapping[str, CustomerRow]:
+    return {row.customer_id: CustomerRow(row.customer_id, row.revision, _decode_facts(row.facts)) for row in result}
+
+
+def save(connection: Connection, rows: Sequence[CustomerRow]) -> Answer[Result]:
     """Write the facts and revisions of locked customers."""
     ordered = sorted(rows, key=lambda row: row.customer_id)
-    await connection.execute(
+    return connection.send(
         _SAVE,
         {
             "ids": [row.customer_id for row in ordered],

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
@@ -46,12 +47,12 @@ _RECORD = sa.text("""
 """)
 
 
-async def record(connection: Connection, rows: Sequence[EventRow]) -> Mapping[str, int]:
+def record(connection: Connection, rows: Sequence[EventRow]) -> Answer[Mapping[str, int]]:
     """Record events (ids distinct) and return the receipt number of each that was not recorded before.
 
     Waits for another transaction that is recording one of the same ids. In the order of ids: the first of the locks.
     """
-    result = await connection.execute(
+    return connection.ask(
         _RECORD,
         {
             "ids": [row.event_id for row in rows],
@@ -63,5 +64,9 @@ async def record(connection: Connection, rows: Sequence[EventRow]) -> Mapping[st
             "outcomes": [row.outcome.value for row in rows],
             "payloads": [row.payload for row in rows],
         },
+        _receipts,
     )
+
+
+def _receipts(result: Result) -> Mapping[str, int]:
     return {row.event_id: row.receipt for row in result}

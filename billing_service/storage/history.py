@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from billing_service.domain.entitlement import Entitlements
 from billing_service.storage.customers import CustomerRow
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
@@ -53,7 +54,7 @@ _APPEND = sa.text("""
 """)
 
 
-async def append(connection: Connection, changes: Sequence[Change], catalog_version: str) -> None:
+def append(connection: Connection, changes: Sequence[Change], catalog_version: str) -> Answer[Result]:
     """Keep changes of locked customers; a revision is written once."""
     values = {
         "causes": [change.cause.kind.value for change in changes],
@@ -64,7 +65,7 @@ async def append(connection: Connection, changes: Sequence[Change], catalog_vers
         "befores": [_state(change.before) for change in changes],
         "afters": [_state(change.after) for change in changes],
     }
-    await connection.execute(_APPEND, values)
+    return connection.send(_APPEND, values)
 
 
 def _state(entitlements: Entitlements) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
@@ -44,22 +45,25 @@ _RELATED = sa.text("""
 """)
 
 
-async def lock(connection: Connection, anchor_ids: Collection[str]) -> None:
+def lock(connection: Connection, anchor_ids: Collection[str]) -> Answer[Result]:
     """Lock anchors, in an order that is the same everywhere: two that hang together never pass each other unseen."""
-    await connection.execute(_LOCK, {"ids": sorted(anchor_ids)})
+    return connection.send(_LOCK, {"ids": sorted(anchor_ids)})
 
 
-async def save(connection: Connection, links: Mapping[str, Collection[str]]) -> None:
+def save(connection: Connection, links: Mapping[str, Collection[str]]) -> Answer[Result]:
     """Keep the anchors of objects (object id -> anchor ids); links only grow."""
     pairs = sorted((object_id, anchor) for object_id, found in links.items() for anchor in found)
     values = {"objects": [pair[0] for pair in pairs], "anchors": [pair[1] for pair in pairs]}
-    await connection.execute(_SAVE, values)
+    return connection.send(_SAVE, values)
 
 
-async def related(connection: Connection, anchor_ids: Collection[str]) -> Related:
+def related(connection: Connection, anchor_ids: Collection[str]) -> Answer[Related]:
     """Give what hangs together with these anchors."""
-    rows = (await connection.execute(_RELATED, {"ids": sorted(anchor_ids)})).all()
+    return connection.ask(_RELATED, {"ids": sorted(anchor_ids)}, _related)
+
+
+def _related(result: Result) -> Related:
     return Related(
-        anchors=frozenset(row.anchor_id for row in rows),
-        stripe_customer_ids=frozenset(row.stripe_customer_id for row in rows if row.stripe_customer_id is not None),
+        anchors=frozenset(row.anchor_id for row in result),
+        stripe_customer_ids=frozenset(row.stripe_customer_id for row in result if row.stripe_customer_id is not None),
     )

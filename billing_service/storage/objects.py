@@ -22,6 +22,7 @@ from billing_service.domain.views import (
     SubscriptionView,
     View,
 )
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 _VIEW_TYPES: Mapping[ObjectKind, type[View]] = {
@@ -103,15 +104,14 @@ _PREFIXES: Mapping[ObjectKind, str] = {ObjectKind.SUBSCRIPTION: "sub_", ObjectKi
 _FENCE = sa.text("SELECT nextval('stripe_fence')")
 
 
-async def lock(connection: Connection, ids: Collection[str]) -> None:
+def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
     """Lock objects, new ones too. After the customers in the order of locks."""
-    await connection.execute(_LOCK, {"ids": sorted(ids)})
+    return connection.send(_LOCK, {"ids": sorted(ids)})
 
 
-async def load(connection: Connection, ids: Collection[str], customer_ids: Collection[str]) -> list[ObjectState]:
+def load(connection: Connection, ids: Collection[str], customer_ids: Collection[str]) -> Answer[list[ObjectState]]:
     """Give these objects, and every object of these customers, whichever Stripe customer it names. Call after the locks."""
-    result = await connection.execute(_LOAD, {"ids": sorted(ids), "customers": sorted(customer_ids)})
-    return [_state(row) for row in result]
+    return connection.ask(_LOAD, {"ids": sorted(ids), "customers": sorted(customer_ids)}, _states)
 
 
 async def find(connection: Connection, object_id: str) -> ObjectState | None:
@@ -120,9 +120,9 @@ async def find(connection: Connection, object_id: str) -> ObjectState | None:
     return None if row is None else _state(row)
 
 
-async def save(connection: Connection, states: Iterable[ObjectState]) -> None:
+def save(connection: Connection, states: Iterable[ObjectState]) -> Answer[Result]:
     """Write joined states over what is there; a register never moves down."""
-    await connection.execute(_SAVE, {"rows": msgspec.json.encode([_row(state) for state in states]).decode()})
+    return connection.send(_SAVE, {"rows": msgspec.json.encode([_row(state) for state in states]).decode()})
 
 
 async def unfinished(
@@ -144,6 +144,10 @@ async def draw_fence(connection: Connection) -> int:
     """Draw a fence for a read whose request has not left yet."""
     fence: int = (await connection.execute(_FENCE)).scalar_one()
     return fence
+
+
+def _states(result: Result) -> list[ObjectState]:
+    return [_state(row) for row in result]
 
 
 def _row(state: ObjectState) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
@@ -64,7 +65,7 @@ async def find(connection: Connection, price_ids: Collection[str]) -> dict[str, 
     return {row.price_id: row.plan_key for row in result}
 
 
-async def learn(connection: Connection, rows: Sequence[PriceRow]) -> None:
+def learn(connection: Connection, rows: Sequence[PriceRow]) -> Answer[Result]:
     """Keep prices that a payload or a read explained; what Stripe's list of prices said before stays. First in the order of locks."""
     values = {
         "ids": [row.price_id for row in rows],
@@ -72,7 +73,7 @@ async def learn(connection: Connection, rows: Sequence[PriceRow]) -> None:
         "keys": [row.price_key for row in rows],
         "lookups": [row.lookup_key for row in rows],
     }
-    await connection.execute(_LEARN, values)
+    return connection.send(_LEARN, values)
 
 
 async def remember(connection: Connection, checked: Sequence[tuple[str, str]], rows: Sequence[PriceRow]) -> None:

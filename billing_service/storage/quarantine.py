@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
@@ -73,9 +74,9 @@ async def keep(connection: Connection, event_key: str, payload: bytes, reason: R
     await connection.execute(_KEEP, values)
 
 
-async def release(connection: Connection, event_keys: Collection[str]) -> None:
+def release(connection: Connection, event_keys: Collection[str]) -> Answer[Result]:
     """Let events go that were recorded."""
-    await connection.execute(_RELEASE, {"keys": sorted(event_keys)})
+    return connection.send(_RELEASE, {"keys": sorted(event_keys)})
 
 
 async def newest(connection: Connection, reasons: Collection[Reason], most: int) -> Sequence[QuarantinedEvent]:

@@ -14,6 +14,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from billing_service.domain.views import ObjectKind
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 LEASE = timedelta(seconds=30)  # a worker that has not come back by then is taken for dead
@@ -74,7 +75,7 @@ _TAKE = sa.text("""
 """)
 
 
-async def ask(connection: Connection, asks: Iterable[Ask]) -> None:
+def ask(connection: Connection, asks: Iterable[Ask]) -> Answer[Result]:
     """Ask for reads; one per object, the earliest of its times. After the objects in the order of locks."""
     soonest: dict[str, Ask] = {}
     for one in sorted(asks, key=lambda one: -one.delay_s):
@@ -85,7 +86,7 @@ async def ask(connection: Connection, asks: Iterable[Ask]) -> None:
         "kinds": [row.kind.value for row in rows],
         "delays": [row.delay_s for row in rows],
     }
-    await connection.execute(_ASK, values)
+    return connection.send(_ASK, values)
 
 
 async def claim(connection: Connection, most: int) -> list[Claim]:

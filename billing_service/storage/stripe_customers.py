@@ -7,9 +7,11 @@ row, or an object could be parked for ever.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 _ENSURE = sa.text("""
@@ -36,26 +38,28 @@ _BIND = sa.text("""
 """)
 
 
-async def lock(connection: Connection, ids: Collection[str]) -> None:
+def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
     """Make sure that the rows exist, and lock them in the order of ids. Second in the order of locks."""
     ordered = sorted(ids)
-    await connection.execute(_ENSURE, {"ids": ordered})
-    await connection.execute(_LOCK, {"ids": ordered})
+    connection.send(_ENSURE, {"ids": ordered})
+    return connection.send(_LOCK, {"ids": ordered})
 
 
-async def load(connection: Connection, ids: Collection[str]) -> Mapping[str, str | None]:
+def load(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, str | None]]:
     """Give the customer of each locked row, None where it is not bound. A statement after the lock's, so never stale."""
-    result = await connection.execute(_LOAD, {"ids": sorted(ids)})
-    return {row.stripe_customer_id: row.customer_id for row in result}
+    return connection.ask(_LOAD, {"ids": sorted(ids)}, _owners)
 
 
-async def bind(connection: Connection, bindings: Mapping[str, str]) -> None:
+def bind(connection: Connection, bindings: Mapping[str, str]) -> Answer[Result]:
     """Bind locked rows to locked customers (Stripe's id -> ours); one that is bound already stays as it is."""
     pairs = sorted(bindings.items())
-    await connection.execute(_BIND, {"ids": [pair[0] for pair in pairs], "customers": [pair[1] for pair in pairs]})
+    return connection.send(_BIND, {"ids": [pair[0] for pair in pairs], "customers": [pair[1] for pair in pairs]})
 
 
-async def of_customers(connection: Connection, customer_ids: Collection[str]) -> Mapping[str, str]:
+def of_customers(connection: Connection, customer_ids: Collection[str]) -> Answer[Mapping[str, str]]:
     """Give every Stripe customer that is bound to these customers, old bindings too."""
-    result = await connection.execute(_OF_CUSTOMERS, {"customers": sorted(customer_ids)})
+    return connection.ask(_OF_CUSTOMERS, {"customers": sorted(customer_ids)}, _owners)
+
+
+def _owners(result: Result) -> dict[str, Any]:
     return {row.stripe_customer_id: row.customer_id for row in result}

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
+import sqlalchemy as sa
 from billing.v1 import entitlement_pb2, error_reason_pb2
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no types
@@ -80,8 +81,8 @@ async def test_a_transaction_that_was_given_up_leaves_no_lock_behind(database_ur
     database = Database(database_url)
 
     async def wait_for_lock(connection: Connection) -> None:
-        await connection.exec_driver_sql("LOCK TABLE prices IN ACCESS EXCLUSIVE MODE")
-        await connection.exec_driver_sql("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+        await connection.execute(sa.text("LOCK TABLE prices IN ACCESS EXCLUSIVE MODE"))
+        await connection.execute(sa.text("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE"))
 
     with psycopg.connect(database_url) as blocker:
         blocker.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
