@@ -67,12 +67,12 @@ class Program:
         self._reconcile = Reconcile(
             self._database,
             self._stripe.listing,
-            self._fulfill,
+            self._fulfill.backlog,
             RequestBudget(self._database, budget),
             now,
             settings.reconcile_interval_s,
         )
-        self._replay = Replay(self._database, self._fulfill)
+        self._replay = Replay(self._database, self._fulfill.backlog)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.

@@ -126,9 +126,9 @@ async def _flows(settings: Settings, catalog: Catalog | None) -> AsyncIterator[_
         try:
             await prices.refresh()
             yield _Flows(
-                Reconcile(database, stripe.listing, fulfill, budget, now),
+                Reconcile(database, stripe.listing, fulfill.backlog, budget, now),
                 ReconcileObjects(database, stripe.listing, reads, budget, settings.deployment, now),
-                Replay(database, fulfill),
+                Replay(database, fulfill.backlog),
             )
         finally:
             await fulfill.close()

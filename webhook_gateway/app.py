@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 from webhook_gateway import refusal
 from webhook_gateway.body import BodyRefusedError, read_body
 from webhook_gateway.event import EventRefusedError, decode_head
-from webhook_gateway.forward import Forwarder
+from webhook_gateway.forward import LATE_S, Forwarder
 from webhook_gateway.fulfillment import Committed, NotCommitted, VerifiedEvent
 from webhook_gateway.inflight import InFlight
 from webhook_gateway.readiness import Readiness
@@ -41,7 +41,8 @@ class Gateway:
 
     secrets: Sequence[NamedSecret]
     livemode: bool
-    forwarder: Forwarder
+    live: Forwarder
+    backlog: Forwarder
     readiness: Readiness
     in_flight: InFlight
     clock: Callable[[], float] = time.time  # unix seconds; Stripe's signatures are of the real time
@@ -112,7 +113,9 @@ async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Commi
     told.event_id, told.event_type = head.event_id, head.type
     if head.livemode is not gateway.livemode:
         return refusal.of_livemode(event_is_live=head.livemode)
-    answer = await gateway.forwarder.forward(VerifiedEvent(head.event_id, body), deadline - time.monotonic())
+    late = head.created is not None and head.created < gateway.clock() - LATE_S
+    forwarder = gateway.backlog if late else gateway.live
+    answer = await forwarder.forward(VerifiedEvent(head.event_id, body), deadline - time.monotonic())
     if isinstance(answer, NotCommitted):
         told.failure = answer.failure
         return refusal.of_failure(answer.failure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -48,6 +48,7 @@ class EventHead:
     type: str
     livemode: bool
     kind: EventKind
+    created: int | None = None  # Stripe's time, in seconds since the epoch; thin events write theirs as text
 
 
 # Printable ASCII, as all of Stripe's ids and types are: it can stand in any log or column.
@@ -59,6 +60,7 @@ class _Head(msgspec.Struct):
     type: _Word
     livemode: bool
     object: str = ""
+    created: Any = None  # whatever it is, it is no reason to refuse
 
 
 _decoder = msgspec.json.Decoder(_Head)
@@ -71,7 +73,7 @@ def decode_head(body: bytes) -> EventHead:
         EventRefusedError: the body is not UTF-8, not JSON, or not an object with an `id`, a `type` and a `livemode`.
     """
     head = _decode(body)
-    return EventHead(event_id=head.id, type=head.type, livemode=head.livemode, kind=_kind(head.object))
+    return EventHead(event_id=head.id, type=head.type, livemode=head.livemode, kind=_kind(head.object), created=_created(head.created))
 
 
 def _decode(body: bytes) -> _Head:
@@ -98,6 +100,10 @@ def _decode_leniently(text: str) -> _Head:
         raise EventRefusedError(EventFault.NOT_AN_EVENT) from None
     except (ValueError, RecursionError):
         raise EventRefusedError(EventFault.NOT_JSON) from None
+
+
+def _created(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _kind(name: str) -> EventKind:

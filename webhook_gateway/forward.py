@@ -1,7 +1,11 @@
 """Gathers the events that arrive while a call is in flight and sends them as the next one.
 
-The first event goes at once, alone; nothing ever waits for company. A task of its own makes the calls, so that a caller
-who goes away takes nobody with him. One call is in flight at a time, which is what makes batches grow with load.
+The first event goes at once, alone; nothing ever waits for company. Tasks of their own make the calls, so that a caller
+who goes away takes nobody with him. Few calls are in flight at a time, which is what makes batches grow with load; two, so that
+the service has the next one at hand when it has answered one.
+
+There is a forwarder for what happens now, and one for what comes late (`LATE_S`): after an outage Stripe brings a backlog of
+days, and nobody who buys now is to wait behind it.
 """
 
 from __future__ import annotations
@@ -31,6 +35,12 @@ class Limits:
     batch_calls: int = 48  # one bad event among 256 takes 17 calls to isolate, two at most 31
     queue_events: int = 1024
     queue_bytes: int = 64 * 1024 * 1024
+    calls: int = 2  # in flight at once
+
+
+LATE_S = 120.0  # an event that is older than this when it comes belongs to a backlog; Stripe delivers within seconds
+# Half of what the gateway holds at once, so that a backlog of any size leaves room for what happens now.
+BACKLOG = Limits(batch_events=64, queue_events=448, queue_bytes=32 * 1024 * 1024, calls=1)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: two copies of one event wait each for themselves
@@ -47,14 +57,14 @@ class Forwarder:
     """The queue in front of the service."""
 
     def __init__(self, fulfill: Fulfill, limits: Limits | None = None) -> None:
-        """Take what makes one call, and the bounds. Needs a running event loop: its task starts here."""
+        """Take what makes one call, and the bounds. Needs a running event loop: its tasks start here."""
         self._fulfill = fulfill
         self._limits = limits or Limits()
         self._queue: deque[_Waiting] = deque()
         self._queue_bytes = 0
         self._work = asyncio.Event()
         self._closing = False
-        self._task = asyncio.create_task(self._run(), name="forwarder")
+        self._tasks = {asyncio.create_task(self._run(), name="forwarder") for _ in range(self._limits.calls)}
 
     async def forward(self, event: VerifiedEvent, timeout_s: float) -> Answer:
         """Have an event committed, and wait at most `timeout_s` for it.
@@ -81,9 +91,10 @@ class Forwarder:
         """Take no more, send what is queued within `timeout_s`, and answer the rest that it was not committed."""
         self._closing = True
         self._work.set()
-        await asyncio.wait({self._task}, timeout=timeout_s)
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
 
     def _is_full(self, event: VerifiedEvent) -> bool:
         return (

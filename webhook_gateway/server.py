@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from webhook_gateway.app import ANSWER_LIMIT_S, Gateway, build_app
-from webhook_gateway.forward import Forwarder, Limits
+from webhook_gateway.forward import BACKLOG, Forwarder, Limits
 from webhook_gateway.fulfillment import FulfillmentClient
 from webhook_gateway.inflight import InFlight
 from webhook_gateway.readiness import Readiness
@@ -35,7 +35,7 @@ class Server:
         self._client = FulfillmentClient(
             target=settings.fulfillment_target, token=settings.internal_token.get_secret_value()
         )
-        self._forwarder = Forwarder(self._client.fulfill, limits)
+        self._forwarders = (Forwarder(self._client.fulfill, limits), Forwarder(self._client.fulfill, BACKLOG))
         self._readiness = Readiness(self._client.why_not_serving)
         self._in_flight = InFlight()
         self._runner = web.AppRunner(
@@ -43,7 +43,8 @@ class Server:
                 Gateway(
                     secrets=settings.named_secrets(),
                     livemode=settings.livemode,
-                    forwarder=self._forwarder,
+                    live=self._forwarders[0],
+                    backlog=self._forwarders[1],
                     readiness=self._readiness,
                     in_flight=self._in_flight,
                 )
@@ -78,7 +79,7 @@ class Server:
         if not await self._in_flight.wait_idle(_DRAIN_S):
             _log.warning("drain_incomplete", waited_s=_DRAIN_S)
         await self._runner.cleanup()
-        await self._forwarder.close(_CLOSE_S)
+        await asyncio.gather(*(forwarder.close(_CLOSE_S) for forwarder in self._forwarders))
         await self._client.close()
 
 

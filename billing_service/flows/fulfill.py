@@ -1,7 +1,7 @@
 """Applies verified events: recorded and merged in one transaction, answered after its commit.
 
-What arrives while a transaction is under way is gathered and makes the next one; nothing ever waits for company. The
-writer is a task of its own, so one caller's cancellation never cancels its neighbours.
+What arrives while the writers are busy is gathered and makes the next transaction; nothing ever waits for company. The
+writers are tasks of their own, so one caller's cancellation never cancels its neighbours.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,16 +25,13 @@ from billing_service.domain.observation import Event, Observation, read_event
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.apply import Context, apply, reach
 from billing_service.flows.arrival import Arrival
+from billing_service.flows.lanes import BACKLOG, LIVE, Lane, LaneQueue, lane_of
 from billing_service.flows.prices import Prices
 from billing_service.storage import events, quarantine, rereads
 from billing_service.storage.database import Connection, Database, UnwritableError
 from billing_service.storage.events import EventRow, RecordedOutcome
 from billing_service.storage.rereads import Ask
 
-MAX_BATCH_EVENTS = 256  # in one transaction; as many as one call may bring
-MAX_BATCH_BYTES = 8 * 1024 * 1024  # a call brings 4 MiB at the most
-MAX_WAITING_EVENTS = 4_096  # beyond, callers are told to come again
-MAX_WAITING_BYTES = 64 * 1024 * 1024
 BATCH_LIMIT_S = 8.0  # for one transaction, retries included
 CALL_LIMIT_S = 15.0  # for one call that came without a deadline
 
@@ -80,14 +76,19 @@ class _Parsed:
 
 @dataclass
 class _Waiting:
-    """One event in the queue, and where its result goes."""
+    """One event in a queue, and where its result goes."""
 
     parsed: _Parsed
     result: asyncio.Future[EventResult]
 
+    @property
+    def size(self) -> int:
+        """The bytes of its body."""
+        return len(self.parsed.payload)
+
 
 class Fulfill:
-    """The writer in front of Postgres. `run` must be under way for calls to be answered."""
+    """The writers in front of Postgres. `run` must be under way for calls to be answered."""
 
     def __init__(self, database: Database, prices: Prices, deployment: str, now: Callable[[], datetime]) -> None:
         """Takes nothing before `run`. `now` is the one clock of the process."""
@@ -95,9 +96,10 @@ class Fulfill:
         self._database = database
         self._prices = prices
         self._deployment = deployment
-        self._queue: deque[_Waiting] = deque()
-        self._queued_bytes = 0
-        self._wake = asyncio.Event()
+        self._queues: Mapping[Lane, LaneQueue[_Waiting]] = {
+            Lane.LIVE: LaneQueue(LIVE),
+            Lane.BACKLOG: LaneQueue(BACKLOG),
+        }
         self._closing = False
 
     async def __call__(self, payloads: Sequence[bytes]) -> Sequence[EventResult]:
@@ -107,58 +109,59 @@ class Fulfill:
             OverloadedError: too many are waiting.
             DatabaseUnavailableError: they could not be written in time; nothing was lost, send them again.
         """
-        size = sum(len(payload) for payload in payloads)
-        too_many = len(self._queue) + len(payloads) > MAX_WAITING_EVENTS
-        # One call always fits into an empty queue, whatever its size: gRPC bounds it.
-        too_large = bool(self._queue) and self._queued_bytes + size > MAX_WAITING_BYTES
-        if self._closing or too_many or too_large:
-            raise OverloadedError
-        self._queued_bytes += size
-        loop = asyncio.get_running_loop()
-        waiting = [_Waiting(parse(payload), loop.create_future()) for payload in payloads]
-        self._queue.extend(waiting)
-        self._wake.set()
-        futures = [one.result for one in waiting]
-        try:
-            async with asyncio.timeout(remaining_s(CALL_LIMIT_S)):
-                return await asyncio.gather(*(asyncio.shield(future) for future in futures))
-        except TimeoutError as error:
-            raise DatabaseUnavailableError from error
-        finally:
-            for future in futures:  # an error that nobody is left to hear
-                future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        now = self._now().timestamp()
+        waiting = _enqueued(payloads)
+        lanes: dict[Lane, list[_Waiting]] = {}
+        for one in waiting:
+            created = one.parsed.event.created if one.parsed.event else None
+            lanes.setdefault(lane_of(created, now), []).append(one)
+        return await self._written(waiting, lanes)
+
+    async def backlog(self, payloads: Sequence[bytes]) -> Sequence[EventResult]:
+        """Apply events that nobody waits for, whatever their age. Raises as a call does."""
+        waiting = _enqueued(payloads)
+        return await self._written(waiting, {Lane.BACKLOG: waiting})
 
     async def run(self) -> None:
-        """Write batch after batch, until `close` was called and the queue is empty."""
-        while not (self._closing and not self._queue):
-            if not self._queue:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            batch = self._take()
+        """Write batch after batch, until `close` was called and the queues are empty."""
+        async with asyncio.TaskGroup() as writers:
+            for queue in self._queues.values():
+                for _ in range(queue.limits.writers):
+                    writers.create_task(self._serve(queue))
+
+    async def close(self) -> None:
+        """Take nothing more; `run` returns once everything that waits is written."""
+        self._closing = True
+        for queue in self._queues.values():
+            queue.close()
+
+    async def _written(
+        self, waiting: Sequence[_Waiting], lanes: Mapping[Lane, Sequence[_Waiting]]
+    ) -> Sequence[EventResult]:
+        for lane, those in lanes.items():
+            if self._closing or not self._queues[lane].has_room(len(those), sum(one.size for one in those)):
+                raise OverloadedError
+        for lane, those in lanes.items():
+            self._queues[lane].put(those)
+        futures = [one.result for one in waiting]
+        try:
+            # Waited for, not cancelled: whoever goes away leaves the events on their way.
+            _, late = await asyncio.wait(futures, timeout=remaining_s(CALL_LIMIT_S)) if futures else (None, None)
+        finally:
+            for future in futures:  # an error that nobody is left to hear
+                future.add_done_callback(_heard)
+        if late:
+            raise DatabaseUnavailableError
+        return [future.result() for future in futures]
+
+    async def _serve(self, queue: LaneQueue[_Waiting]) -> None:
+        while batch := await queue.take():
             try:
                 await self._write(batch)
             except Exception as error:  # noqa: BLE001 - the writer outlives whatever one batch does; callers hear of it
                 self._fail(batch, error)
             if any(one.parsed.event and one.parsed.event.type.startswith(PRICE_TYPES) for one in batch):
                 self._prices.hint()
-
-    async def close(self) -> None:
-        """Take nothing more; `run` returns once everything that waits is written."""
-        self._closing = True
-        self._wake.set()
-
-    def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        size = 0
-        while self._queue and len(batch) < MAX_BATCH_EVENTS:
-            size += len(self._queue[0].parsed.payload)
-            if batch and size > MAX_BATCH_BYTES:
-                break
-            waiting = self._queue.popleft()
-            self._queued_bytes -= len(waiting.parsed.payload)
-            batch.append(waiting)
-        return batch
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         if not isinstance(error, BillingError):
@@ -261,6 +264,16 @@ class Fulfill:
         log.warning("event_quarantined", event_key=one.key, reason=reason.value, detail=detail)
         await self._database.run(lambda connection: quarantine.keep(connection, one.key, one.payload, reason, detail))
         return EventResult(one.event.event_id if one.event else None, Outcome.QUARANTINED)
+
+
+def _enqueued(payloads: Sequence[bytes]) -> list[_Waiting]:
+    loop = asyncio.get_running_loop()
+    return [_Waiting(parse(payload), loop.create_future()) for payload in payloads]
+
+
+def _heard(done: asyncio.Future[EventResult]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def parse(payload: bytes) -> _Parsed:

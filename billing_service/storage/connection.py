@@ -297,4 +297,4 @@ def _as_it_is(result: Result) -> Result:
 def _row_maker(names: tuple[str, ...]) -> Any:
     """Give what makes a row of these columns: a named tuple, by position where a column has no name of its own."""
     kind: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024 - the names are the statement's
-    return kind._make  # noqa: SLF001 - a public method, in spite of its name
+    return kind._make

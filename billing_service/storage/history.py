@@ -10,8 +10,8 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.domain.entitlement import Entitlements
-from billing_service.storage.customers import CustomerRow
 from billing_service.storage.connection import Answer, Result
+from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
 
 
