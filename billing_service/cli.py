@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from billing_service.storage.schema import migrate
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1  # what stood in the way while running: a port, the database, a defect
 EXIT_USAGE: Final = 2  # arguments, settings or catalog; argparse uses the same
+GC_THRESHOLD: Final = (20_000, 20, 50)  # objects of one batch; the collector's generations
 
 _log = structlog.stdlib.get_logger("billing_service")
 
@@ -89,6 +91,9 @@ def _serve() -> int:
     catalog = _read_catalog(settings.catalog)
     configure_logs(settings.log_level)
     _warn_of_exposure(settings)
+    # What is loaded stays, and what a batch makes is gone with it: looking for cycles every 700 objects cost 7 % of the time.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     try:
         asyncio.run(_serve_until_signal(settings, catalog))
     except ListenError:

@@ -32,6 +32,8 @@ ANSWER_LIMIT_S = 8.0
 
 _HEADERS = {"Cache-Control": "no-store", "Server": "webhook-gateway"}  # not which Python and which aiohttp
 
+_RECEIVED = b'{"received": true}'
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -92,7 +94,7 @@ async def _take_webhook(gateway: Gateway, request: web.Request) -> web.StreamRes
     finally:
         gateway.in_flight.leave()
     _log_webhook(answer, told, time.monotonic() - started_at)
-    response = _refuse(answer) if isinstance(answer, Refusal) else _json({"received": True}, 200)
+    response = _refuse(answer) if isinstance(answer, Refusal) else _received()
     if gateway.readiness.draining:
         response.force_close()
     return response
@@ -144,6 +146,10 @@ async def _answer_in_json(request: web.Request, handler: Handler) -> web.StreamR
     except Exception:  # noqa: BLE001 - the last resort: whatever it was, the sender hears that it may come again
         _log.exception("webhook_broken")
         return _refuse(refusal.INTERNAL)
+
+
+def _received() -> web.Response:
+    return web.Response(body=_RECEIVED, content_type="application/json", headers=_HEADERS)
 
 
 def _refuse(answer: Refusal) -> web.Response:

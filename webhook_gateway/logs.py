@@ -2,6 +2,9 @@
 
 Never in them: a payload, a header, a secret, a remote address, or the text of an exception, which may quote any of these.
 An exception is logged by its type and the places that it passed.
+
+There is a line per webhook, so our own lines go straight to the stream: by way of `logging` they were a fifth of all that the
+gateway does.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ import logging
 import sys
 import traceback
 from types import TracebackType
+from typing import BinaryIO
 
+import msgspec
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, WrappedLogger
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _MAX_FRAMES = 30
@@ -20,27 +25,23 @@ _MAX_FRAMES = 30
 
 def configure_logs(level: str = "INFO") -> None:
     """Send our logs and those of the libraries to standard error, from `level` up."""
-    shared: list[Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        _describe_exception,
-    ]
+    time = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[structlog.processors.add_log_level, _add_name, time, _describe_exception, _render],
+        logger_factory=_Lines(sys.stderr.buffer),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_drop_arguments)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                time,
+                _describe_exception,
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.JSONRenderer(),
@@ -52,10 +53,42 @@ def configure_logs(level: str = "INFO") -> None:
     root.setLevel(level)
 
 
+class _Lines:
+    """Makes loggers that write whole lines to one stream."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def __call__(self, name: str = "") -> _Line:
+        return _Line(name, self._stream)
+
+
+class _Line:
+    """Writes one line a call, in one piece, so that lines of several threads do not mix."""
+
+    def __init__(self, name: str, stream: BinaryIO) -> None:
+        self.name = name
+        self._stream = stream
+
+    def msg(self, line: bytes) -> None:
+        self._stream.write(line)
+        self._stream.flush()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _add_name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["logger"] = logger.name
+    return event
+
+
+def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    return msgspec.json.encode(event, enc_hook=str) + b"\n"
+
+
 def _drop_arguments(record: logging.LogRecord) -> bool:
     """Keep the template of a library's message and not what it was filled with: aiohttp fills in remote addresses."""
-    if not isinstance(record.msg, dict):  # ours come as the event dict
-        record.args = None
+    record.args = None
     return True
 
 

@@ -15,9 +15,9 @@ def owners_of(states: Iterable[ObjectState], bindings: Mapping[str, str]) -> Map
     """
     known = sorted(states, key=lambda state: state.object_id)
     owners = {s.object_id: owner for s in known if (owner := bindings.get(s.stripe_customer_id or "")) is not None}
-    hanging = {s.object_id: anchors_of(s) for s in known}
     loose = [s.object_id for s in known if s.object_id not in owners and s.stripe_customer_id is None]
-    found = True
+    hanging = {s.object_id: anchors_of(s) for s in known} if loose else {}
+    found = bool(loose)
     while found:  # each round gives at least one more its owner
         by_anchor = {anchor: owner for object_id, owner in owners.items() for anchor in hanging[object_id]}
         ready = {i: by_anchor[a] for i in loose if i not in owners for a in sorted(hanging[i]) if a in by_anchor}

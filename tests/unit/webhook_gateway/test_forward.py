@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -41,8 +42,11 @@ def event(name: str | int, size: int = 10) -> VerifiedEvent:
 
 
 @asynccontextmanager
-async def forwarding(calls: Calls, limits: Limits | None = None) -> AsyncIterator[Forwarder]:
-    forwarder = Forwarder(calls, limits)
+async def forwarding(
+    calls: Calls, limits: Limits | None = None, *, at_once: int = 1
+) -> AsyncIterator[Forwarder]:
+    """Forward with one call at a time, so that a held call holds everything, or with several."""
+    forwarder = Forwarder(calls, replace(limits or Limits(), calls=at_once))
     try:
         yield forwarder
     finally:
