@@ -45,6 +45,7 @@ CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "STRIPE_REFUSED": grpc.StatusCode.FAILED_PRECONDITION,
     "STRIPE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "DATABASE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "WATCHER_TOO_SLOW": grpc.StatusCode.ABORTED,
     "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
     INTERNAL_REASON: grpc.StatusCode.INTERNAL,

@@ -71,10 +71,10 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         """Connects when first used."""
-        conninfo = _conninfo(url)
+        info = conninfo(url)
 
         async def connect(*_: Any, **__: Any) -> psycopg.AsyncConnection[Any]:
-            return await _PromptConnection.connect(conninfo)
+            return await _PromptConnection.connect(info)
 
         self._engine = create_async_engine(
             "postgresql+psycopg://",
@@ -178,10 +178,10 @@ def translated(error: Exception) -> Exception:
 
 def connect_sync(url: str) -> psycopg.Connection[Any]:
     """Open one blocking connection, for migrations."""
-    return psycopg.connect(_conninfo(url))
+    return psycopg.connect(conninfo(url))
 
 
-def _conninfo(url: str) -> str:
+def conninfo(url: str) -> str:
     """Add what the URL leaves open: a bound on connecting, and on a transaction whose process hangs."""
     given = conninfo_to_dict(url)
     defaults: dict[str, Any] = {

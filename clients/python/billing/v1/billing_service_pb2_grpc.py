@@ -6,6 +6,7 @@ import warnings
 from billing.v1 import billing_service_pb2 as billing_dot_v1_dot_billing__service__pb2
 from billing.v1 import checkout_pb2 as billing_dot_v1_dot_checkout__pb2
 from billing.v1 import entitlement_pb2 as billing_dot_v1_dot_entitlement__pb2
+from billing.v1 import watch_pb2 as billing_dot_v1_dot_watch__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -51,6 +52,11 @@ class BillingServiceStub:
                 '/billing.v1.BillingService/GetEntitlements',
                 request_serializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.SerializeToString,
                 response_deserializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.FromString,
+                _registered_method=True)
+        self.WatchEntitlements = channel.unary_stream(
+                '/billing.v1.BillingService/WatchEntitlements',
+                request_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
                 _registered_method=True)
         self.ListPlans = channel.unary_unary(
                 '/billing.v1.BillingService/ListPlans',
@@ -98,6 +104,20 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEntitlements(self, request, context):
+        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPlans(self, request, context):
         """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
         side effects; safe to retry.
@@ -123,6 +143,11 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.GetEntitlements,
                     request_deserializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.FromString,
                     response_serializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.SerializeToString,
+            ),
+            'WatchEntitlements': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEntitlements,
+                    request_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.SerializeToString,
             ),
             'ListPlans': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPlans,
@@ -212,6 +237,33 @@ class BillingService:
             '/billing.v1.BillingService/GetEntitlements',
             billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.SerializeToString,
             billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEntitlements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/billing.v1.BillingService/WatchEntitlements',
+            billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
+            billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

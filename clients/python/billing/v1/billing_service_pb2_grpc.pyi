@@ -10,6 +10,7 @@ set one on every call.
 from billing.v1 import billing_service_pb2 as _billing_service_pb2
 from billing.v1 import checkout_pb2 as _checkout_pb2
 from billing.v1 import entitlement_pb2 as _entitlement_pb2
+from billing.v1 import watch_pb2 as _watch_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -62,6 +63,16 @@ class BillingServiceStub:
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
     """
+    WatchEntitlements: _grpc.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]
+    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (DATABASE_UNAVAILABLE).
+    """
     ListPlans: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
     side effects; safe to retry.
@@ -94,6 +105,16 @@ class BillingServiceAsyncStub(BillingServiceStub):
     plan; that is not an error. No side effects; safe to retry.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+    """
+    WatchEntitlements: _aio.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]  # type: ignore[assignment]
+    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (DATABASE_UNAVAILABLE).
     """
     ListPlans: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]  # type: ignore[assignment]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
@@ -142,6 +163,22 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         plan; that is not an error. No side effects; safe to retry.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchEntitlements(
+        self,
+        request: _watch_pb2.WatchEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_watch_pb2.WatchEntitlementsResponse], _abc.AsyncIterator[_watch_pb2.WatchEntitlementsResponse]]:
+        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod

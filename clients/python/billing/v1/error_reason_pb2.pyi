@@ -77,6 +77,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 17
     """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+    ERROR_REASON_WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 40
+    """ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
+    him. Open it again with the last cursor, or without one for a snapshot.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed. Every error of these APIs carries exactly one google.rpc.ErrorInfo whose domain is
@@ -140,4 +144,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 17
 """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason.ValueType  # 40
+"""ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
+him. Open it again with the last cursor, or without one for a snapshot.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
