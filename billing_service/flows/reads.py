@@ -5,8 +5,10 @@ What Stripe answers to a change that we ask for (expiring a session) is such a r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from billing_service.domain.merge import of_read
 from billing_service.domain.observation import ObjectKind, Observation, SessionView, observe
@@ -16,6 +18,15 @@ from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.sdk import Read
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is fixed before a request leaves."""
+
+    fence: int
+    known_created: int | None  # of the payload that was known then
+    request_time: int  # Unix seconds
 
 
 class Reads:
@@ -59,23 +70,63 @@ class Reads:
             await self.subscription(view.subscription_id)
         return view
 
-    async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Observation:
-        async def fence(connection: Connection) -> tuple[int, int | None]:
-            known = await objects.find(connection, object_id)
-            created = known.payload.created if known and known.payload else None
-            return await objects.draw_fence(connection), created
+    async def subscription_object(self, subscription_id: str) -> Mapping[str, Any]:
+        """Read a subscription with its latest invoice, fold both, and give Stripe's own JSON. Raises as `checkout_session`."""
+        drawn = await self._draw(subscription_id)
+        answer = await self._stripe.get_subscription(subscription_id, expand=("latest_invoice",))
+        await self._merge_subscription(drawn, answer)
+        return answer.object
 
-        drawn, known_created = await self._database.run(fence)
-        request_time = int(self._now().timestamp())
+    async def changed_subscription(
+        self, subscription_id: str, change: Callable[[], Awaitable[Read]]
+    ) -> Mapping[str, Any]:
+        """Have a subscription changed, fold what Stripe answers, and give it. Raises as `checkout_session` does.
+
+        An answer that Stripe replays says what was when the key was first used: it is not folded, but read anew.
+        """
+        drawn = await self._draw(subscription_id)
+        answer = await change()
+        if answer.replayed:
+            return await self.subscription_object(subscription_id)
+        await self._merge_subscription(drawn, answer)
+        return answer.object
+
+    async def _merge_subscription(self, drawn: _Drawn, answer: Read) -> None:
+        """Fold a subscription, and its latest invoice where the answer has it: a change that is paid for is settled at once."""
+        seen = [self._seen(drawn, answer, observe(answer.object, ObjectKind.SUBSCRIPTION))]
+        invoice = answer.object.get("latest_invoice")
+        if isinstance(invoice, Mapping):
+            # Drawn for the subscription: what was known of the invoice then is not, and Stripe's own clock stands for it.
+            of_invoice = replace(drawn, known_created=None)
+            seen.append(self._seen(of_invoice, answer, observe(invoice, ObjectKind.INVOICE)))
+        await self._apply(seen)
+
+    async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Observation:
+        drawn = await self._draw(object_id)
         answer = await call()
         seen = observe(answer.object, kind)
+        await self._apply([self._seen(drawn, answer, seen)])
+        return seen
+
+    async def _draw(self, object_id: str) -> _Drawn:
+        """Draw the fence of a read whose request has not left yet."""
+
+        async def draw(connection: Connection) -> _Drawn:
+            known = await objects.find(connection, object_id)
+            created = known.payload.created if known and known.payload else None
+            return _Drawn(await objects.draw_fence(connection), created, int(self._now().timestamp()))
+
+        return await self._database.run(draw)
+
+    def _seen(self, drawn: _Drawn, answer: Read, seen: Observation) -> Arrival:
         state = of_read(
             seen,
-            fence=drawn,
-            request_time=request_time,
+            fence=drawn.fence,
+            request_time=drawn.request_time,
             server_time=answer.server_time,
-            known_created=known_created,
+            known_created=drawn.known_created,
         )
-        arrival = Arrival(state, seen.claim)
-        await self._database.run(lambda c: apply(c, [arrival], self._prices.index, self._deployment))
-        return seen
+        return Arrival(state, seen.claim)
+
+    async def _apply(self, arrivals: Sequence[Arrival]) -> None:
+        await self._database.run(lambda c: apply(c, arrivals, self._prices.index, self._deployment))
