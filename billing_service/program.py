@@ -62,7 +62,7 @@ class Program:
         self._database = Database(database_url)
         self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
         self._prices = Prices(self._database, self._stripe, catalog)
-        self._fulfill = Fulfill(self._database, self._prices, settings.deployment)
+        self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.

@@ -96,6 +96,61 @@ def invoice(customer_id: str, status: str = "paid", **more: Any) -> dict[str, An
     } | more
 
 
+def refund(customer_id: str, amount: int, status: str = "succeeded", *, number: int = 1) -> dict[str, Any]:
+    """Give a refund; it names a payment intent, and no customer."""
+    return {
+        "id": f"re_{customer_id}_{number}",
+        "object": "refund",
+        "status": status,
+        "amount": amount,
+        "charge": f"ch_{customer_id}",
+        "payment_intent": f"pi_{customer_id}",
+    }
+
+
+def dispute(customer_id: str, status: str = "needs_response") -> dict[str, Any]:
+    """Give a dispute; it names a payment intent, and no customer."""
+    return {
+        "id": f"du_{customer_id}",
+        "object": "dispute",
+        "status": status,
+        "amount": 2500,
+        "charge": f"ch_{customer_id}",
+        "payment_intent": f"pi_{customer_id}",
+    }
+
+
+def charge(customer_id: str, amount_refunded: int) -> dict[str, Any]:
+    """Give a charge of 25.00."""
+    return {
+        "id": f"ch_{customer_id}",
+        "object": "charge",
+        "status": "succeeded",
+        "customer": f"cus_{customer_id}",
+        "amount": 2500,
+        "amount_refunded": amount_refunded,
+        "payment_intent": f"pi_{customer_id}",
+    }
+
+
+def invoice_payment(customer_id: str) -> dict[str, Any]:
+    """Give what ties a payment intent to a subscription's invoice."""
+    return {
+        "id": f"inpay_{customer_id}",
+        "object": "invoice_payment",
+        "status": "paid",
+        "invoice": f"in_{customer_id}",
+        "payment": {"type": "payment_intent", "payment_intent": f"pi_{customer_id}"},
+    }
+
+
+def export_pass(customer_id: str, **more: Any) -> dict[str, Any]:
+    """Give a completed session that sold an export pass for 25.00."""
+    return session(
+        customer_id, mode="payment", plan="export_pass", payment_intent=f"pi_{customer_id}", amount_total=2500, **more
+    )
+
+
 def purchase(customer_id: str, start: int = START) -> list[bytes]:
     """Give the events of one paid subscription checkout, all of the same second, in the order in which Stripe makes them."""
     return [

@@ -16,7 +16,8 @@ from enum import StrEnum
 
 from billing_service.domain.catalog import Plan, Policy
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
-from billing_service.domain.observation import InvoiceStatus, ItemView, SubscriptionStatus
+from billing_service.domain.payments import DisputeStanding
+from billing_service.domain.views import InvoiceStatus, ItemView, SubscriptionStatus
 
 
 class SourceType(StrEnum):
@@ -39,6 +40,8 @@ class SourceState(StrEnum):
     PAUSED = "paused"
     ENDED = "ended"
     UNRESOLVED = "unresolved"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
 
 
 GIVING = frozenset({SourceState.ACTIVE, SourceState.TRIALING, SourceState.GRACE, SourceState.ENDING})
@@ -179,7 +182,11 @@ def _invoice(subscription: SubscriptionFacts) -> Invoice:
 
 
 def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | None) -> Access:
-    state, end, after = _item_window(subscription, item, plan.policy if plan else Policy())
+    policy = plan.policy if plan else Policy()
+    state, end, after = _item_window(subscription, item, policy)
+    withheld = _withheld(subscription, policy)
+    if withheld is not None and state in GIVING:
+        state, end, after = withheld, None, withheld
     return Access(
         type=SourceType.SUBSCRIPTION,
         plan=plan,
@@ -197,6 +204,10 @@ def _item_window(
     subscription: SubscriptionFacts, item: ItemView, policy: Policy
 ) -> tuple[SourceState, datetime | None, SourceState]:
     ruling = verdict(subscription.status, _invoice(subscription), first=subscription.first_payment)
+    if ruling is Verdict.PAUSED and policy.access_while_paused:
+        ruling = Verdict.PERIOD
+    if subscription.collection_paused and not policy.access_while_collection_paused:
+        ruling = Verdict.PAUSED
     if ruling is Verdict.POLICY:
         ruling = Verdict.PERIOD if policy.access_before_settled else Verdict.PENDING
     match ruling:
@@ -221,6 +232,25 @@ _REFUSED: Mapping[Verdict, SourceState] = {
 }
 
 
+def _withheld(facts: SubscriptionFacts | PurchaseFacts, policy: Policy) -> SourceState | None:
+    """Say in which state a source gives nothing although it is paid: disputed, refunded, or its Stripe customer deleted."""
+    if facts.customer_deleted:
+        return SourceState.ENDED
+    if isinstance(facts, PurchaseFacts) and _is_refunded(facts, policy):
+        return SourceState.REFUNDED
+    match facts.dispute:
+        case DisputeStanding.OPEN if policy.open_dispute_suspends:
+            return SourceState.DISPUTED
+        case DisputeStanding.LOST if policy.lost_dispute_revokes:
+            return SourceState.DISPUTED
+        case _:
+            return None
+
+
+def _is_refunded(facts: PurchaseFacts, policy: Policy) -> bool:
+    return facts.fully_refunded or (facts.refunded > 0 and policy.partial_refund_revokes)
+
+
 def _period(
     subscription: SubscriptionFacts, period_end: int, policy: Policy, state: SourceState
 ) -> tuple[SourceState, datetime | None, SourceState]:
@@ -242,6 +272,8 @@ def _purchase_access(purchase: PurchaseFacts, plan: Plan | None) -> Access:
     duration = plan.duration if plan else None
     given = SourceState.ENDING if duration else SourceState.ACTIVE
     state = SourceState.PENDING_PAYMENT if begin is None else given
+    withheld = _withheld(purchase, plan.policy) if plan else None
+    state = withheld if withheld is not None and state in GIVING else state
     start = _time(purchase.created if begin is None else begin)
     return Access(
         type=SourceType.PURCHASE,
@@ -251,7 +283,7 @@ def _purchase_access(purchase: PurchaseFacts, plan: Plan | None) -> Access:
         stripe_subscription_id=None,
         state=state if plan else SourceState.UNRESOLVED,
         start=start,
-        end=_later(start, duration) if duration and begin is not None else None,
+        end=_later(start, duration) if duration and state in GIVING else None,
     )
 
 

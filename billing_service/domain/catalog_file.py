@@ -147,12 +147,12 @@ def _canonical_plan(plan: Plan) -> dict[str, object]:
         "scales": sorted(plan.scales),
         "quantity": plan.quantity_allowed,
         "duration_s": _seconds(plan.duration),
-        "policy": [
-            _seconds(plan.policy.past_due_grace),
-            _seconds(plan.policy.period_end_leeway),
-            plan.policy.access_before_settled,
-        ],
+        "policy": {key: _plain(value) for key, value in vars(plan.policy).items()},
     }
+
+
+def _plain(value: timedelta | bool | None) -> int | None:
+    return _seconds(value) if isinstance(value, timedelta) else value
 
 
 def _seconds(duration: timedelta | None) -> int | None:

@@ -41,7 +41,17 @@ _PLAN_KEYS = (
     "policy",
 )
 _PRICE_KEYS = ("key", "lookup_key", "text")
-_POLICY_KEYS = ("past_due_grace_days", "period_end_leeway_hours", "access_before_settled")
+_POLICY_SWITCHES = (
+    "access_before_settled",
+    "access_while_paused",
+    "access_while_collection_paused",
+    "partial_refund_revokes",
+    "open_dispute_suspends",
+    "lost_dispute_revokes",
+    "one_trial_per_customer",
+)
+_POLICY_KEYS = ("past_due_grace_days", "period_end_leeway_hours", "trial_days", *_POLICY_SWITCHES)
+MAX_TRIAL_DAYS = 730  # Stripe's limit: https://docs.stripe.com/api/checkout/sessions/create
 _DEFAULT = Policy()
 _HOUR = timedelta(hours=1)
 
@@ -181,8 +191,10 @@ def _read_policy(table: Table) -> Policy:
     leeway_hours = table.integer(
         "period_end_leeway_hours", least=0, most=MAX_LEEWAY_HOURS, default=_DEFAULT.period_end_leeway // _HOUR
     )
+    trial_days = table.integer("trial_days", least=0, most=MAX_TRIAL_DAYS, default=0)
     return Policy(
         past_due_grace=timedelta(days=grace_days),
         period_end_leeway=timedelta(hours=leeway_hours),
-        access_before_settled=table.boolean("access_before_settled", default=_DEFAULT.access_before_settled),
+        trial=timedelta(days=trial_days) if trial_days else None,
+        **{key: table.boolean(key, default=getattr(_DEFAULT, key)) for key in _POLICY_SWITCHES},
     )

@@ -14,14 +14,8 @@ from uuid import UUID
 
 from billing_service.domain.catalog import Plan, PlanMode
 from billing_service.domain.checkout import CheckoutRequest
-from billing_service.domain.observation import (
-    METADATA_CUSTOMER_ID,
-    METADATA_DEPLOYMENT,
-    METADATA_INTENT,
-    METADATA_PLAN_KEY,
-    METADATA_PRICE_KEY,
-    METADATA_QUANTITY,
-)
+from billing_service.domain.observation import METADATA_CUSTOMER_ID, METADATA_DEPLOYMENT
+from billing_service.domain.views import METADATA_INTENT, METADATA_PLAN_KEY, METADATA_PRICE_KEY, METADATA_QUANTITY
 
 # Stripe takes 30 minutes to 24 hours from the moment at which it makes the session; five minutes are for clocks that differ.
 # An attempt is resumed for up to 23 hours, which leaves the page 55 minutes.
@@ -41,9 +35,17 @@ def plan_group_of(plan: Plan) -> str:
 
 
 def session_body(
-    request: CheckoutRequest, plan: Plan, price_key: str, price_id: str, intent_id: UUID, deployment: str, now: datetime
+    request: CheckoutRequest,
+    plan: Plan,
+    price_key: str,
+    price_id: str,
+    intent_id: UUID,
+    deployment: str,
+    now: datetime,
+    *,
+    trial: bool,
 ) -> dict[str, Any]:
-    """Render the body of POST /v1/checkout/sessions, all but the `customer`.
+    """Render the body of POST /v1/checkout/sessions, all but the `customer`; `trial`: the customer may have the plan's.
 
     https://docs.stripe.com/api/checkout/sessions/create
     """
@@ -67,6 +69,8 @@ def session_body(
         "metadata": metadata,
         made: {"metadata": metadata},
     }
+    if trial and plan.policy.trial is not None and plan.mode is PlanMode.SUBSCRIPTION:
+        body[made]["trial_period_days"] = plan.policy.trial.days
     if request.allow_promotion_codes:
         body["allow_promotion_codes"] = True
     return body

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from billing_service.domain.merge import ObjectState
-from billing_service.domain.observation import (
-    Fact,
+from billing_service.domain.observation import Fact, is_deleted_customer
+from billing_service.domain.payments import DisputeStanding, Payments
+from billing_service.domain.views import (
     InvoiceStatus,
     InvoiceView,
     ItemView,
@@ -44,6 +45,9 @@ class SubscriptionFacts:
     first_payment_settled: bool  # the checkout session that made it was seen paid
     failed_time: int | None  # the first failure known of an invoice that is not paid
     due_time: int | None  # when the earliest invoice that is not paid was finalised, or made
+    collection_paused: bool = False
+    dispute: DisputeStanding | None = None
+    customer_deleted: bool = False
 
     @property
     def is_live(self) -> bool:
@@ -60,6 +64,10 @@ class PurchaseFacts:
     quantity: int
     created: int
     paid_time: int | None  # None: the payment is on its way
+    refunded: int = 0  # minor units, as the refunds stand now
+    fully_refunded: bool = False
+    dispute: DisputeStanding | None = None
+    customer_deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,11 @@ class CustomerFacts:
     subscriptions: tuple[SubscriptionFacts, ...] = ()
     purchases: tuple[PurchaseFacts, ...] = ()
 
+    @property
+    def had_trial(self) -> bool:
+        """Whether any subscription ever began with a trial."""
+        return any(subscription.trial_end is not None for subscription in self.subscriptions)
+
 
 NO_FACTS = CustomerFacts()
 
@@ -76,33 +89,59 @@ NO_FACTS = CustomerFacts()
 def gather(objects: Iterable[ObjectState]) -> CustomerFacts:
     """Fold the objects of one customer, in any order, into facts."""
     known = sorted(objects, key=lambda state: state.object_id)
-    invoices = {state.object_id: state for state in known if isinstance(state.view, InvoiceView)}
-    sessions = [(state, state.view) for state in known if isinstance(state.view, SessionView)]
+    gone = {state.object_id for state in known if is_deleted_customer(state.view)}
+    payments = Payments.of(known)
+    bills = _Bills(known, payments)
     subscriptions = [
-        _subscription(state.object_id, state.view, invoices, [view for _, view in sessions])
-        for state in known
-        if isinstance(state.view, SubscriptionView)
+        _subscription(state, state.view, bills, gone) for state in known if isinstance(state.view, SubscriptionView)
     ]
-    purchases = [purchase for state, view in sessions if (purchase := _purchase(state, view))]
+    purchases = [
+        purchase
+        for state in known
+        if isinstance(state.view, SessionView) and (purchase := _purchase(state, state.view, payments, gone))
+    ]
     return CustomerFacts(
         subscriptions=tuple(sorted(subscriptions, key=lambda s: (s.start, s.subscription_id))),
         purchases=tuple(sorted(purchases, key=lambda p: (p.created, p.checkout_session_id))),
     )
 
 
-def _subscription(
-    subscription_id: str, view: SubscriptionView, invoices: dict[str, ObjectState], sessions: list[SessionView]
-) -> SubscriptionFacts:
-    latest = invoices.get(view.latest_invoice_id or "")
-    latest_view = latest.view if latest else None
-    invoice = latest_view if isinstance(latest_view, InvoiceView) else None
-    own = [
-        (s, s.view)
-        for s in invoices.values()
-        if isinstance(s.view, InvoiceView) and s.view.subscription_id == subscription_id
-    ]
-    unpaid = [(s, v) for s, v in own if v.status is InvoiceStatus.OPEN or (s is latest and v.status in UNSETTLED)]
-    failures = [s.facts[Fact.PAYMENT_FAILED] for s, _ in unpaid if Fact.PAYMENT_FAILED in s.facts]
+class _Bills:
+    """The invoices of a customer, and the sessions that settled first ones."""
+
+    def __init__(self, known: Iterable[ObjectState], payments: Payments) -> None:
+        self.payments = payments
+        self._invoices: dict[str, tuple[ObjectState, InvoiceView]] = {}
+        self._settled: set[str | None] = set()
+        for state in known:
+            view = state.view
+            if isinstance(view, InvoiceView):
+                self._invoices[state.object_id] = (state, view)
+            elif isinstance(view, SessionView) and _is_paid(view):
+                self._settled.add(view.subscription_id)
+
+    def invoice(self, invoice_id: str | None) -> InvoiceView | None:
+        found = self._invoices.get(invoice_id or "")
+        return found[1] if found else None
+
+    def unpaid(self, subscription_id: str, latest_id: str | None) -> list[tuple[ObjectState, InvoiceView]]:
+        """Give the open invoices of a subscription, and its latest one where that went void or was written off."""
+        return [
+            (state, view)
+            for state, view in self._invoices.values()
+            if view.subscription_id == subscription_id
+            and (view.status is InvoiceStatus.OPEN or (state.object_id == latest_id and view.status in UNSETTLED))
+        ]
+
+    def settled(self, subscription_id: str) -> bool:
+        return subscription_id in self._settled
+
+
+def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gone: set[str]) -> SubscriptionFacts:
+    subscription_id = state.object_id
+    invoice = bills.invoice(view.latest_invoice_id)
+    unpaid = bills.unpaid(subscription_id, view.latest_invoice_id)
+    failures = [one.facts[Fact.PAYMENT_FAILED] for one, _ in unpaid if Fact.PAYMENT_FAILED in one.facts]
     return SubscriptionFacts(
         subscription_id=subscription_id,
         status=view.status,
@@ -115,14 +154,12 @@ def _subscription(
         invoice_status=invoice.status if invoice else None,
         invoice_known=invoice is not None or view.latest_invoice_id is None,
         first_payment=_is_first(view, invoice),
-        first_payment_settled=any(
-            s.subscription_id == subscription_id
-            and s.status is SessionStatus.COMPLETE
-            and s.payment_status is not PaymentStatus.UNPAID
-            for s in sessions
-        ),
+        first_payment_settled=bills.settled(subscription_id),
         failed_time=min(failures, default=None),
-        due_time=min((v.finalized_at or v.created for _, v in unpaid), default=None),
+        due_time=min((bill.finalized_at or bill.created for _, bill in unpaid), default=None),
+        collection_paused=view.collection_paused,
+        dispute=bills.payments.dispute_of_invoice(view.latest_invoice_id),
+        customer_deleted=state.stripe_customer_id in gone,
     )
 
 
@@ -132,16 +169,25 @@ def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:
     return all(item.period_start <= view.start for item in view.items)
 
 
-def _purchase(state: ObjectState, view: SessionView) -> PurchaseFacts | None:
+def _is_paid(view: SessionView) -> bool:
+    return view.status is SessionStatus.COMPLETE and view.payment_status is not PaymentStatus.UNPAID
+
+
+def _purchase(state: ObjectState, view: SessionView, payments: Payments, gone: set[str]) -> PurchaseFacts | None:
     if view.mode != "payment" or view.status is not SessionStatus.COMPLETE or view.plan_key is None:
         return None  # without our metadata it was not sold by us
-    paid = view.payment_status is not PaymentStatus.UNPAID
-    if not paid and Fact.PAYMENT_FAILED in state.facts:
+    if not _is_paid(view) and Fact.PAYMENT_FAILED in state.facts:
         return None
+    refunded = payments.refunded(view.payment_intent_id)
+    total = view.amount if view.amount is not None else payments.charged(view.payment_intent_id)
     return PurchaseFacts(
         checkout_session_id=state.object_id,
         plan_key=view.plan_key,
         quantity=view.quantity,
         created=view.created,
-        paid_time=state.facts.get(Fact.PAID, view.created) if paid else None,
+        paid_time=state.facts.get(Fact.PAID, view.created) if _is_paid(view) else None,
+        refunded=refunded,
+        fully_refunded=total is not None and 0 < total <= refunded,
+        dispute=payments.dispute(view.payment_intent_id),
+        customer_deleted=state.stripe_customer_id in gone,
     )

@@ -12,20 +12,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from billing_service.domain.observation import (
-    Event,
-    Fact,
+from billing_service.domain.observation import Event, Fact, Observation, facts_of_read
+from billing_service.domain.views import (
+    ChargeView,
+    CustomerStatus,
+    DisputeStatus,
+    DisputeView,
+    InvoicePaymentView,
     InvoiceStatus,
     InvoiceView,
     ObjectKind,
-    Observation,
     PaymentStatus,
+    RefundStatus,
+    RefundView,
     SessionStatus,
     SessionView,
     SubscriptionStatus,
     SubscriptionView,
     View,
-    facts_of_read,
 )
 
 # Initial states first, terminal ones last: two payloads of one second are told apart by how far along they are.
@@ -46,12 +50,35 @@ INVOICE_RANK: Mapping[InvoiceStatus, int] = {
     InvoiceStatus.PAID: 3,
     InvoiceStatus.VOID: 4,
 }
+REFUND_RANK: Mapping[RefundStatus, int] = {
+    RefundStatus.PENDING: 0,
+    RefundStatus.REQUIRES_ACTION: 0,
+    RefundStatus.SUCCEEDED: 1,  # and can still fail
+    RefundStatus.FAILED: 2,
+    RefundStatus.CANCELED: 2,
+}
+DISPUTE_RANK: Mapping[DisputeStatus, int] = {
+    DisputeStatus.WARNING_NEEDS_RESPONSE: 0,
+    DisputeStatus.WARNING_UNDER_REVIEW: 1,
+    DisputeStatus.WARNING_CLOSED: 2,
+    DisputeStatus.NEEDS_RESPONSE: 3,
+    DisputeStatus.UNDER_REVIEW: 4,
+    DisputeStatus.PREVENTED: 5,
+    DisputeStatus.LOST: 5,
+    DisputeStatus.APPEAL_NEEDS_RESPONSE: 6,
+    DisputeStatus.APPEAL_UNDER_REVIEW: 7,
+    DisputeStatus.WON: 8,
+}
 ABSORBING = frozenset(
     {
         SubscriptionStatus.CANCELED,
         SubscriptionStatus.INCOMPLETE_EXPIRED,
         SessionStatus.EXPIRED,
         InvoiceStatus.VOID,  # uncollectible is not: it can still be paid
+        RefundStatus.FAILED,  # succeeded is not: it can fail later
+        RefundStatus.CANCELED,
+        CustomerStatus.DELETED,
+        # Of a dispute nothing is: a lost one may be appealed.
     }
 )
 
@@ -170,15 +197,28 @@ def lifecycle_rank(view: View) -> int:
     """Say how far along its life the object is; higher is later."""
     match view:
         case SubscriptionView():
-            return SUBSCRIPTION_RANK[view.status]
+            rank = SUBSCRIPTION_RANK[view.status]
         case InvoiceView():
-            return INVOICE_RANK[view.status]
-        case SessionView(status=SessionStatus.OPEN):
-            return 0
-        case SessionView(status=SessionStatus.COMPLETE):
-            return 1 if view.payment_status is PaymentStatus.UNPAID else 2
+            rank = INVOICE_RANK[view.status]
+        case RefundView():
+            rank = REFUND_RANK[view.status]
+        case DisputeView():
+            rank = DISPUTE_RANK[view.status]
         case SessionView():
-            return 3
+            rank = _session_rank(view)
+        case ChargeView():
+            rank = int(view.amount_refunded > 0)
+        case InvoicePaymentView():
+            rank = int(view.status == "paid")
+        case _:
+            rank = int(view.status is CustomerStatus.DELETED)
+    return rank
+
+
+def _session_rank(view: SessionView) -> int:
+    if view.status is SessionStatus.COMPLETE:
+        return 1 if view.payment_status is PaymentStatus.UNPAID else 2
+    return 0 if view.status is SessionStatus.OPEN else 3
 
 
 def _payload_wins(payload: Payload, read: Read) -> bool:

@@ -9,8 +9,8 @@ from enum import StrEnum
 from billing_service.domain.access import SourceState, accesses
 from billing_service.domain.catalog import FeatureValue
 from billing_service.domain.facts import CustomerFacts, SubscriptionFacts
-from billing_service.domain.observation import ItemView
 from billing_service.domain.plan_index import PlanIndex
+from billing_service.domain.views import ItemView
 
 
 class Operation(StrEnum):

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from billing_service.domain.observation import METADATA_PLAN_KEY, METADATA_PRICE_KEY, METADATA_QUANTITY
 from billing_service.domain.subscription import ChangeRequest
 from billing_service.domain.subscription_target import Target
+from billing_service.domain.views import METADATA_PLAN_KEY, METADATA_PRICE_KEY, METADATA_QUANTITY
 
 Body = dict[str, Any]
 

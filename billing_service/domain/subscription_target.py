@@ -18,9 +18,9 @@ from billing_service.domain.errors import (
     SubscriptionNotLiveError,
 )
 from billing_service.domain.facts import CustomerFacts, SubscriptionFacts
-from billing_service.domain.observation import ItemView, SubscriptionStatus
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.subscription import Wanted
+from billing_service.domain.views import ItemView, SubscriptionStatus
 
 PriceKeyOf = Callable[[ItemView], str | None]  # the key of the price that an item is on, as far as it is known
 

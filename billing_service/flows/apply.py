@@ -1,7 +1,7 @@
 """Merges observations and refolds the customers that they touch, inside one transaction.
 
 Events and our own reads of Stripe both come through here: one merge for everything. The order of locks is the same
-everywhere: event ids, Stripe customers, customers, objects, checkout intents; each sorted.
+everywhere: event ids, anchors, Stripe customers, customers, objects, checkout intents, findings; each sorted.
 """
 
 from __future__ import annotations
@@ -9,24 +9,31 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import structlog
 
 from billing_service.domain.access import accesses
+from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import gather
 from billing_service.domain.merge import ObjectState, join
-from billing_service.domain.observation import Claim, SessionStatus, SessionView
+from billing_service.domain.observation import Claim
+from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.storage import checkouts, customers, objects, stripe_customers
+from billing_service.domain.views import SessionStatus, SessionView
+from billing_service.storage import checkouts, customers, findings, history, links, objects, stripe_customers
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
+from billing_service.storage.findings import FindingKind
+from billing_service.storage.history import Cause, CauseKind, Change
 
 log = structlog.get_logger(__name__)
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MAX_CUSTOMER_ID_LENGTH = 200
+MAX_LOCK_ROUNDS = 4  # refund -> payment intent -> invoice payment -> invoice is the longest chain
 
 
 @dataclass(frozen=True)
@@ -35,27 +42,65 @@ class Arrival:
 
     state: ObjectState
     claim: Claim
+    anchors: frozenset[str] = frozenset()
+    event_id: str | None = None  # None: a read of our own
 
 
-async def apply(connection: Connection, arrivals: Sequence[Arrival], plans: PlanIndex, deployment: str) -> set[str]:
+@dataclass(frozen=True)
+class Context:
+    """What the fold of a transaction goes by, and what its changes are put down to."""
+
+    plans: PlanIndex
+    deployment: str
+    now: datetime
+
+
+async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Context) -> set[str]:
     """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet."""
-    stripe_ids = {a.state.stripe_customer_id for a in arrivals if a.state.stripe_customer_id is not None}
-    bound = await _bind(connection, stripe_ids, _claims(arrivals, deployment))
+    named = {a.state.stripe_customer_id for a in arrivals if a.state.stripe_customer_id is not None}
+    linked = await _lock_anchors(connection, arrivals)
+    bound = await _bind(connection, named | linked, _claims(arrivals, context.deployment))
     loose = {a.state.object_id for a in arrivals if a.state.stripe_customer_id is None}
     if loose:
         await objects.lock_loose(connection, loose)
     touched = set(bound.values())
-    known = await _merge(connection, [arrival.state for arrival in arrivals], touched)
-    await _refold(connection, known.values(), touched, plans)
+    known = await _merge(connection, arrivals, touched)
+    owners = await _refold(connection, known.values(), touched, context, _cause(arrivals))
     ids = {arrival.state.object_id for arrival in arrivals}
     await _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
-    return {object_id for object_id in ids if (known[object_id].stripe_customer_id or "") not in bound}
+    return ids - owners.keys()
 
 
-async def refold(connection: Connection, customer_ids: Collection[str], plans: PlanIndex) -> None:
+async def _lock_anchors(connection: Connection, arrivals: Sequence[Arrival]) -> frozenset[str]:
+    """Lock what ties these objects to others, and give the Stripe customers at the other ends.
+
+    What was locked may reveal more to lock; that may cross another transaction's order, which the database then settles
+    by a deadlock that is retried. Without the locks a refund and the session it belongs to could pass each other unseen.
+    """
+    anchors = frozenset[str]().union(*(arrival.anchors for arrival in arrivals))
+    if not anchors:
+        return frozenset()
+    await links.lock(connection, anchors)
+    found = await links.related(connection, anchors)
+    for _ in range(MAX_LOCK_ROUNDS):
+        if found.anchors <= anchors:
+            break
+        await links.lock(connection, found.anchors - anchors)
+        anchors |= found.anchors
+        found = await links.related(connection, anchors)
+    return found.stripe_customer_ids
+
+
+def _cause(arrivals: Sequence[Arrival]) -> Cause:
+    """Name what a change is put down to: the event, where one came alone or first, or a read."""
+    event_ids = [arrival.event_id for arrival in arrivals if arrival.event_id is not None]
+    return Cause(CauseKind.EVENT, event_ids[-1]) if event_ids else Cause(CauseKind.READ, None)
+
+
+async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
     known = await objects.load(connection, (), customer_ids)
-    await _refold(connection, known, customer_ids, plans)
+    await _refold(connection, known, customer_ids, context, cause)
 
 
 def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, str]:
@@ -85,6 +130,8 @@ async def _bind(connection: Connection, stripe_ids: Collection[str], claims: Map
     for stripe_id, owner in found.items():
         if owner is not None and claims.get(stripe_id, owner) != owner:
             log.warning("binding_contradicted", stripe_customer_id=stripe_id)
+            detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claims[stripe_id]}
+            await findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
     if bound:
         await customers.lock(connection, set(bound.values()))
     if fresh:
@@ -93,15 +140,18 @@ async def _bind(connection: Connection, stripe_ids: Collection[str], claims: Map
 
 
 async def _merge(
-    connection: Connection, arrived: Sequence[ObjectState], touched: Collection[str]
+    connection: Connection, arrivals: Sequence[Arrival], touched: Collection[str]
 ) -> Mapping[str, ObjectState]:
     """Join what arrived into what is there, save what changed, and give every object that bears on the customers."""
-    before = await objects.load(connection, {state.object_id for state in arrived}, touched)
-    known = {state.object_id: state for state in before}
+    new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
+    if new_links:
+        await links.save(connection, new_links)
+    ids = {arrival.state.object_id for arrival in arrivals}
+    known = {state.object_id: state for state in await objects.load(connection, ids, touched)}
     after = dict(known)
-    for state in arrived:
-        there = after.get(state.object_id)
-        after[state.object_id] = state if there is None else join(there, state)
+    for arrival in arrivals:
+        there = after.get(arrival.state.object_id)
+        after[arrival.state.object_id] = arrival.state if there is None else join(there, arrival.state)
     changed = [state for object_id, state in after.items() if known.get(object_id) != state]
     if changed:
         await objects.save(connection, changed)
@@ -109,29 +159,62 @@ async def _merge(
 
 
 async def _refold(
-    connection: Connection, known: Iterable[ObjectState], touched: Collection[str], plans: PlanIndex
-) -> None:
-    """Work out the facts of locked customers anew; a change of what they give takes the next revision."""
+    connection: Connection, known: Iterable[ObjectState], touched: Collection[str], context: Context, cause: Cause
+) -> Mapping[str, str]:
+    """Work out the facts of locked customers anew; a change of what they give takes the next revision and is kept.
+
+    Returns whose each object is, for those whose customer is known.
+    """
     if not touched:
-        return
-    owners = await stripe_customers.of_customers(connection, touched)
+        return {}
+    states = list(known)
+    owners = owners_of(states, await stripe_customers.of_customers(connection, touched))
     by_customer: dict[str, list[ObjectState]] = {customer_id: [] for customer_id in touched}
-    for state in known:
-        owner = owners.get(state.stripe_customer_id or "")
+    for state in states:
+        owner = owners.get(state.object_id)
         if owner is not None:
             by_customer[owner].append(state)
     rows = await customers.load(connection, touched)
-    folded = [_folded(rows[customer_id], states, plans) for customer_id, states in by_customer.items()]
-    changed = [row for row in folded if row != rows[row.customer_id]]
+    changes = [_folded(rows[customer_id], own, context) for customer_id, own in by_customer.items()]
+    changed = [change for change in changes if change.row != rows[change.row.customer_id]]
     if changed:
-        await customers.save(connection, changed)
+        await customers.save(connection, [change.row for change in changed])
+    given = [change for change in changed if change.gives]
+    if given:
+        await history.append(connection, given, cause, context.plans.catalog.version)
+    await _note_bought_twice(connection, [change.row for change in changed], context.plans)
+    return owners
 
 
-def _folded(row: CustomerRow, states: Iterable[ObjectState], plans: PlanIndex) -> CustomerRow:
-    facts = gather(states)
+def _folded(row: CustomerRow, states: Iterable[ObjectState], context: Context) -> Change:
+    """Fold one customer; before and after are compared over all time, not only as they stand now."""
+    plans, facts = context.plans, gather(states)
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)
-    return CustomerRow(row.customer_id, row.revision + (before != after), facts)
+    revision = row.revision + (before != after)
+    return Change(
+        row=CustomerRow(row.customer_id, revision, facts),
+        gives=before != after,
+        before=fold(row.customer_id, row.revision, before, plans.catalog, context.now),
+        after=fold(row.customer_id, revision, after, plans.catalog, context.now),
+    )
+
+
+async def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow], plans: PlanIndex) -> None:
+    """Tell a person of customers who hold two live subscriptions of one plan group: one of them is paid for nothing."""
+    for row in rows:
+        held: dict[str, list[str]] = {}
+        for subscription in row.facts.subscriptions:
+            groups = {
+                plan.group for item in subscription.items if (plan := plans.of_price(item.price_id, item.lookup_key))
+            }
+            for group in groups - {None} if subscription.is_live else ():
+                held.setdefault(group or "", []).append(subscription.subscription_id)
+        for group, subscription_ids in sorted(held.items()):
+            if len(subscription_ids) > 1:
+                subject = f"{row.customer_id}/{group}"
+                detail = {"plan_group": group, "stripe_subscription_ids": subscription_ids}
+                await findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
 
 
 async def _settle_intents(connection: Connection, states: Iterable[ObjectState]) -> None:

@@ -34,10 +34,11 @@ from billing_service.domain.errors import (
     SubscriptionNotLiveError,
 )
 from billing_service.domain.facts import NO_FACTS, CustomerFacts, SubscriptionFacts
-from billing_service.domain.observation import ItemView, MalformedError
+from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.subscription import ChangeRequest, Operation, ScheduledChange, Subscription, describe
 from billing_service.domain.subscription_body import Body, change_fingerprint, next_phase_body, update_body
 from billing_service.domain.subscription_target import Target, find_subscription, main_item, target_of
+from billing_service.domain.views import ItemView
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.subscription_steps import SubscriptionSteps

@@ -37,7 +37,9 @@ from billing_service.domain.errors import (
     StripeRefusedError,
     StripeUnavailableError,
 )
-from billing_service.domain.observation import MalformedError, SessionStatus
+from billing_service.domain.facts import NO_FACTS, CustomerFacts
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.views import SessionStatus
 from billing_service.flows.get_checkout_session import described
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
@@ -92,7 +94,7 @@ class CreateCheckoutSession:
         self._stripe = stripe
         self._prices = prices
         self._reads = reads
-        self._customers = StripeCustomers(database, stripe, prices, deployment)
+        self._customers = StripeCustomers(database, stripe, prices, deployment, now)
         self._deployment = deployment
         self._now = now
 
@@ -142,11 +144,13 @@ class CreateCheckoutSession:
             raise RequestIdReusedError
         if stored is not None and not self._is_stale(stored.intent):
             return stored
-        await self._guard(connection, order)
+        facts = await self._guard(connection, order)
         intent = await self._joined_or_cleared(connection, order)
         reused = intent is not None
         if intent is None:
-            intent = self._new_intent(order, price_id)
+            policy = order.plan.policy
+            trial = policy.trial is not None and not (policy.one_trial_per_customer and facts.had_trial)
+            intent = self._new_intent(order, price_id, trial=trial)
             await checkouts.insert(connection, intent)
         remembered = await checkouts.insert_request(
             connection, request.request_id, order.fingerprint, intent.intent_id, reused=reused
@@ -155,19 +159,23 @@ class CreateCheckoutSession:
             raise RequestIdReusedError
         return StoredRequest(order.fingerprint, reused, intent)
 
-    async def _guard(self, connection: Connection, order: _Order) -> None:
-        """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count."""
+    async def _guard(self, connection: Connection, order: _Order) -> CustomerFacts:
+        """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count.
+
+        Gives what the customer has bought so far.
+        """
         group = order.plan.group
         rows = await customers.load(connection, [order.request.customer_id])
         row = rows.get(order.request.customer_id)
         if row is None or group is None:
-            return
+            return NO_FACTS if row is None else row.facts
         index = self._prices.index
         for subscription in row.facts.subscriptions:
             plans = [index.of_price(item.price_id, item.lookup_key) for item in subscription.items]
             held = next((plan for plan in plans if plan and plan.group == group), None)
             if held is not None and subscription.is_live:
                 raise AlreadySubscribedError(metadata={"plan_group": group, "plan_key": held.plan_key})
+        return row.facts
 
     async def _joined_or_cleared(self, connection: Connection, order: _Order) -> Intent | None:
         """Give the unfinished intent of the group where it is for the same thing; else give it up, and None."""
@@ -182,7 +190,7 @@ class CreateCheckoutSession:
         await checkouts.move(connection, intent.intent_id, intent.state, after)
         return None
 
-    def _new_intent(self, order: _Order, price_id: str) -> Intent:
+    def _new_intent(self, order: _Order, price_id: str, *, trial: bool) -> Intent:
         now, intent_id = self._now(), uuid4()
         price_key = order.price.price_key
         return Intent(
@@ -195,7 +203,9 @@ class CreateCheckoutSession:
             fingerprint=order.fingerprint,
             state=IntentState.CREATING,
             attempt=1,
-            request_body=session_body(order.request, order.plan, price_key, price_id, intent_id, self._deployment, now),
+            request_body=session_body(
+                order.request, order.plan, price_key, price_id, intent_id, self._deployment, now, trial=trial
+            ),
             stripe_customer_id=None,
             checkout_session_id=None,
             url=None,
@@ -314,13 +324,14 @@ class CreateCheckoutSession:
     async def _next_attempt(self, order: _Order, intent: Intent) -> Intent:
         """Commit the next attempt, rendered anew, and give the intent as it is then."""
         price_id = await self._prices.price_id(order.plan, order.price)
-        fresh = self._new_intent(order, price_id)
+        trial = "trial_period_days" in intent.request_body.get("subscription_data", {})
+        now, key = self._now(), order.price.price_key
         body = session_body(
-            order.request, order.plan, order.price.price_key, price_id, intent.intent_id, self._deployment, self._now()
+            order.request, order.plan, key, price_id, intent.intent_id, self._deployment, now, trial=trial
         )
 
         async def commit(connection: Connection) -> Intent:
-            await checkouts.next_attempt(connection, intent, body, fresh.expire_time)
+            await checkouts.next_attempt(connection, intent, body, now + SESSION_LIFE)
             return await checkouts.find(connection, intent.intent_id)
 
         return await self._database.run(commit)

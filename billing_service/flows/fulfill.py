@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
@@ -19,9 +20,10 @@ import structlog
 
 from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.errors import BillingError, DatabaseUnavailableError, OverloadedError
+from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.merge import of_event
-from billing_service.domain.observation import Event, MalformedError, Observation, read_event
-from billing_service.flows.apply import Arrival, apply
+from billing_service.domain.observation import Event, Observation, read_event
+from billing_service.flows.apply import Arrival, Context, apply
 from billing_service.flows.prices import Prices
 from billing_service.storage import events
 from billing_service.storage.database import Connection, Database, UnwritableError
@@ -32,6 +34,8 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024  # a call brings 4 MiB at the most
 MAX_WAITING_EVENTS = 4_096  # beyond, callers are told to come again
 BATCH_LIMIT_S = 8.0  # for one transaction, retries included
 CALL_LIMIT_S = 15.0  # for one call that came without a deadline
+
+PRICE_TYPES = ("product.", "price.")  # without effect on what anybody holds; they only hint that prices may have moved
 
 log = structlog.get_logger(__name__)
 
@@ -76,8 +80,9 @@ class _Waiting:
 class Fulfill:
     """The writer in front of Postgres. `run` must be under way for calls to be answered."""
 
-    def __init__(self, database: Database, prices: Prices, deployment: str) -> None:
-        """Takes nothing before `run`."""
+    def __init__(self, database: Database, prices: Prices, deployment: str, now: Callable[[], datetime]) -> None:
+        """Takes nothing before `run`. `now` is the one clock of the process."""
+        self._now = now
         self._database = database
         self._prices = prices
         self._deployment = deployment
@@ -124,6 +129,8 @@ class Fulfill:
                 continue
             for one, result in zip(batch, results, strict=True):
                 _set(one.result, result)
+            if any(one.parsed.event and one.parsed.event.type.startswith(PRICE_TYPES) for one in batch):
+                self._prices.hint()
 
     async def close(self) -> None:
         """Take nothing more; `run` returns once everything that waits is written."""
@@ -179,7 +186,7 @@ class Fulfill:
         }
         if used:
             arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used.values()]
-            parked = await apply(connection, arrivals, self._prices.index, self._deployment)
+            parked = await apply(connection, arrivals, Context(self._prices.index, self._deployment, self._now()))
             outcomes |= {i: Outcome.PARKED for i, (_, seen) in used.items() if seen.object_id in parked}
         if receipts:
             await events.release(connection, receipts)
@@ -239,7 +246,7 @@ def _hash_key(payload: bytes) -> str:
 
 
 def _arrival(event: Event, observation: Observation, receipt: int) -> Arrival:
-    return Arrival(of_event(event, observation, receipt), observation.claim)
+    return Arrival(of_event(event, observation, receipt), observation.claim, observation.anchors, event.event_id)
 
 
 def _results(batch: Sequence[_Parsed], outcomes: dict[str, Outcome]) -> list[EventResult]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from billing_service.domain.checkout import CheckoutSession, CheckoutState
 from billing_service.domain.errors import CheckoutSessionNotFoundError
 from billing_service.domain.merge import ObjectState
-from billing_service.domain.observation import Fact, PaymentStatus, SessionStatus, SessionView
+from billing_service.domain.observation import Fact
+from billing_service.domain.views import PaymentStatus, SessionStatus, SessionView
 from billing_service.storage import checkouts, objects
 from billing_service.storage.checkouts import Intent, IntentState
 from billing_service.storage.database import Connection, Database

@@ -13,10 +13,10 @@ from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.errors import StripeRefusedError
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
-from billing_service.domain.observation import ItemView
 from billing_service.domain.subscription import FeatureChange, PreviewRequest, UpdatePreview
 from billing_service.domain.subscription_body import Body, period_preview_body, preview_body
 from billing_service.domain.subscription_target import Target, find_subscription, target_of
+from billing_service.domain.views import ItemView
 from billing_service.flows.change_subscription import refusal
 from billing_service.flows.prices import Prices
 from billing_service.storage import customers

@@ -6,6 +6,7 @@ Stripe being away never keeps the service from starting: what resolved before is
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
@@ -32,6 +33,7 @@ class Prices:
         """Knows nothing before `refresh` or `run`."""
         self._database = database
         self._stripe = stripe
+        self._hint = asyncio.Event()
         self._rows: dict[str, PriceRow] = {}
         self._problems: tuple[PriceProblem, ...] = ()
         self._away: str | None = "Stripe's prices were not read yet"
@@ -42,7 +44,14 @@ class Prices:
         while True:
             await self.refresh()
             settled = self._away is None and not self._problems
-            await asyncio.sleep(SETTLED_INTERVAL_S if settled else UNSETTLED_INTERVAL_S)
+            self._hint.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLED_INTERVAL_S if settled else UNSETTLED_INTERVAL_S):
+                    await self._hint.wait()
+
+    def hint(self) -> None:
+        """Say that something changed about prices at Stripe: they are read again now."""
+        self._hint.set()
 
     async def refresh(self) -> None:
         """Load what is remembered, ask Stripe, and remember the answer. Never raises for who is away; `warnings` says it."""

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from billing_service.domain.merge import of_read
-from billing_service.domain.observation import ObjectKind, Observation, SessionView, observe
-from billing_service.flows.apply import Arrival, apply
+from billing_service.domain.observation import Observation, observe
+from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.flows.apply import Arrival, Context, apply
 from billing_service.flows.prices import Prices
 from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
@@ -126,7 +127,8 @@ class Reads:
             server_time=answer.server_time,
             known_created=drawn.known_created,
         )
-        return Arrival(state, seen.claim)
+        return Arrival(state, seen.claim, seen.anchors)
 
     async def _apply(self, arrivals: Sequence[Arrival]) -> None:
-        await self._database.run(lambda c: apply(c, arrivals, self._prices.index, self._deployment))
+        context = Context(self._prices.index, self._deployment, self._now())
+        await self._database.run(lambda connection: apply(connection, arrivals, context))

@@ -6,17 +6,20 @@ in a transaction of its own. An e-mail address never finds a customer: that woul
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from uuid import uuid4
 
 import structlog
 
 from billing_service.domain.checkout_body import customer_body
 from billing_service.domain.errors import FieldViolation, InvalidFieldsError, StripeRefusedError, StripeUnavailableError
-from billing_service.flows.apply import refold
+from billing_service.flows.apply import Context, refold
 from billing_service.flows.prices import Prices
 from billing_service.storage import customers, stripe_customers
 from billing_service.storage.customers import StripeCustomerDraft
 from billing_service.storage.database import Connection, Database
+from billing_service.storage.history import Cause, CauseKind
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeBusy, StripeCallError, StripeDefinite, StripeNoAnswer
 
@@ -26,8 +29,11 @@ log = structlog.get_logger(__name__)
 class StripeCustomers:
     """Gives the Stripe customer that a customer of ours buys with."""
 
-    def __init__(self, database: Database, stripe: StripeApi, prices: Prices, deployment: str) -> None:
-        """`deployment` goes into the metadata of what is made."""
+    def __init__(
+        self, database: Database, stripe: StripeApi, prices: Prices, deployment: str, now: Callable[[], datetime]
+    ) -> None:
+        """`deployment` goes into the metadata of what is made; `now` is the one clock of the process."""
+        self._now = now
         self._database = database
         self._stripe = stripe
         self._prices = prices
@@ -85,7 +91,8 @@ class StripeCustomers:
         await stripe_customers.lock(connection, [made])
         await customers.lock(connection, [customer_id])
         await stripe_customers.bind(connection, {made: customer_id})
-        await refold(connection, {customer_id}, self._prices.index)
+        context = Context(self._prices.index, self._deployment, self._now())
+        await refold(connection, {customer_id}, context, Cause(CauseKind.BINDING, made))
         await customers.set_stripe_customer(connection, customer_id, made)
         draft = await customers.stripe_customer(connection, customer_id)
         return made if draft is None or draft.stripe_customer_id is None else draft.stripe_customer_id

@@ -12,9 +12,9 @@ from typing import Any
 
 from billing_service.domain.errors import SubscriptionEndingError, SubscriptionNotLiveError
 from billing_service.domain.facts import OVER
-from billing_service.domain.observation import SubscriptionStatus
 from billing_service.domain.subscription import Operation, ScheduledChange
 from billing_service.domain.subscription_body import Body, following_phase, id_of, schedule_body
+from billing_service.domain.views import SubscriptionStatus
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.storage.subscription_requests import Change

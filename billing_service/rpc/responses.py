@@ -43,6 +43,8 @@ SOURCE_STATES: Final[Mapping[SourceState, entitlement_pb2.Source.State.ValueType
     SourceState.PAUSED: _SourceMessage.STATE_PAUSED,
     SourceState.ENDED: _SourceMessage.STATE_ENDED,
     SourceState.UNRESOLVED: _SourceMessage.STATE_UNRESOLVED,
+    SourceState.REFUNDED: _SourceMessage.STATE_REFUNDED,
+    SourceState.DISPUTED: _SourceMessage.STATE_DISPUTED,
 }
 PLAN_MODES: Final[Mapping[PlanMode, plan_pb2.PlanMode.ValueType]] = {
     PlanMode.FREE: plan_pb2.PLAN_MODE_FREE,

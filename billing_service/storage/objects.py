@@ -9,13 +9,30 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.domain.merge import ObjectState, Payload, Read, is_absorbing, lifecycle_rank
-from billing_service.domain.observation import Fact, InvoiceView, ObjectKind, SessionView, SubscriptionView, View
+from billing_service.domain.observation import Fact
+from billing_service.domain.views import (
+    ChargeView,
+    CustomerView,
+    DisputeView,
+    InvoicePaymentView,
+    InvoiceView,
+    ObjectKind,
+    RefundView,
+    SessionView,
+    SubscriptionView,
+    View,
+)
 from billing_service.storage.database import Connection
 
 _VIEW_TYPES: Mapping[ObjectKind, type[View]] = {
     ObjectKind.CHECKOUT_SESSION: SessionView,
     ObjectKind.SUBSCRIPTION: SubscriptionView,
     ObjectKind.INVOICE: InvoiceView,
+    ObjectKind.INVOICE_PAYMENT: InvoicePaymentView,
+    ObjectKind.CHARGE: ChargeView,
+    ObjectKind.REFUND: RefundView,
+    ObjectKind.DISPUTE: DisputeView,
+    ObjectKind.CUSTOMER: CustomerView,
 }
 
 # For objects without a Stripe customer there is no row to lock; the others are guarded by their customer's.
@@ -28,13 +45,19 @@ _COLUMNS = """
     payload_view::text AS payload_view, read_fence, read_request_time, read_time, read_view::text AS read_view,
     facts::text AS facts
 """
+# Every object of these customers, whichever Stripe customer it names, and what hangs together with one through anchors.
 _LOAD = sa.text(f"""
-    SELECT {_COLUMNS} FROM stripe_objects WHERE object_id = ANY(CAST(:ids AS text[]))
-    UNION ALL
-    SELECT {_COLUMNS} FROM stripe_objects
-    WHERE stripe_customer_id IN (
-        SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))
-      AND object_id <> ALL(CAST(:ids AS text[]))
+    WITH RECURSIVE related (object_id) AS (
+        (SELECT object_id FROM stripe_objects
+         WHERE stripe_customer_id IN (
+             SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))
+         UNION ALL
+         SELECT unnest(CAST(:ids AS text[])) COLLATE "C")
+      UNION
+        SELECT other.object_id
+        FROM related JOIN stripe_links AS own USING (object_id) JOIN stripe_links AS other USING (anchor_id)
+    )
+    SELECT {_COLUMNS} FROM related JOIN stripe_objects USING (object_id)
 """)  # noqa: S608 - the columns are a constant of this module
 _SAVE = sa.text("""
     INSERT INTO stripe_objects AS o (

@@ -171,22 +171,24 @@ def state_words(source: entitlement_pb2.Source) -> str:
     if source.type == entitlement_pb2.Source.TYPE_DEFAULT_PLAN:
         return "Comes with every account"
     words = {
-        _State.STATE_ACTIVE: f"Active, paid until {until}" if until else "Active",
+        _State.STATE_ACTIVE: f"Active, renews by {until}" if until else "Active",
         _State.STATE_TRIALING: f"Trial until {until}",
         _State.STATE_GRACE: f"A payment failed; yours until {until}, please update your payment method",
         _State.STATE_ENDING: f"Ends on {until}" if until else "Ending",
         _State.STATE_PENDING_PAYMENT: "Waiting for your payment to arrive",
         _State.STATE_PAYMENT_OVERDUE: "Paused: a payment is overdue",
         _State.STATE_PAUSED: "Paused",
+        _State.STATE_REFUNDED: "Refunded",
+        _State.STATE_DISPUTED: "Withheld: the payment is disputed",
         _State.STATE_ENDED: f"Ended on {until}" if until else "Ended",
     }
     return words.get(source.state, "Being looked at by our team")
 
 
 def date_words(moment: Timestamp) -> str:
-    """Put a moment into a date, in UTC: 3 March 2026."""
+    """Put a moment into a date, in UTC: 3 March 2026, held together by no-break spaces."""
     when = datetime.fromtimestamp(moment.seconds, UTC)
-    return f"{when.day} {when:%B %Y}"
+    return f"{when.day}\N{NO-BREAK SPACE}{when:%B}\N{NO-BREAK SPACE}{when.year}"
 
 
 def _why(item: entitlement_pb2.Entitlement, plan_names: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,7 +58,7 @@ class Account:
 
         An "….updated" event carries the fields' former values, and is left out when nothing that shows has changed.
         """
-        before = {key: copy.deepcopy(obj.get(key)) for key in changes}
+        before = {key: obj.get(key) for key in changes}
         obj.update(changes)
         self.store.put(Kind(obj["object"]), obj["id"], obj)
         previous = _difference(shown(before), obj)

@@ -17,6 +17,7 @@ _SHAPES: dict[str, tuple[str, int]] = {
     Kind.CUSTOMER: ("cus_", 14),
     Kind.CHECKOUT_SESSION: ("cs_test_a1", 56),
     Kind.LINE_ITEM: ("li_1", 23),
+    Kind.SUBSCRIPTION_SCHEDULE: ("sub_sched_1", 23),  # before subscriptions, whose prefix "sub" is to mean those
     Kind.SUBSCRIPTION: ("sub_1", 23),
     Kind.SUBSCRIPTION_ITEM: ("si_", 14),
     Kind.INVOICE: ("in_1", 23),
@@ -25,6 +26,8 @@ _SHAPES: dict[str, tuple[str, int]] = {
     Kind.PAYMENT_INTENT: ("pi_3", 23),
     Kind.CHARGE: ("ch_3", 23),
     Kind.REFUND: ("re_3", 23),
+    Kind.PORTAL_CONFIGURATION: ("bpc_1", 23),
+    Kind.PORTAL_SESSION: ("bps_1", 23),
     Kind.EVENT: ("evt_1", 23),
 }
 _KIND_BY_PREFIX = {prefix.split("_", maxsplit=1)[0]: Kind(kind) for kind, (prefix, _) in _SHAPES.items()}

@@ -75,6 +75,7 @@ class Line:
     end: int
     subscription_item: str | None = None
     free: bool = False  # a trial's line costs nothing
+    proration: bool = False
 
     @property
     def amount(self) -> int:
@@ -84,14 +85,21 @@ class Line:
 
 def draft(account: Account, subscription: Object, reason: str, lines: Iterable[Line]) -> Object:
     """Make a draft for a subscription; `reason` is Stripe's billing_reason. `issue` announces it."""
+    invoice = compose(account, subscription, reason, lines)
+    customer = account.find(Kind.CUSTOMER, subscription["customer"])
+    account.change(customer, {"next_invoice_sequence": customer["next_invoice_sequence"] + 1})
+    return account.add(invoice)
+
+
+def compose(account: Account, subscription: Object, reason: str, lines: Iterable[Line]) -> Object:
+    """Write a draft that is not kept."""
     customer = account.find(Kind.CUSTOMER, subscription["customer"])
     invoice = _blank(account.time(), customer, subscription, reason)
-    account.change(customer, {"next_invoice_sequence": customer["next_invoice_sequence"] + 1})
     data = [_line(line, invoice["id"], subscription) for line in lines]
     invoice["lines"] = list_of(data, f"/v1/invoices/{invoice['id']}/lines")
     total = sum(line["amount"] for line in data)
-    invoice |= dict.fromkeys(_TOTALS, total)
-    return account.add(invoice)
+    # What is credited beyond what is charged is not asked for.
+    return invoice | dict.fromkeys(_TOTALS, total) | dict.fromkeys(("amount_due", "amount_remaining"), max(0, total))
 
 
 def issue(account: Account, invoice: Object, *, method: str) -> None:
@@ -265,7 +273,7 @@ def _line(line: Line, invoice_id: str, subscription: Object) -> Object:
             "invoice_item_details": None,
             "subscription_item_details": {
                 "invoice_item": None,
-                "proration": False,
+                "proration": line.proration,
                 "proration_details": {"credited_items": None},
                 "subscription": subscription["id"],
                 "subscription_item": line.subscription_item,

@@ -1,6 +1,6 @@
 """Subscriptions: how they begin, renew, change and end.
 
-https://docs.stripe.com/billing/subscriptions/overview. Changes are not prorated: an update sends no invoice.
+https://docs.stripe.com/billing/subscriptions/overview. An update sends an invoice where it asks for prorations at once; `prorations`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from sandbox.stripe import invoices, payment_intents
+from sandbox.stripe import invoices, payment_intents, subscription_schedules
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, resource_missing
 from sandbox.stripe.identifiers import new_id
@@ -95,11 +95,12 @@ def renew(account: Account, subscription: Object, *, paid: bool) -> None:
     if _ends_before_next_period(subscription):
         cancel(account, subscription)
         return
+    phase = subscription_schedules.enter_next_phase(account, subscription, items["data"])
     for item in items["data"]:
         item["current_period_start"], item["current_period_end"] = _next_period(subscription, item)
     invoice = invoices.draft(account, subscription, "subscription_cycle", _lines(items["data"]))
     status = "active" if subscription["status"] == "trialing" else subscription["status"]
-    changes = {"items": items, "latest_invoice": invoice["id"], "status": status}
+    changes = {"items": items, "latest_invoice": invoice["id"], "status": status, **phase}
     account.change(subscription, changes, event="customer.subscription.updated")
     invoices.issue(account, invoice, method=payment_intents.CARD)
     collect(account, invoice, subscription, paid=paid)
@@ -128,6 +129,7 @@ def cancel(account: Account, subscription: Object, *, reason: str = "cancellatio
         "ended_at": now,
         "canceled_at": subscription["canceled_at"] or now,
         "cancellation_details": {**subscription["cancellation_details"], "reason": reason},
+        **subscription_schedules.cancel(account, subscription),
     }
     account.change(subscription, changes, event="customer.subscription.deleted")
 

@@ -30,7 +30,7 @@ class Service:
         self.database = database
         self.now = datetime.fromtimestamp(START + 60, UTC)
         prices = Prices(database, stripe, CATALOG)
-        self.fulfill = Fulfill(database, prices, DEPLOYMENT)
+        self.fulfill = Fulfill(database, prices, DEPLOYMENT, lambda: self.now)
         self.read = ReadEntitlements(database, prices, lambda: self.now)
 
     async def outcomes(self, *payloads: bytes) -> list[str]:

@@ -19,6 +19,8 @@ INTENT = """
 EVENT = "INSERT INTO stripe_events VALUES ('evt_1', 1, 'x', 1, NULL, NULL, false, {outcome}, '')"
 OBJECT = "INSERT INTO stripe_objects (object_id, kind, payload_created, read_fence, payload_view) VALUES ({values})"
 QUARANTINED = "INSERT INTO quarantined_events (event_key, payload, reason, detail) VALUES ('k', '', {reason}, '')"
+CHANGE = "INSERT INTO entitlement_changes VALUES ('ann', 1, now(), {cause}, NULL, '', '{{}}', '{{}}')"
+FINDING = "INSERT INTO findings (kind, subject, detail) VALUES ({kind}, 's', '{{}}')"
 PRICE = "INSERT INTO prices VALUES ({id}, 'pro', 'monthly', 'pro_monthly', true, true)"
 
 
@@ -70,6 +72,14 @@ VIOLATIONS = {
         CUSTOMER, intent(),
         *["INSERT INTO checkout_requests SELECT 'r', '', intent_id, false FROM checkout_intents"] * 2,
     ],
+    "stripe_links_pkey": ["INSERT INTO stripe_links VALUES ('re_1', 'pi_1'), ('re_1', 'pi_1')"],
+    "entitlement_changes_pkey": [CUSTOMER, CHANGE.format(cause="'event'"), CHANGE.format(cause="'event'")],
+    "entitlement_changes_customer_id_fkey": [CHANGE.format(cause="'event'")],
+    "entitlement_changes_cause_known": [CUSTOMER, CHANGE.format(cause="'whim'")],
+    "findings_pkey": [FINDING.format(kind="'drift'"), FINDING.format(kind="'drift'")],
+    "findings_kind_known": [FINDING.format(kind="'gossip'")],
+    "rereads_pkey": ["INSERT INTO rereads (object_id, kind) VALUES ('sub_1', 'x'), ('sub_1', 'x')"],
+    "rereads_wanted_positive": ["INSERT INTO rereads (object_id, kind, wanted) VALUES ('sub_1', 'x', 0)"],
     "checkout_requests_intent_id_fkey": [
         "INSERT INTO checkout_requests VALUES ('r', '', gen_random_uuid(), false, now())"
     ],

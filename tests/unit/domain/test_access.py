@@ -12,7 +12,7 @@ from billing_service.domain.access import Access, Invoice, SourceState, Verdict,
 from billing_service.domain.catalog import Plan
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
-from billing_service.domain.observation import InvoiceStatus, ItemView, SubscriptionStatus
+from billing_service.domain.views import InvoiceStatus, ItemView, SubscriptionStatus
 
 CATALOG = parse_catalog((Path(__file__).parents[3] / "catalog.toml").read_text())
 START, MONTH = 1_790_000_000, 30 * 86_400

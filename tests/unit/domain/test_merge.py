@@ -10,12 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing_service.domain.merge import ObjectState, Payload, Read, join
-from billing_service.domain.observation import (
-    Fact,
-    ObjectKind,
-    SubscriptionStatus,
-    SubscriptionView,
-)
+from billing_service.domain.observation import Fact
+from billing_service.domain.views import ObjectKind, SubscriptionStatus, SubscriptionView
 
 VIEW = SubscriptionView(
     status=SubscriptionStatus.ACTIVE,

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing_service.domain.observation import (
-    HANDLED_TYPES,
-    InvoiceView,
-    MalformedError,
-    ObjectKind,
-    SubscriptionView,
-    observe,
-    read_event,
-)
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.observation import HANDLED_TYPES, observe, read_event
+from billing_service.domain.views import InvoiceView, ObjectKind, SubscriptionView
 from tests.stripe_events import MONTH, START, event, invoice, session, subscription
 
 

@@ -120,6 +120,14 @@ class Source(_message.Message):
         """Over. Gives nothing."""
         STATE_UNRESOLVED: Source._State.ValueType  # 9
         """Its price belongs to no plan of the catalog. Gives nothing until it does."""
+        STATE_REFUNDED: Source._State.ValueType  # 10
+        """A one-time purchase whose money went back; whether a part of it is enough is the plan's policy. Gives nothing; a
+        refund that fails brings it back.
+        """
+        STATE_DISPUTED: Source._State.ValueType  # 11
+        """The payment is disputed, or the dispute was lost. Gives nothing, unless the plan's policy says so; winning brings it
+        back.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Why it gives access now, or why not."""
@@ -144,6 +152,14 @@ class Source(_message.Message):
     """Over. Gives nothing."""
     STATE_UNRESOLVED: Source.State.ValueType  # 9
     """Its price belongs to no plan of the catalog. Gives nothing until it does."""
+    STATE_REFUNDED: Source.State.ValueType  # 10
+    """A one-time purchase whose money went back; whether a part of it is enough is the plan's policy. Gives nothing; a
+    refund that fails brings it back.
+    """
+    STATE_DISPUTED: Source.State.ValueType  # 11
+    """The payment is disputed, or the dispute was lost. Gives nothing, unless the plan's policy says so; winning brings it
+    back.
+    """
 
     TYPE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,101 @@
+"""What became of the money of a payment intent: refunds in their present status, and disputes.
+
+The refunded amount is a sum over refunds, not a maximum that was once seen: a refund that fails later restores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from billing_service.domain.merge import ObjectState
+from billing_service.domain.views import (
+    ChargeView,
+    DisputeStatus,
+    DisputeView,
+    InvoicePaymentView,
+    RefundStatus,
+    RefundView,
+)
+
+
+class DisputeStanding(StrEnum):
+    """How a dispute stands, as far as access is concerned; inquiries (warnings) and won ones do not stand at all."""
+
+    OPEN = "open"
+    LOST = "lost"
+
+
+_STANDING = {
+    DisputeStatus.NEEDS_RESPONSE: DisputeStanding.OPEN,
+    DisputeStatus.UNDER_REVIEW: DisputeStanding.OPEN,
+    DisputeStatus.LOST: DisputeStanding.LOST,
+    # The money is gone until the appeal is won.
+    DisputeStatus.APPEAL_NEEDS_RESPONSE: DisputeStanding.LOST,
+    DisputeStatus.APPEAL_UNDER_REVIEW: DisputeStanding.LOST,
+}
+_RETURNED = frozenset({RefundStatus.FAILED, RefundStatus.CANCELED})  # the customer did not get the money
+
+
+@dataclass
+class Payments:
+    """Refunds, charges and disputes of one customer, by payment intent (or charge, where they name no intent)."""
+
+    _refunds: dict[str, int] = field(default_factory=dict)
+    _charges: dict[str, ChargeView] = field(default_factory=dict)
+    _disputes: dict[str, DisputeStanding] = field(default_factory=dict)
+    _intents: dict[str, list[str]] = field(default_factory=dict)  # by invoice
+
+    @classmethod
+    def of(cls, known: Iterable[ObjectState]) -> Payments:
+        """Gather from every object of a customer, in any order."""
+        payments = cls()
+        states = sorted(known, key=lambda state: state.object_id)
+        intent_of_charge = {
+            state.object_id: state.view.payment_intent_id for state in states if isinstance(state.view, ChargeView)
+        }
+        for state in states:
+            match state.view:
+                case RefundView() as refund:
+                    intent = refund.payment_intent_id or intent_of_charge.get(refund.charge_id or "")
+                    if intent is not None:
+                        counted = 0 if refund.status in _RETURNED else refund.amount
+                        payments._refunds[intent] = payments._refunds.get(intent, 0) + counted
+                case ChargeView(payment_intent_id=str() as intent) as charge:
+                    payments._charges[intent] = charge
+                case DisputeView() as dispute:
+                    intent = dispute.payment_intent_id or intent_of_charge.get(dispute.charge_id or "")
+                    if intent is not None and (standing := _STANDING.get(dispute.status)):
+                        payments._disputes[intent] = max(standing, payments._disputes.get(intent, standing), key=_worse)
+                case InvoicePaymentView(payment_intent_id=str() as intent) as link:
+                    payments._intents.setdefault(link.invoice_id, []).append(intent)
+                case _:
+                    pass
+        return payments
+
+    def refunded(self, payment_intent_id: str | None) -> int:
+        """Give what was returned of a payment, in minor units; the charge's word where no refund is known."""
+        intent = payment_intent_id or ""
+        charge = self._charges.get(intent)
+        return self._refunds.get(intent, charge.amount_refunded if charge else 0)
+
+    def charged(self, payment_intent_id: str | None) -> int | None:
+        """Give what was charged, in minor units; None where it is not known."""
+        charge = self._charges.get(payment_intent_id or "")
+        return charge.amount if charge else None
+
+    def dispute(self, payment_intent_id: str | None) -> DisputeStanding | None:
+        """Say how the dispute of a payment stands; None where none stands."""
+        return self._disputes.get(payment_intent_id or "")
+
+    def dispute_of_invoice(self, invoice_id: str | None) -> DisputeStanding | None:
+        """Say how the worst dispute of an invoice's payments stands."""
+        found = [
+            self._disputes[intent] for intent in self._intents.get(invoice_id or "", ()) if intent in self._disputes
+        ]
+        return max(found, key=_worse, default=None)
+
+
+def _worse(standing: DisputeStanding) -> int:
+    return list(DisputeStanding).index(standing)

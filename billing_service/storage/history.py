@@ -1,0 +1,75 @@
+"""What each customer's entitlements were before and after each change, and what the change is put down to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+import sqlalchemy as sa
+
+from billing_service.domain.entitlement import Entitlements
+from billing_service.storage.customers import CustomerRow
+from billing_service.storage.database import Connection
+
+
+class CauseKind(StrEnum):
+    """What makes entitlements change."""
+
+    EVENT = "event"
+    READ = "read"  # our own verified read of Stripe
+    GRANT = "grant"
+    TIME = "time"
+    BINDING = "binding"  # a Stripe customer was bound, and what was parked under it counts
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a change is put down to; the id of the event, where it was one. Of a batch it is the last of the customer's."""
+
+    kind: CauseKind
+    cause_id: str | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A customer's row as it is to be, and its entitlements before and after."""
+
+    row: CustomerRow
+    gives: bool  # whether what is given changed, and not only the facts
+    before: Entitlements
+    after: Entitlements
+
+
+_APPEND = sa.text("""
+    INSERT INTO entitlement_changes (customer_id, revision, cause, cause_id, catalog_version, before, after)
+    SELECT customer_id, revision, :cause, :cause_id, :catalog_version, before::jsonb, after::jsonb
+    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:befores AS text[]), CAST(:afters AS text[]))
+         AS n (customer_id, revision, before, after)
+    ORDER BY customer_id COLLATE "C"
+""")
+
+
+async def append(connection: Connection, changes: Sequence[Change], cause: Cause, catalog_version: str) -> None:
+    """Keep changes of locked customers; a revision is written once."""
+    values = {
+        "cause": cause.kind.value,
+        "cause_id": cause.cause_id,
+        "catalog_version": catalog_version,
+        "ids": [change.row.customer_id for change in changes],
+        "revisions": [change.row.revision for change in changes],
+        "befores": [_state(change.before) for change in changes],
+        "afters": [_state(change.after) for change in changes],
+    }
+    await connection.execute(_APPEND, values)
+
+
+def _state(entitlements: Entitlements) -> str:
+    return msgspec.json.encode(
+        {
+            "plan_keys": entitlements.plan_keys,
+            "values": {one.feature_key: one.value for one in entitlements.entitlements},
+            "sources": entitlements.sources,
+        }
+    ).decode()

@@ -1,0 +1,65 @@
+"""Which objects hang together: each names anchors (a payment intent, an invoice, a charge) that others name too.
+
+A refund or dispute names no Stripe customer, and may come before whatever ties it to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from billing_service.storage.database import Connection
+
+
+@dataclass(frozen=True)
+class Related:
+    """What hangs together with some anchors: every anchor, and the Stripe customers that its objects name."""
+
+    anchors: frozenset[str]
+    stripe_customer_ids: frozenset[str]
+
+
+_LOCK = sa.text("""
+    SELECT pg_advisory_xact_lock(key)
+    FROM (SELECT DISTINCT hashtextextended(id, 1) AS key FROM unnest(CAST(:ids AS text[])) AS id ORDER BY key) AS keys
+""")
+_SAVE = sa.text("""
+    INSERT INTO stripe_links (object_id, anchor_id)
+    SELECT object_id, anchor_id
+    FROM unnest(CAST(:objects AS text[]), CAST(:anchors AS text[])) AS n (object_id, anchor_id)
+    ORDER BY object_id COLLATE "C", anchor_id COLLATE "C"
+    ON CONFLICT DO NOTHING
+""")
+_RELATED = sa.text("""
+    WITH RECURSIVE reached (anchor_id) AS (
+        SELECT unnest(CAST(:ids AS text[])) COLLATE "C"
+      UNION
+        SELECT other.anchor_id
+        FROM reached JOIN stripe_links AS own USING (anchor_id) JOIN stripe_links AS other USING (object_id)
+    )
+    SELECT reached.anchor_id, o.stripe_customer_id
+    FROM reached LEFT JOIN stripe_links AS l USING (anchor_id) LEFT JOIN stripe_objects AS o USING (object_id)
+""")
+
+
+async def lock(connection: Connection, anchor_ids: Collection[str]) -> None:
+    """Lock anchors, in an order that is the same everywhere: two that hang together never pass each other unseen."""
+    await connection.execute(_LOCK, {"ids": sorted(anchor_ids)})
+
+
+async def save(connection: Connection, links: Mapping[str, Collection[str]]) -> None:
+    """Keep the anchors of objects (object id -> anchor ids); links only grow."""
+    pairs = sorted((object_id, anchor) for object_id, found in links.items() for anchor in found)
+    values = {"objects": [pair[0] for pair in pairs], "anchors": [pair[1] for pair in pairs]}
+    await connection.execute(_SAVE, values)
+
+
+async def related(connection: Connection, anchor_ids: Collection[str]) -> Related:
+    """Give what hangs together with these anchors."""
+    rows = (await connection.execute(_RELATED, {"ids": sorted(anchor_ids)})).all()
+    return Related(
+        anchors=frozenset(row.anchor_id for row in rows),
+        stripe_customer_ids=frozenset(row.stripe_customer_id for row in rows if row.stripe_customer_id is not None),
+    )

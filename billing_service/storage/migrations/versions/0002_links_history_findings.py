@@ -1,0 +1,66 @@
+"""Links between objects, the history of entitlements, findings for people, and the queue of re-reads."""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+STATEMENTS = (
+    # An object hangs on an anchor (a payment intent, an invoice, a charge) that others hang on too.
+    """
+    CREATE TABLE stripe_links (
+      object_id text COLLATE "C" NOT NULL,
+      anchor_id text COLLATE "C" NOT NULL,
+      CONSTRAINT stripe_links_pkey PRIMARY KEY (object_id, anchor_id)
+    )
+    """,
+    "CREATE INDEX stripe_links_anchor_id_idx ON stripe_links (anchor_id)",
+    """
+    CREATE TABLE entitlement_changes (
+      customer_id text COLLATE "C" NOT NULL,
+      revision bigint NOT NULL,
+      change_time timestamptz NOT NULL DEFAULT now(),
+      cause text NOT NULL,
+      cause_id text,
+      catalog_version text NOT NULL,
+      before jsonb NOT NULL,
+      after jsonb NOT NULL,
+      CONSTRAINT entitlement_changes_pkey PRIMARY KEY (customer_id, revision),
+      CONSTRAINT entitlement_changes_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES customers (customer_id),
+      CONSTRAINT entitlement_changes_cause_known CHECK (cause IN ('event', 'read', 'grant', 'time', 'binding'))
+    )
+    """,
+    """
+    CREATE TABLE findings (
+      kind text NOT NULL,
+      subject text COLLATE "C" NOT NULL,
+      customer_id text COLLATE "C",
+      detail jsonb NOT NULL,
+      create_time timestamptz NOT NULL DEFAULT now(),
+      update_time timestamptz NOT NULL DEFAULT now(),
+      CONSTRAINT findings_pkey PRIMARY KEY (kind, subject),
+      CONSTRAINT findings_kind_known CHECK (
+        kind IN ('bought_twice', 'binding_contradicted', 'drift', 'denied_by_stripe', 'finalization_failed'))
+    )
+    """,
+    # `wanted` is bumped by each request; a refresh deletes only what nobody has asked for again meanwhile.
+    """
+    CREATE TABLE rereads (
+      object_id text COLLATE "C" NOT NULL,
+      kind text NOT NULL,
+      wanted bigint NOT NULL DEFAULT 1,
+      attempts integer NOT NULL DEFAULT 0,
+      due_time timestamptz NOT NULL DEFAULT now(),
+      lease_time timestamptz,
+      request_time timestamptz NOT NULL DEFAULT now(),
+      CONSTRAINT rereads_pkey PRIMARY KEY (object_id),
+      CONSTRAINT rereads_wanted_positive CHECK (wanted >= 1)
+    )
+    """,
+    "CREATE INDEX rereads_due_time_idx ON rereads (due_time)",
+)
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS:
+        op.execute(statement)

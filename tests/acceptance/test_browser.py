@@ -1,0 +1,190 @@
+"""A person with a browser: pricing page, checkout, account; on a desktop and on a phone.
+
+Set SCREENSHOTS to a folder to keep a picture of every page that is visited.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.acceptance.world import World
+
+_CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+_FLAGS = [
+    "--no-sandbox",  # tests may run as root, where Chromium's own sandbox does not start
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+_SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+_numbers = count(1)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium on the PATH; install it with `apt-get install chromium`"),
+]
+
+
+class Person:
+    """Somebody at a browser, signed in to the storefront as a customer of their own."""
+
+    def __init__(self, page: Page, shop: str, size: str) -> None:
+        self.page = page
+        self.shop = shop
+        self._size = size
+
+    async def sign_in(self, customer_id: str) -> None:
+        """Become a customer by the demo's sign-in."""
+        await self.page.goto(f"{self.shop}/sign-in")
+        await self.page.get_by_label("Somebody else").fill(customer_id)
+        await self.look("sign-in")
+        await self.page.get_by_role("button", name="Sign in").click()
+        await expect(self.page.get_by_role("heading", name="Plans that grow with your work")).to_be_visible()
+
+    async def look(self, name: str) -> None:
+        """See that the page fits the screen's width; keep a picture where somebody wants one."""
+        assert await self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+            f"{name} is wider than the screen"
+        )
+        if folder := os.environ.get("SCREENSHOTS"):
+            await self.page.screenshot(path=Path(folder) / f"{name}-{self._size}.png", full_page=True)
+
+    async def upgrade(self) -> None:
+        """Press the upgrade button of the pricing page, and arrive at the checkout."""
+        await self.page.goto(self.shop)
+        await self.look("pricing")
+        await self.page.get_by_role("button", name="Upgrade to Pro").click()
+        await expect(self.page.get_by_role("heading", name="Subscribe to Pro")).to_be_visible()
+        await self.look("checkout")
+
+    async def press(self, button: str) -> None:
+        """Press a button whose name begins so."""
+        await self.page.get_by_role("button", name=re.compile(f"^{button}")).click()
+
+    async def expect_notice(self, title: str) -> None:
+        """Wait until the notice on top of the page says so; a page that looks again by itself may take a while."""
+        await expect(self.page.locator(".notice strong")).to_have_text(title, timeout=30_000)
+
+    async def expect_plan(self, name: str) -> None:
+        """See that the account is on this plan."""
+        await expect(self.page.locator(".current strong")).to_have_text(name)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
+        yield started
+        await started.close()
+
+
+@pytest.fixture(params=_SIZES)
+async def person(browser: Browser, world: World, request: pytest.FixtureRequest) -> AsyncIterator[Person]:
+    """A new customer, signed in, with a desktop and with a phone."""
+    width, height = _SIZES[request.param]
+    context = await browser.new_context(viewport={"width": width, "height": height})
+    someone = Person(await context.new_page(), world.addresses["storefront"], request.param)
+    await someone.sign_in(f"visitor-{next(_numbers)}")
+    yield someone
+    await context.close()
+
+
+async def test_a_person_buys_pro_and_has_it(person: Person) -> None:
+    """From the upgrade button over the hosted page back to an account that shows the plan, its features, and until when."""
+    await person.upgrade()
+    await person.press("Pay €")
+    await person.expect_notice("Thank you!")
+    await person.expect_plan("Pro")
+    await expect(person.page.locator(".facts div", has_text="Projects")).to_contain_text("50")
+    await expect(person.page.locator(".sources")).to_contain_text("Active, renews by")
+    await person.look("account-pro")
+    await person.page.goto(person.shop)
+    await expect(person.page.locator(".plan", has_text="For people who ship.")).to_contain_text("Your plan")
+    await person.press("Upgrade to Team")
+    await person.expect_notice("That did not work")
+    await expect(person.page.locator(".notice")).to_contain_text("You already have a plan of this group")
+    await person.look("already-subscribed")
+
+
+async def test_a_person_pays_by_bank_debit(person: Person, world: World) -> None:
+    """A delayed payment grants nothing until it has settled; the account says so meanwhile."""
+    await person.upgrade()
+    await person.press("Pay by bank debit")
+    await person.expect_notice("Payment on its way")
+    await person.expect_plan("Free")
+    await person.look("account-processing")
+    session_id = person.page.url.partition("checkout_session_id=")[2].partition("&")[0]
+    await world.control(f"checkout/sessions/{session_id}/settle", outcome="succeeded")
+    await world.until_delivered()
+    await person.page.reload()
+    await person.expect_notice("Thank you!")
+    await person.expect_plan("Pro")
+
+
+async def test_a_person_is_declined_and_then_turns_back(person: Person) -> None:
+    """A declined card can be tried again; whoever turns back has bought nothing, and finds the same page again."""
+    await person.upgrade()
+    first = person.page.url
+    await person.press("Decline")
+    await expect(person.page.get_by_role("alert")).to_contain_text("declined")
+    await person.look("checkout-declined")
+    await person.page.get_by_role("link", name="Back").click()
+    await person.expect_notice("Nothing was bought")
+    await person.look("cancelled")
+    await person.page.goto(f"{person.shop}/account")
+    await person.expect_plan("Free")
+    await person.upgrade()
+    assert person.page.url.partition("?")[0] == first.partition("?")[0]
+
+
+async def test_a_forged_success_url_grants_nothing(person: Person, world: World, customer_id: str) -> None:
+    """Neither an invented session, nor somebody else's, nor one's own that was not paid, makes the account more than free."""
+    others = await world.checkout(customer_id)
+    await world.pay(others)
+    await world.until_plan(customer_id, "pro")
+    for forged in ("cs_test_invented", others.checkout_session_id, "not an id", "%27%3B--"):
+        await person.page.goto(f"{person.shop}/account?checkout_session_id={forged}")
+        await person.expect_notice("No such purchase")
+        await person.expect_plan("Free")
+    await person.look("account-forged")
+    await person.upgrade()
+    session_id = person.page.url.rpartition("/")[2].partition("?")[0].partition("#")[0]
+    await person.page.goto(f"{person.shop}/account?checkout_session_id={session_id}")
+    await person.expect_notice("Confirming your payment…")
+    await person.expect_plan("Free")
+    await person.look("account-confirming")
+    await person.page.goto(f"{person.shop}/account?checkout_session_id={session_id}&looks=15")
+    await expect(person.page.get_by_role("link", name="Check again")).to_be_visible()  # it stops looking by itself
+    assert await person.page.locator("meta[http-equiv=refresh]").count() == 0
+
+
+async def test_a_double_click_is_one_order(person: Person, world: World) -> None:
+    """The same form sent twice leads to one page to pay on."""
+    await person.page.goto(person.shop)
+    form = person.page.locator("form", has=person.page.get_by_role("button", name="Upgrade to Pro"))
+    fields: dict[str, str | float | bool] = {
+        name: await form.locator(f"[name={name}]").first.input_value()
+        for name in ("request_id", "plan_key", "price_key")
+    }
+    urls = set()
+    for _ in range(2):
+        answer = await person.page.request.post(
+            f"{person.shop}/checkout", form=fields, headers={"Origin": person.shop}, max_redirects=0
+        )
+        assert answer.status == 303
+        urls.add(answer.headers["location"])
+    assert len(urls) == 1
+    assert urls.pop().startswith(world.addresses["stripe"])
