@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import structlog
 
 from billing_service.address import Address, ListenError
+from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
 from billing_service.flows.change_subscription import ChangeSubscription
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
@@ -23,6 +24,8 @@ from billing_service.flows.preview_subscription_update import PreviewSubscriptio
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
+from billing_service.flows.reconcile import Reconcile
+from billing_service.flows.refresh import Refresh
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -33,14 +36,9 @@ from billing_service.stripe_api.client import StripeApi
 
 DRAIN_S: Final = 10.0  # for calls in flight at the stop: the longest that a call without a deadline may take
 WRITER_DRAIN_S: Final = 10.0  # for events that wait for the writer then
-PRICES_PAUSE_S: Final = 5.0  # before the next try after a defect
+BACKGROUND_PAUSE_S: Final = 5.0  # before the next try after a defect
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-def utc_now() -> datetime:
-    """Give the time: the one clock of the process."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,18 @@ class Addresses:
 class Program:
     """The service, put together. Nothing listens and nothing is connected before `serve`."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, now: Callable[[], datetime] = utc_now) -> None:
-        """Take the checked settings and catalog. Needs a running event loop."""
+    def __init__(self, settings: Settings, catalog: Catalog, now: Callable[[], datetime] | None = None) -> None:
+        """Take the checked settings and catalog, and a clock where it is not the settings'. Needs a running event loop."""
         self._settings = settings
+        now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
         self._database = Database(database_url)
         self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
         self._prices = Prices(self._database, self._stripe, catalog)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
+        self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
+        self._refresh = Refresh(self._database, self._stripe, self._reads)
+        self._reconcile = Reconcile(self._database, self._stripe.listing, self._reads, self._fulfill, now)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
@@ -72,15 +74,14 @@ class Program:
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment
-        reads = Reads(self._database, self._stripe, self._prices, deployment, now)
         return BillingFlows(
             create_checkout_session=CreateCheckoutSession(
-                self._database, self._stripe, self._prices, reads, deployment, now
+                self._database, self._stripe, self._prices, self._reads, deployment, now
             ),
             get_checkout_session=GetCheckoutSession(self._database),
             read_entitlements=ReadEntitlements(self._database, self._prices, now),
             list_plans=ListPlans(self._prices),
-            change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, reads, now),
+            change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
             preview_subscription_update=PreviewSubscriptionUpdate(self._database, self._stripe, self._prices, now),
             create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, deployment),
         )
@@ -101,17 +102,18 @@ class Program:
             await self._close()
             raise
         writer = asyncio.create_task(self._fulfill.run(), name="writer")
-        prices = asyncio.create_task(self._keep_prices(), name="prices")
+        kept = {"prices": self._prices.run, "refresh": self._refresh.run, "reconcile": self._reconcile.run}
+        background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            await asyncio.wait({writer, prices, watch, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({writer, *background, watch, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _ended(watch, stopping)
             await self._drain(writer)
-            await _ended(writer, prices)
+            await _ended(writer, *background)
             await self._close()
-        for task in (writer, prices, watch):
+        for task in (writer, *background, watch):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
@@ -123,18 +125,18 @@ class Program:
             ops=await self._ops.start(settings.ops_address, "BILLING_OPS_ADDRESS"),
         )
 
-    async def _keep_prices(self) -> None:
-        """Keep prices resolved from the first moment at which there is a database to remember them in.
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Keep background work going from the first moment at which there is a database to do it in.
 
-        What goes wrong with them is no reason to stop: what is remembered serves on.
+        What goes wrong with it is no reason to stop: calls are answered from what is known.
         """
         await self._watch.was_ready.wait()
         while True:
             try:
-                await self._prices.run()
+                await work()
             except Exception as error:  # noqa: BLE001 - see above; the log has it each time
-                _log.error("prices_failed", exc_info=error)
-                await asyncio.sleep(PRICES_PAUSE_S)
+                _log.error("background_work_failed", work=name, exc_info=error)
+                await asyncio.sleep(BACKGROUND_PAUSE_S)
 
     async def _announce(self, ready: bool) -> None:
         for listener in self._listeners:

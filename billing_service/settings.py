@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from billing_service.address import Address, parse_address
+from billing_service.clock import read_offset
 
 PREFIX: Final = "BILLING_"
 SECRETS_DIR: Final = "BILLING_SECRETS_DIR"
@@ -120,6 +121,7 @@ class Settings(DatabaseSettings):
     internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
     ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
     internal_token: Annotated[SecretStr, AfterValidator(_tokens)]
+    sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
 
     @field_validator("stripe_api_base")
     @classmethod
@@ -133,6 +135,20 @@ class Settings(DatabaseSettings):
         key: SecretStr | None = info.data.get("stripe_api_key")
         if parts.scheme == "http" and key is not None and "_live_" in key.get_secret_value():
             raise ValueError("must begin with https:// when the API key is a live one")
+        return value
+
+    @field_validator("sandbox_clock")
+    @classmethod
+    def _check_sandbox_clock(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        key: SecretStr | None = info.data.get("stripe_api_key")
+        if value is None:
+            return None
+        if key is not None and key.get_secret_value().startswith(("sk_live", "rk_live")):
+            raise ValueError("must not be set with a live API key: real customers live in real time")
+        try:
+            read_offset(value)
+        except OSError:
+            raise ValueError("must be a file that this program may read, or that does not exist yet") from None
         return value
 
     @field_validator("grpc_address")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -101,7 +100,8 @@ def _run(plan: Plan, stops: _StopRequests, *, as_json: bool) -> None:
 
 def _watch(stack: Stack, stops: _StopRequests) -> None:
     while not stops.any():
-        if obituary := stack.obituary():
+        obituary = stack.obituary()
+        if obituary and not stops.any():
             raise SandboxError(obituary)
         time.sleep(_POLL_S)
 
@@ -110,9 +110,14 @@ def _note(text: str) -> None:
     print(f"{'sandbox':<10} | {text}", file=sys.stderr, flush=True)
 
 
+def _shown(path: Path) -> str:
+    """Give a path as one would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def _welcome(stack: Stack, plan: Plan) -> str:
     where = stack.addresses()
-    python = os.path.relpath(sys.executable)
+    python = _shown(Path(sys.executable))
     open_this = f"  Open {where['storefront']} and upgrade to Pro.\n" if plan.storefront else ""
     storefront = f"  Storefront       {where['storefront']}\n" if plan.storefront else ""
     call = (
@@ -126,7 +131,7 @@ def _welcome(stack: Stack, plan: Plan) -> str:
         f"  Billing service  {where['grpc']} (gRPC), {where['internal']} (internal), {where['ops']}/readyz\n"
         f"  Webhook gateway  {where['gateway']}/webhooks/stripe\n"
         f"  Stand-in Stripe  {where['stripe']}, its control API: {where['control']}\n"
-        f"  PostgreSQL       127.0.0.1:{plan.ports.postgres}, URL with password in {os.path.relpath(plan.folder / 'running.json')}\n\n"
+        f"  PostgreSQL       127.0.0.1:{plan.ports.postgres}, URL with password in {_shown(stack.running_file)}\n\n"
         f"{open_this}"
         "  From another terminal, ask what a customer may use:\n\n"
         f'    {python} -c "{call}"\n\n'

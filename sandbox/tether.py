@@ -42,9 +42,8 @@ def main() -> None:
         if os.getppid() != options.parent:  # it ended before the tether was tied
             sys.exit(0)
     if options.ignore_interrupt:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # survives exec; programs that set a handler of their own still may
+        # A blocked signal stays blocked across exec, whatever handler the program sets; an ignored one would not.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execvp(options.argv[0], options.argv)  # noqa: S606 - becoming another program is what this one is for
 
 

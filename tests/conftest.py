@@ -14,11 +14,16 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
 
 from sandbox.postgres import FORGETFUL, EmbeddedPostgres
+
+# A shared machine stalls for longer than hypothesis allows one example; what is slow shows in --durations instead.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 _TEMPLATE = "billing_template"
 _numbers = count(1)

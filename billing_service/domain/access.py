@@ -146,7 +146,12 @@ _BY_STATUS: Mapping[SubscriptionStatus, Verdict] = {
 
 
 def verdict(status: SubscriptionStatus, invoice: Invoice, *, first: bool) -> Verdict:
-    """Look up the one table: subscription status x latest invoice x first payment or renewal."""
+    """Look up the one table: subscription status x latest invoice x first payment or renewal.
+
+    Grace is for who has paid before: a first payment that failed gives nothing.
+    """
+    if status is SubscriptionStatus.PAST_DUE and first:
+        return Verdict.OVERDUE
     return _ACTIVE[invoice, first] if status is SubscriptionStatus.ACTIVE else _BY_STATUS[status]
 
 
@@ -217,7 +222,9 @@ def _item_window(
             return _period(subscription, subscription.trial_end or item.period_end, policy, SourceState.TRIALING)
         case Verdict.GRACE:
             anchor = subscription.failed_time or subscription.due_time or item.period_start
-            end = _capped(_time(anchor) + policy.past_due_grace, subscription.cancel_at)
+            end = _capped(_later(_time(anchor), policy.past_due_grace), subscription.cancel_at)
+            if subscription.cancel_at_period_end:
+                end = _capped(end, item.period_end)
             return SourceState.GRACE, end, SourceState.PAYMENT_OVERDUE
         case _:
             state = _REFUSED[ruling]
@@ -261,7 +268,7 @@ def _period(
         end = period_end if cancel_at is None else min(period_end, cancel_at)
         ending = state if state is SourceState.TRIALING else SourceState.ENDING
         return ending, _time(end), SourceState.ENDED
-    end_time = _capped(_time(period_end) + policy.period_end_leeway, cancel_at)
+    end_time = _capped(_later(_time(period_end), policy.period_end_leeway), cancel_at)
     return state, end_time, SourceState.ENDED
 
 

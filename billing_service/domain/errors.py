@@ -166,14 +166,14 @@ class UnavailableError(BillingError):
 
 
 class StripeUnavailableError(UnavailableError):
-    """Stripe does not answer; call again with the same request_id."""
+    """Stripe does not answer; call again, with the same request_id where the call has one."""
 
     reason = "STRIPE_UNAVAILABLE"
     retry_after_s = 2.0
 
 
 class DatabaseUnavailableError(UnavailableError):
-    """The database does not answer; call again with the same request_id."""
+    """The database does not answer; call again, with the same request_id where the call has one."""
 
     reason = "DATABASE_UNAVAILABLE"
 

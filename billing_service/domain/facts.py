@@ -41,8 +41,8 @@ class SubscriptionFacts:
     trial_end: int | None
     invoice_status: InvoiceStatus | None  # of the latest invoice; None: there is none, or it is not known yet
     invoice_known: bool  # False: there is a latest invoice and nothing was heard of it yet
-    first_payment: bool  # whether the latest invoice is the subscription's first
-    first_payment_settled: bool  # the checkout session that made it was seen paid
+    first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs
+    first_payment_settled: bool  # an invoice of it, or the checkout session that made it, was seen paid
     failed_time: int | None  # the first failure known of an invoice that is not paid
     due_time: int | None  # when the earliest invoice that is not paid was finalised, or made
     collection_paused: bool = False
@@ -117,6 +117,8 @@ class _Bills:
             view = state.view
             if isinstance(view, InvoiceView):
                 self._invoices[state.object_id] = (state, view)
+                if view.status is InvoiceStatus.PAID:
+                    self._settled.add(view.subscription_id)
             elif isinstance(view, SessionView) and _is_paid(view):
                 self._settled.add(view.subscription_id)
 
@@ -153,7 +155,7 @@ def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gon
         trial_end=view.trial_end,
         invoice_status=invoice.status if invoice else None,
         invoice_known=invoice is not None or view.latest_invoice_id is None,
-        first_payment=_is_first(view, invoice),
+        first_payment=_is_first(view, invoice) and not bills.settled(subscription_id),
         first_payment_settled=bills.settled(subscription_id),
         failed_time=min(failures, default=None),
         due_time=min((bill.finalized_at or bill.created for _, bill in unpaid), default=None),
@@ -164,8 +166,9 @@ def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gon
 
 
 def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:
-    if invoice is not None and invoice.billing_reason is not None:
-        return invoice.billing_reason == "subscription_create"
+    reason = invoice.billing_reason if invoice else None
+    if reason is not None and reason != "subscription_update":  # an update may come before the first payment
+        return reason == "subscription_create"
     return all(item.period_start <= view.start for item in view.items)
 
 

@@ -154,9 +154,9 @@ def of_read(
 ) -> ObjectState:
     """Give the state that this one read would make by itself.
 
-    `server_time` is the answer's Date header; `known_created` the `created` of the payload known when the fence was drawn.
+    `server_time` is the answer's Date header (0: it had none, and our own clock stands in); `known_created` the `created` of the payload known when the fence was drawn.
     """
-    read_time = max(server_time, known_created or 0)
+    read_time = max(server_time or request_time, known_created or 0)
     return ObjectState(
         object_id=observation.object_id,
         kind=observation.kind,

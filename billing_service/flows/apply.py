@@ -18,11 +18,12 @@ from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import gather
 from billing_service.domain.merge import ObjectState, join
-from billing_service.domain.observation import Claim
 from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.views import SessionStatus, SessionView
-from billing_service.storage import checkouts, customers, findings, history, links, objects, stripe_customers
+from billing_service.flows.arrival import Arrival
+from billing_service.flows.wanted_reads import wanted_reads
+from billing_service.storage import checkouts, customers, findings, history, links, objects, rereads, stripe_customers
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
@@ -34,16 +35,6 @@ log = structlog.get_logger(__name__)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MAX_CUSTOMER_ID_LENGTH = 200
 MAX_LOCK_ROUNDS = 4  # refund -> payment intent -> invoice payment -> invoice is the longest chain
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """One observation as it is to be merged: the state that it would make by itself, and whose our metadata says it is."""
-
-    state: ObjectState
-    claim: Claim
-    anchors: frozenset[str] = frozenset()
-    event_id: str | None = None  # None: a read of our own
 
 
 @dataclass(frozen=True)
@@ -64,11 +55,15 @@ async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Co
     if loose:
         await objects.lock_loose(connection, loose)
     touched = set(bound.values())
-    known = await _merge(connection, arrivals, touched)
-    owners = await _refold(connection, known.values(), touched, context, _cause(arrivals))
+    before, known = await _merge(connection, arrivals, touched)
+    owners = await _refold(connection, known.values(), touched, context, _causes(arrivals))
     ids = {arrival.state.object_id for arrival in arrivals}
     await _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
-    return ids - owners.keys()
+    loose_ids = ids - owners.keys()
+    asks = wanted_reads(arrivals, before, known, loose_ids)
+    if asks:
+        await rereads.ask(connection, asks)
+    return loose_ids
 
 
 async def _lock_anchors(connection: Connection, arrivals: Sequence[Arrival]) -> frozenset[str]:
@@ -91,16 +86,18 @@ async def _lock_anchors(connection: Connection, arrivals: Sequence[Arrival]) -> 
     return found.stripe_customer_ids
 
 
-def _cause(arrivals: Sequence[Arrival]) -> Cause:
-    """Name what a change is put down to: the event, where one came alone or first, or a read."""
-    event_ids = [arrival.event_id for arrival in arrivals if arrival.event_id is not None]
-    return Cause(CauseKind.EVENT, event_ids[-1]) if event_ids else Cause(CauseKind.READ, None)
+def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
+    """Say what a change is put down to, by the object that made it: the latest event of it, or a read."""
+    ordered = sorted(arrivals, key=lambda a: a.state.payload.created if a.state.payload else 0)
+    return {
+        a.state.object_id: Cause(CauseKind.READ if a.event_id is None else CauseKind.EVENT, a.event_id) for a in ordered
+    }
 
 
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
     known = await objects.load(connection, (), customer_ids)
-    await _refold(connection, known, customer_ids, context, cause)
+    await _refold(connection, known, customer_ids, context, {state.object_id: cause for state in known})
 
 
 def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, str]:
@@ -141,8 +138,11 @@ async def _bind(connection: Connection, stripe_ids: Collection[str], claims: Map
 
 async def _merge(
     connection: Connection, arrivals: Sequence[Arrival], touched: Collection[str]
-) -> Mapping[str, ObjectState]:
-    """Join what arrived into what is there, save what changed, and give every object that bears on the customers."""
+) -> tuple[Mapping[str, ObjectState], Mapping[str, ObjectState]]:
+    """Join what arrived into what is there and save what changed.
+
+    Gives every object that bears on the customers, before and after.
+    """
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
         await links.save(connection, new_links)
@@ -155,11 +155,15 @@ async def _merge(
     changed = [state for object_id, state in after.items() if known.get(object_id) != state]
     if changed:
         await objects.save(connection, changed)
-    return after
+    return known, after
 
 
 async def _refold(
-    connection: Connection, known: Iterable[ObjectState], touched: Collection[str], context: Context, cause: Cause
+    connection: Connection,
+    known: Iterable[ObjectState],
+    touched: Collection[str],
+    context: Context,
+    causes: Mapping[str, Cause],
 ) -> Mapping[str, str]:
     """Work out the facts of locked customers anew; a change of what they give takes the next revision and is kept.
 
@@ -175,26 +179,28 @@ async def _refold(
         if owner is not None:
             by_customer[owner].append(state)
     rows = await customers.load(connection, touched)
-    changes = [_folded(rows[customer_id], own, context) for customer_id, own in by_customer.items()]
+    changes = [_folded(rows[customer_id], own, context, causes) for customer_id, own in by_customer.items()]
     changed = [change for change in changes if change.row != rows[change.row.customer_id]]
     if changed:
         await customers.save(connection, [change.row for change in changed])
     given = [change for change in changed if change.gives]
     if given:
-        await history.append(connection, given, cause, context.plans.catalog.version)
+        await history.append(connection, given, context.plans.catalog.version)
     await _note_bought_twice(connection, [change.row for change in changed], context.plans)
     return owners
 
 
-def _folded(row: CustomerRow, states: Iterable[ObjectState], context: Context) -> Change:
+def _folded(row: CustomerRow, states: Sequence[ObjectState], context: Context, causes: Mapping[str, Cause]) -> Change:
     """Fold one customer; before and after are compared over all time, not only as they stand now."""
     plans, facts = context.plans, gather(states)
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)
     revision = row.revision + (before != after)
+    own = [causes[object_id] for object_id in causes if any(state.object_id == object_id for state in states)]
     return Change(
         row=CustomerRow(row.customer_id, revision, facts),
         gives=before != after,
+        cause=own[-1] if own else Cause(CauseKind.BINDING, None),
         before=fold(row.customer_id, row.revision, before, plans.catalog, context.now),
         after=fold(row.customer_id, revision, after, plans.catalog, context.now),
     )

@@ -104,10 +104,16 @@ class CreateCheckoutSession:
         Raises:
             BillingError: the reasons that the contract lists for this call.
         """
-        order = self._order(request)
         stored = await self._database.run(lambda connection: checkouts.find_request(connection, request.request_id))
+        if stored is not None and stored.intent.state not in {IntentState.CREATING, IntentState.ABANDONED}:
+            # The stored answer, even if the catalog has moved on since.
+            if stored.fingerprint != fingerprint(request, request.price_key or stored.intent.price_key):
+                raise RequestIdReusedError
+            return CreatedCheckout(await self._answer(stored.intent), stored.reused)
+        order = self._order(request)
         if stored is None or self._is_stale(stored.intent):
             price_id = await self._prices.price_id(order.plan, order.price)
+            await self._hear_of_completed(order)
             stored = await self._database.run(lambda connection: self._begin(connection, order, price_id))
         elif stored.fingerprint != order.fingerprint:
             raise RequestIdReusedError
@@ -219,31 +225,36 @@ class CreateCheckoutSession:
         """Bring an intent to its session, or say why there is none."""
         for _ in range(MAX_ROUNDS):
             if intent.state is not IntentState.CREATING:
-                return await self._answer(order, intent)
-            await self._expire_superseded(order, intent)
+                return await self._answer(intent)
+            await self._expire_superseded(order)
             intent = await self._attempt(order, intent)
         raise StripeUnavailableError
 
-    async def _answer(self, order: _Order, intent: Intent) -> CheckoutSession:
+    async def _answer(self, intent: Intent) -> CheckoutSession:
         if intent.state is IntentState.REFUSED:
-            raise AlreadySubscribedError(metadata={"plan_group": order.plan.group or ""})
+            raise AlreadySubscribedError(metadata={"plan_group": intent.plan_group.partition(":")[2]})
         if intent.checkout_session_id is None:
             raise CheckoutSupersededError
         return await self._database.run(lambda connection: described(connection, intent))
 
-    async def _expire_superseded(self, order: _Order, intent: Intent) -> None:
+    async def _expire_superseded(self, order: _Order) -> None:
         """Expire, at Stripe, every session of the group that was given up; refuse where one turns out to be paid."""
         customer_id = order.request.customer_id
         left = await self._database.run(lambda c: checkouts.expiring(c, customer_id, order.group))
         for old in left:
             await self._expire(old)
-        if left:
+        # Also where nothing was left: a webhook, or an earlier try of this call, may have settled it meanwhile.
+        await self._hear_of_completed(order)
+
+    async def _hear_of_completed(self, order: _Order) -> None:
+        """Read what was bought in the group and not heard of yet: a completed session carries no items."""
+        customer_id = order.request.customer_id
+        sessions = await self._database.run(lambda c: checkouts.unheard(c, customer_id, order.group))
+        for session_id in sessions:
             try:
-                await self._database.run(lambda connection: self._guard(connection, order))
-            except AlreadySubscribedError:
-                refused = IntentState.REFUSED
-                await self._database.run(lambda c: checkouts.move(c, intent.intent_id, IntentState.CREATING, refused))
-                raise
+                await self._reads.checkout_session(session_id)
+            except (StripeCallError, MalformedError) as error:
+                raise _away(error) from error
 
     async def _expire(self, old: Intent) -> None:
         """Make sure that a session is not payable any more, and fold what became of it."""
@@ -251,10 +262,11 @@ class CreateCheckoutSession:
             status = await self._expired(old.checkout_session_id or "")
         except (StripeCallError, MalformedError) as error:
             raise _away(error) from error
-        if status is not SessionStatus.OPEN:
-            await self._database.run(
-                lambda c: checkouts.move(c, old.intent_id, IntentState.EXPIRING, IntentState.SUPERSEDED)
-            )
+        if status is SessionStatus.OPEN:  # Stripe refused for a moment, and the page can still be paid on
+            raise StripeUnavailableError
+        await self._database.run(
+            lambda c: checkouts.move(c, old.intent_id, IntentState.EXPIRING, IntentState.SUPERSEDED)
+        )
 
     async def _expired(self, session_id: str) -> SessionStatus | None:
         """Expire a session and give its status then; None where Stripe denies that it exists, so that nobody can pay it."""
@@ -274,9 +286,7 @@ class CreateCheckoutSession:
     async def _attempt(self, order: _Order, intent: Intent) -> Intent:
         """Ask Stripe for the session, record the answer, and give the intent as it is then."""
         customer = await self._customers.ensure(order.request.customer_id, order.request.customer_email)
-        intent = await self._database.run(
-            lambda c: checkouts.set_stripe_customer(c, intent.intent_id, intent.attempt, customer)
-        )
+        intent = await self._cleared(order, intent, customer)
         if intent.state is not IntentState.CREATING or intent.stripe_customer_id is None:
             return intent
         body = {**intent.request_body, "customer": intent.stripe_customer_id}
@@ -286,6 +296,21 @@ class CreateCheckoutSession:
             return await self._failed(order, intent, error)
         expire_time = datetime.fromtimestamp(made["expires_at"], UTC)
         return await self._record(intent, made["id"], made["url"], expire_time)
+
+    async def _cleared(self, order: _Order, intent: Intent, customer: str) -> Intent:
+        """Guard once more, at the last moment before Stripe makes a page, and fix the attempt's Stripe customer."""
+
+        async def clear(connection: Connection) -> Intent:
+            await customers.lock(connection, [intent.customer_id])
+            await self._guard(connection, order)
+            return await checkouts.set_stripe_customer(connection, intent.intent_id, intent.attempt, customer)
+
+        try:
+            return await self._database.run(clear)
+        except AlreadySubscribedError:
+            before, after = IntentState.CREATING, IntentState.REFUSED
+            await self._database.run(lambda c: checkouts.move(c, intent.intent_id, before, after))
+            raise
 
     async def _record(self, intent: Intent, session_id: str, url: str, expire_time: datetime) -> Intent:
         """Phase 3: compare and set."""

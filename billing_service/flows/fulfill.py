@@ -23,7 +23,8 @@ from billing_service.domain.errors import BillingError, DatabaseUnavailableError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.merge import of_event
 from billing_service.domain.observation import Event, Observation, read_event
-from billing_service.flows.apply import Arrival, Context, apply
+from billing_service.flows.apply import Context, apply
+from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
 from billing_service.storage import events
 from billing_service.storage.database import Connection, Database, UnwritableError

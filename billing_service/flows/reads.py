@@ -5,15 +5,16 @@ What Stripe answers to a change that we ask for (expiring a session) is such a r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from billing_service.domain.merge import of_read
 from billing_service.domain.observation import Observation, observe
 from billing_service.domain.views import ObjectKind, SessionView
-from billing_service.flows.apply import Arrival, Context, apply
+from billing_service.flows.apply import Context, apply
+from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
 from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
@@ -59,9 +60,14 @@ class Reads:
 
     async def subscription(self, subscription_id: str) -> Observation:
         """Read a subscription and fold it. Raises as `checkout_session` does."""
-        return await self._fold(
-            subscription_id, ObjectKind.SUBSCRIPTION, lambda: self._stripe.get_subscription(subscription_id)
-        )
+        return await self.object(ObjectKind.SUBSCRIPTION, subscription_id)
+
+    async def object(self, kind: ObjectKind, object_id: str) -> Observation:
+        """Read an object of any kind, with its latest invoice where it is a subscription, and fold it.
+
+        Raises as `checkout_session` does.
+        """
+        return await self._fold(object_id, kind, lambda: self._stripe.listing.get(kind.value, object_id))
 
     async def _session(self, session_id: str, call: Callable[[], Awaitable[Read]]) -> SessionView:
         view = (await self._fold(session_id, ObjectKind.CHECKOUT_SESSION, call)).view
@@ -72,10 +78,10 @@ class Reads:
         return view
 
     async def subscription_object(self, subscription_id: str) -> Mapping[str, Any]:
-        """Read a subscription with its latest invoice, fold both, and give Stripe's own JSON. Raises as `checkout_session`."""
+        """Read a subscription as `subscription` does, and give Stripe's own JSON."""
         drawn = await self._draw(subscription_id)
-        answer = await self._stripe.get_subscription(subscription_id, expand=("latest_invoice",))
-        await self._merge_subscription(drawn, answer)
+        answer = await self._stripe.listing.get(ObjectKind.SUBSCRIPTION.value, subscription_id)
+        await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
         return answer.object
 
     async def changed_subscription(
@@ -89,25 +95,12 @@ class Reads:
         answer = await change()
         if answer.replayed:
             return await self.subscription_object(subscription_id)
-        await self._merge_subscription(drawn, answer)
+        await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
         return answer.object
-
-    async def _merge_subscription(self, drawn: _Drawn, answer: Read) -> None:
-        """Fold a subscription, and its latest invoice where the answer has it: a change that is paid for is settled at once."""
-        seen = [self._seen(drawn, answer, observe(answer.object, ObjectKind.SUBSCRIPTION))]
-        invoice = answer.object.get("latest_invoice")
-        if isinstance(invoice, Mapping):
-            # Drawn for the subscription: what was known of the invoice then is not, and Stripe's own clock stands for it.
-            of_invoice = replace(drawn, known_created=None)
-            seen.append(self._seen(of_invoice, answer, observe(invoice, ObjectKind.INVOICE)))
-        await self._apply(seen)
 
     async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Observation:
         drawn = await self._draw(object_id)
-        answer = await call()
-        seen = observe(answer.object, kind)
-        await self._apply([self._seen(drawn, answer, seen)])
-        return seen
+        return await self._merge(drawn, await call(), kind)
 
     async def _draw(self, object_id: str) -> _Drawn:
         """Draw the fence of a read whose request has not left yet."""
@@ -119,16 +112,31 @@ class Reads:
 
         return await self._database.run(draw)
 
-    def _seen(self, drawn: _Drawn, answer: Read, seen: Observation) -> Arrival:
-        state = of_read(
-            seen,
-            fence=drawn.fence,
-            request_time=drawn.request_time,
-            server_time=answer.server_time,
-            known_created=drawn.known_created,
-        )
-        return Arrival(state, seen.claim, seen.anchors)
+    async def _merge(self, drawn: _Drawn, answer: Read, kind: ObjectKind) -> Observation:
+        """Merge what Stripe answered, and what the answer brought along; what is another deployment's is left out."""
+        seen = observe(answer.object, kind)
+        arrivals = [
+            Arrival(
+                of_read(
+                    one,
+                    fence=drawn.fence,
+                    request_time=drawn.request_time,
+                    server_time=answer.server_time,
+                    known_created=drawn.known_created if one is seen else None,
+                ),
+                one.claim,
+                one.anchors,
+            )
+            for one in [seen, *_expanded(answer.object, kind)]
+            if one.claim.deployment in {None, self._deployment}
+        ]
+        if arrivals:
+            context = Context(self._prices.index, self._deployment, self._now())
+            await self._database.run(lambda connection: apply(connection, arrivals, context))
+        return seen
 
-    async def _apply(self, arrivals: Sequence[Arrival]) -> None:
-        context = Context(self._prices.index, self._deployment, self._now())
-        await self._database.run(lambda connection: apply(connection, arrivals, context))
+
+def _expanded(body: Mapping[str, Any], kind: ObjectKind) -> list[Observation]:
+    """Give what a read brought along: a subscription's latest invoice."""
+    invoice = body.get("latest_invoice") if kind is ObjectKind.SUBSCRIPTION else None
+    return [observe(invoice, ObjectKind.INVOICE)] if isinstance(invoice, Mapping) else []

@@ -82,6 +82,17 @@ _EXPIRING = sa.text(f"""
     SELECT {_COLUMNS} FROM checkout_intents AS i
     WHERE customer_id = :customer_id AND plan_group = :plan_group AND state = 'expiring' ORDER BY intent_id LIMIT 20
 """)  # noqa: S608
+# A completed session names its subscription, and nothing was heard of that one yet.
+_UNHEARD = sa.text("""
+    SELECT i.checkout_session_id
+    FROM checkout_intents AS i JOIN stripe_objects AS o ON o.object_id = i.checkout_session_id
+    WHERE i.customer_id = :customer_id AND i.plan_group = :plan_group AND i.state = 'completed'
+      AND coalesce(o.payload_view ->> 'subscription_id', o.read_view ->> 'subscription_id') IS NOT NULL
+      AND NOT EXISTS (
+          SELECT 1 FROM stripe_objects AS s
+          WHERE s.object_id = coalesce(o.payload_view ->> 'subscription_id', o.read_view ->> 'subscription_id'))
+    ORDER BY i.intent_id LIMIT 20
+""")
 _INSERT = sa.text("""
     INSERT INTO checkout_intents (
         intent_id, customer_id, plan_key, price_key, plan_group, quantity, fingerprint, state, attempt, request_body,
@@ -127,13 +138,21 @@ _SET_CUSTOMER = sa.text("""
 """)
 # What Stripe says of a session is final over whatever we meant to do with it; completed over everything.
 _SETTLE = sa.text("""
+    WITH said AS (
+        SELECT * FROM unnest(CAST(:session_ids AS text[]), CAST(:intent_ids AS uuid[]), CAST(:states AS text[]))
+            AS n (session_id, intent_id, state)
+    ), meant AS (
+        SELECT i.intent_id, said.session_id, said.state
+        FROM said JOIN checkout_intents AS i ON i.checkout_session_id = said.session_id
+      UNION
+        SELECT i.intent_id, said.session_id, said.state
+        FROM said JOIN checkout_intents AS i ON i.intent_id = said.intent_id
+        WHERE i.checkout_session_id IS NULL AND i.state = 'creating'
+    )
     UPDATE checkout_intents AS i
     SET state = s.state, checkout_session_id = s.session_id, url = NULL, update_time = now()
-    FROM unnest(CAST(:session_ids AS text[]), CAST(:intent_ids AS uuid[]), CAST(:states AS text[]))
-         AS s (session_id, intent_id, state)
-    WHERE (i.checkout_session_id = s.session_id
-           OR (i.intent_id = s.intent_id AND i.checkout_session_id IS NULL AND i.state = 'creating'))
-      AND i.state <> s.state
+    FROM meant AS s
+    WHERE i.intent_id = s.intent_id AND i.state <> s.state
       AND (s.state = 'completed' OR i.state IN ('creating', 'open'))
 """)
 
@@ -166,6 +185,12 @@ async def expiring(connection: Connection, customer_id: str, plan_group: str) ->
     """Give intents whose sessions are still to be expired at Stripe: 20 at most, the rest at the next call."""
     values = {"customer_id": customer_id, "plan_group": plan_group}
     return [_intent(row) for row in await connection.execute(_EXPIRING, values)]
+
+
+async def unheard(connection: Connection, customer_id: str, plan_group: str) -> list[str]:
+    """Give completed sessions of a group whose subscriptions are not known yet: bought, but not to be seen in the facts."""
+    values = {"customer_id": customer_id, "plan_group": plan_group}
+    return [row.checkout_session_id for row in await connection.execute(_UNHEARD, values)]
 
 
 async def insert(connection: Connection, intent: Intent) -> None:

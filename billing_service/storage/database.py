@@ -73,6 +73,7 @@ class Database:
             max_overflow=0,
             pool_timeout=TRANSACTION_LIMIT_S,
             pool_use_lifo=True,
+            hide_parameters=True,  # an exception's text must not carry what customers typed
         )
 
     async def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -26,7 +26,7 @@ class CauseKind(StrEnum):
 
 @dataclass(frozen=True)
 class Cause:
-    """What a change is put down to; the id of the event, where it was one. Of a batch it is the last of the customer's."""
+    """What a change is put down to, with the id of the event or binding; of several at once, the latest."""
 
     kind: CauseKind
     cause_id: str | None
@@ -38,24 +38,26 @@ class Change:
 
     row: CustomerRow
     gives: bool  # whether what is given changed, and not only the facts
+    cause: Cause
     before: Entitlements
     after: Entitlements
 
 
 _APPEND = sa.text("""
     INSERT INTO entitlement_changes (customer_id, revision, cause, cause_id, catalog_version, before, after)
-    SELECT customer_id, revision, :cause, :cause_id, :catalog_version, before::jsonb, after::jsonb
-    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:befores AS text[]), CAST(:afters AS text[]))
-         AS n (customer_id, revision, before, after)
+    SELECT customer_id, revision, cause, cause_id, :catalog_version, before::jsonb, after::jsonb
+    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:causes AS text[]), CAST(:cause_ids AS text[]),
+                CAST(:befores AS text[]), CAST(:afters AS text[]))
+         AS n (customer_id, revision, cause, cause_id, before, after)
     ORDER BY customer_id COLLATE "C"
 """)
 
 
-async def append(connection: Connection, changes: Sequence[Change], cause: Cause, catalog_version: str) -> None:
+async def append(connection: Connection, changes: Sequence[Change], catalog_version: str) -> None:
     """Keep changes of locked customers; a revision is written once."""
     values = {
-        "cause": cause.kind.value,
-        "cause_id": cause.cause_id,
+        "causes": [change.cause.kind.value for change in changes],
+        "cause_ids": [change.cause.cause_id for change in changes],
         "catalog_version": catalog_version,
         "ids": [change.row.customer_id for change in changes],
         "revisions": [change.row.revision for change in changes],
@@ -73,3 +75,15 @@ def _state(entitlements: Entitlements) -> str:
             "sources": entitlements.sources,
         }
     ).decode()
+
+
+_DRIFT = sa.text("""
+    SELECT count(DISTINCT customer_id) FROM entitlement_changes
+    WHERE cause = 'event' AND cause_id = ANY(CAST(:ids AS text[]))
+""")
+
+
+async def changed_by(connection: Connection, event_ids: Collection[str]) -> int:
+    """Say how many customers' entitlements these events changed."""
+    count: int = (await connection.execute(_DRIFT, {"ids": sorted(event_ids)})).scalar_one()
+    return count

@@ -30,7 +30,6 @@ _RETIRE = sa.text("""
     UPDATE prices SET current = false
     WHERE current AND (plan_key, price_key) IN (
         SELECT * FROM unnest(CAST(:plans AS text[]), CAST(:keys AS text[])))
-      AND price_id <> ALL(CAST(:ids AS text[]))
 """)
 _REMEMBER = sa.text("""
     INSERT INTO prices (price_id, plan_key, price_key, lookup_key, active, current)
@@ -53,7 +52,7 @@ async def load_all(connection: Connection) -> list[PriceRow]:
 async def remember(connection: Connection, checked: Sequence[tuple[str, str]], rows: Sequence[PriceRow]) -> None:
     """Keep what the checked (plan key, price key) pairs resolve to now; what was current for them before is kept as past."""
     ids = [row.price_id for row in rows]
-    retired = {"plans": [pair[0] for pair in checked], "keys": [pair[1] for pair in checked], "ids": ids}
+    retired = {"plans": [pair[0] for pair in checked], "keys": [pair[1] for pair in checked]}
     await connection.execute(_LOCK)
     await connection.execute(_RETIRE, retired)
     await connection.execute(

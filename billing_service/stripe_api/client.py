@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 import stripe
 
 from billing_service.stripe_api.errors import StripeNoAnswer
+from billing_service.stripe_api.listing import StripeListing
 from billing_service.stripe_api.prices import StripePrice, price_of
 from billing_service.stripe_api.sdk import Read, bounded, open_client, read_of
 
@@ -27,6 +28,7 @@ class StripeApi:
         """Take the secret or restricted key, the URL of the API, and the longest that one call may take."""
         self._timeout_s = timeout_s
         self._client, self._http_client = open_client(api_key, api_base, timeout_s=timeout_s)
+        self.listing = StripeListing(self._client, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
         return self

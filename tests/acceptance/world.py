@@ -194,11 +194,12 @@ class World:
     # --- The database, only to look ----------------------------------------------------------------------------------
 
     def row_counts(self) -> dict[str, int]:
-        """Count the rows of every table."""
+        """Count the rows of every table in which a webhook leaves a trace first, whatever it says.
+
+        The others are also written in the background, by re-reads and reconciliation of what earlier tests bought.
+        """
         with psycopg.connect(self.addresses["database"]) as connection:
-            tables = [
-                row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-            ]
+            tables = ("stripe_events", "quarantined_events", "customers", "stripe_customers")
             counts = {}
             for table in tables:
                 row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))).fetchone()

@@ -142,3 +142,19 @@ def test_secrets_may_come_from_a_folder_of_files(monkeypatch: pytest.MonkeyPatch
     assert load_settings(Settings).stripe_api_key.get_secret_value() == "sk_test_from_file"
     monkeypatch.setenv("BILLING_SECRETS_DIR", str(tmp_path / "nowhere"))
     assert _problems() == ("BILLING_SECRETS_DIR: must be the path of a folder that exists",)
+
+
+@pytest.mark.parametrize("key", ["sk_live_hunter2", "rk_live_hunter2"])
+def test_time_cannot_be_moved_with_a_live_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str) -> None:
+    """The sandbox's clock and a live key together stop the start, with one sentence."""
+    monkeypatch.setenv("BILLING_STRIPE_API_KEY", key)
+    monkeypatch.setenv("BILLING_SANDBOX_CLOCK", str(tmp_path / "clock"))
+    assert _problems() == (
+        "BILLING_SANDBOX_CLOCK: must not be set with a live API key: real customers live in real time",
+    )
+
+
+def test_a_file_that_is_no_clock_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "clock").write_text("noon")
+    monkeypatch.setenv("BILLING_SANDBOX_CLOCK", str(tmp_path / "clock"))
+    assert _problems() == ("BILLING_SANDBOX_CLOCK: must be a sandbox clock: a file with a number of seconds",)

@@ -37,7 +37,7 @@ from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.conftest import CATALOG
-from tests.stripe_proxy import StripeProxy, fail, held, lose_answer, lose_request, proxied
+from tests.stripe_proxy import StripeProxy, fail, held, lose_answer, lose_request, proxied, refuse
 
 KEY = "sk_test_flows"
 SESSIONS = ("POST", "/v1/checkout/sessions")
@@ -78,7 +78,8 @@ class Shop:
         self.stripe = stripe
         self._stripe_url = stripe_url
         prices = Prices(database, stripe, CATALOG)
-        reads = Reads(database, stripe, prices, "default", clock)
+        self.prices = prices
+        self.reads = reads = Reads(database, stripe, prices, "default", clock)
         self.create = CreateCheckoutSession(database, stripe, prices, reads, "default", clock)
         self.get = GetCheckoutSession(database)
         self.read = ReadEntitlements(database, prices, clock)
@@ -201,6 +202,52 @@ async def test_a_session_that_was_just_paid_is_folded_and_the_next_one_refused(s
     with pytest.raises(AlreadySubscribedError):
         await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
     assert len(await shop.sessions()) == 1
+
+
+async def test_a_retry_after_the_old_page_was_paid_meanwhile_is_refused(shop: Shop) -> None:
+    """Superseding failed half-way, the old page was paid and its webhooks came: no second page may be made."""
+    first = await shop.create(REQUEST)
+    session_id = first.session.checkout_session_id
+    other = replace(REQUEST, request_id="request-2", plan_key="team")
+    shop.proxy.next("POST", f"/v1/checkout/sessions/{session_id}/expire", fail)
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(other)
+    await shop.control(f"checkout/sessions/{session_id}/complete", outcome="paid")
+    await shop.reads.checkout_session(session_id)
+    with pytest.raises(AlreadySubscribedError):
+        await shop.create(other)
+    assert len(await shop.sessions()) == 1
+
+
+async def test_a_page_that_stripe_would_not_expire_blocks_the_next_one(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    path = f"/v1/checkout/sessions/{first.session.checkout_session_id}/expire"
+    shop.proxy.next("POST", path, refuse)
+    other = replace(REQUEST, request_id="request-2", plan_key="team")
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(other)
+    assert [made["status"] for made in await shop.sessions()] == ["open"]
+    assert (await shop.create(other)).session.plan_key == "team"
+
+
+async def test_a_purchase_whose_subscription_was_not_heard_of_counts(shop: Shop, database_url: str) -> None:
+    """The completed session came, the subscription's event did not: it is read before another page is made."""
+    first = await shop.create(REQUEST)
+    session_id = first.session.checkout_session_id
+    await shop.control(f"checkout/sessions/{session_id}/complete", outcome="paid")
+    await shop.reads.checkout_session(session_id)
+    with psycopg.connect(database_url) as connection:  # as if only the session's event had arrived
+        connection.execute("DELETE FROM stripe_objects WHERE kind <> 'checkout.session'")
+        connection.execute("UPDATE customers SET facts = '{}'")
+    with pytest.raises(AlreadySubscribedError):
+        await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+
+
+async def test_a_stored_answer_outlives_its_plan(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    index = shop.prices.index
+    shop.prices.index = replace(index, catalog=replace(index.catalog, plans={}))
+    assert await shop.create(REQUEST) == first
 
 
 @pytest.mark.parametrize("fault", [lose_answer, lose_request], ids=["answer lost", "request lost"])

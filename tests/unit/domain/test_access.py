@@ -62,6 +62,9 @@ TABLE = {
 def test_every_status_but_active_decides_by_itself(
     status: SubscriptionStatus, expected: Verdict, invoice: Invoice, first: bool
 ) -> None:
+    """With one exception: past due on a first payment."""
+    if status is S.PAST_DUE and first:
+        expected = V.OVERDUE
     assert verdict(status, invoice, first=first) is expected
 
 
@@ -158,3 +161,21 @@ def test_a_purchase_of_a_plan_that_the_catalog_lost_is_unresolved() -> None:
     facts = CustomerFacts(purchases=(PurchaseFacts("cs_1", "gone", 1, START, START),))
     (one,) = accesses(facts, lambda *_: None, CATALOG.plans.get)
     assert one.state is SourceState.UNRESOLVED
+
+
+def test_a_first_payment_that_is_past_due_gets_no_grace() -> None:
+    """Grace is for who has paid before: seven free days for a failing card would be an offer."""
+    first = replace(BASE, status=S.PAST_DUE, first_payment=True, failed_time=START)
+    assert access(first).state is SourceState.PAYMENT_OVERDUE
+
+
+def test_grace_ends_with_a_period_that_was_cancelled() -> None:
+    one = access(replace(BASE, status=S.PAST_DUE, failed_time=START + MONTH - 60, cancel_at_period_end=True))
+    assert one.end == at(START + MONTH)
+
+
+def test_a_time_at_the_end_of_all_times_is_answered_and_overflows_nothing() -> None:
+    last = 253_402_300_799
+    item = replace(BASE.items[0], period_end=last)
+    assert access(replace(BASE, items=(item,))).end is not None
+    assert access(replace(BASE, status=S.PAST_DUE, failed_time=last)).end is not None

@@ -6,6 +6,7 @@ revision = "0002"
 down_revision = "0001"
 
 STATEMENTS = (
+    "CREATE INDEX checkout_intents_customer_id_idx ON checkout_intents (customer_id, plan_group)",
     # An object hangs on an anchor (a payment intent, an invoice, a charge) that others hang on too.
     """
     CREATE TABLE stripe_links (
@@ -30,6 +31,7 @@ STATEMENTS = (
       CONSTRAINT entitlement_changes_cause_known CHECK (cause IN ('event', 'read', 'grant', 'time', 'binding'))
     )
     """,
+    "CREATE INDEX entitlement_changes_cause_id_idx ON entitlement_changes (cause_id)",
     """
     CREATE TABLE findings (
       kind text NOT NULL,
@@ -58,6 +60,37 @@ STATEMENTS = (
     )
     """,
     "CREATE INDEX rereads_due_time_idx ON rereads (due_time)",
+    # One row: a token bucket of requests to Stripe, shared by all processes.
+    """
+    CREATE TABLE stripe_budget (
+      only_row boolean NOT NULL DEFAULT true,
+      tokens double precision NOT NULL,
+      update_time timestamptz NOT NULL,
+      CONSTRAINT stripe_budget_pkey PRIMARY KEY (only_row),
+      CONSTRAINT stripe_budget_only_row CHECK (only_row)
+    )
+    """,
+    "INSERT INTO stripe_budget (tokens, update_time) VALUES (0, now())",
+    """
+    CREATE TABLE reconcile_runs (
+      run_id bigint GENERATED ALWAYS AS IDENTITY,
+      since bigint NOT NULL,
+      until bigint NOT NULL,
+      done_until bigint NOT NULL,
+      state text NOT NULL,
+      found bigint NOT NULL DEFAULT 0,
+      repaired bigint NOT NULL DEFAULT 0,
+      failed bigint NOT NULL DEFAULT 0,
+      drift bigint NOT NULL DEFAULT 0,
+      create_time timestamptz NOT NULL DEFAULT now(),
+      update_time timestamptz NOT NULL DEFAULT now(),
+      CONSTRAINT reconcile_runs_pkey PRIMARY KEY (run_id),
+      CONSTRAINT reconcile_runs_state_known CHECK (state IN ('running', 'stopped', 'failed', 'complete')),
+      CONSTRAINT reconcile_runs_within CHECK (since <= done_until AND done_until <= until),
+      CONSTRAINT reconcile_runs_complete_is_whole
+        CHECK (state <> 'complete' OR (done_until = until AND failed = 0))
+    )
+    """,
 )
 
 

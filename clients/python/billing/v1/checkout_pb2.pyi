@@ -169,9 +169,9 @@ class CreateCheckoutSessionRequest(_message.Message):
     characters, no control characters, no spaces at either end.
     """
     plan_key: _builtins.str
-    """The plan to buy, as ListPlans names it."""
+    """The plan to buy, as ListPlans names it; 1 to 200 characters."""
     price_key: _builtins.str
-    """The price of the plan, as ListPlans names it. Absent: the plan's first price."""
+    """The price of the plan, as ListPlans names it; 1 to 200 characters. Absent: the plan's first price."""
     quantity: _builtins.int
     """How many, 1 to 1,000,000. Absent: 1. Above 1 only where the plan allows a quantity."""
     success_url: _builtins.str
@@ -190,7 +190,8 @@ class CreateCheckoutSessionRequest(_message.Message):
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own notes, put on the Stripe session, and on the subscription or payment it makes. At most 20 entries; keys of 1 to 40
-        characters that do not begin with "billing_", values of at most 500 characters.
+        characters that do not begin with "billing_", without "[", "]" and control characters (Stripe's rule); values of at
+        most 500 characters, without NUL.
         """
 
     def __init__(

@@ -1,0 +1,119 @@
+"""Reads again from Stripe what asked for it: by lease, within one budget that all processes share, never given up.
+
+Stripe denying an object (401, 403, 404) is never an observation: what is known stays, and a person is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from billing_service.deadline import deadline_after
+from billing_service.domain.errors import BillingError
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.observation import Observation
+from billing_service.domain.views import DisputeView, ObjectKind, RefundView
+from billing_service.flows.reads import Reads
+from billing_service.storage import findings, rereads
+from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.findings import FindingKind
+from billing_service.storage.rereads import Claim
+from billing_service.stripe_api.client import StripeApi
+from billing_service.stripe_api.errors import StripeCallError, StripeDefinite, StripeDenied
+
+CLAIM_MOST = 8  # in one go; a lease is long enough for all of them
+POLL_S = 1.0  # between looks at an empty queue
+READ_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many requests a second all processes together may make in the background, and what is left for people.
+
+    Stripe allows 100 a second live and 25 in a sandbox: https://docs.stripe.com/rate-limits
+    """
+
+    rate_per_s: float = 10.0
+    burst: int = 20
+    reserve: int = 5
+
+
+log = structlog.get_logger(__name__)
+
+
+class Refresh:
+    """The worker behind the queue of re-reads; any number of processes may run one each."""
+
+    def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: Budget | None = None) -> None:
+        """Does nothing before `run` or `drain`."""
+        self._database = database
+        self._stripe = stripe
+        self._reads = reads
+        self._budget = budget or Budget()
+
+    async def run(self) -> None:
+        """Serve the queue for ever."""
+        while True:
+            try:
+                served = await self.drain()
+            except (BillingError, UnwritableError) as error:
+                log.warning("refresh_interrupted", error=str(error))
+                served = 0
+            if served == 0:
+                await asyncio.sleep(POLL_S)
+
+    async def drain(self) -> int:
+        """Serve what is due now, up to one claim; say how many objects were read or put off."""
+        claims = await self._database.run(lambda connection: rereads.claim(connection, CLAIM_MOST))
+        for claimed in claims:
+            if await self._within_budget():
+                with deadline_after(READ_LIMIT_S):
+                    await self._serve(claimed)
+            else:
+                await self._database.run(lambda c, claimed=claimed: rereads.later(c, claimed))  # type: ignore[misc] # a default binds it now
+        return len(claims)
+
+    async def _within_budget(self) -> bool:
+        budget = self._budget
+        return await self._database.run(
+            lambda c: rereads.take_budget(c, rate_per_s=budget.rate_per_s, burst=budget.burst, reserve=budget.reserve)
+        )
+
+    async def _serve(self, claimed: Claim) -> None:
+        try:
+            seen = await self._reads.object(claimed.kind, claimed.object_id)
+            await self._follow(seen)
+        except (StripeCallError, MalformedError, BillingError) as error:
+            missing = isinstance(error, StripeDefinite) and error.missing
+            if missing or isinstance(error, StripeDenied):
+                await self._note_denied(claimed, error)
+            if not missing:  # a key without a permission is mended one day; what does not exist stays away
+                await self._put_off(claimed, error)
+                return
+        await self._database.run(lambda connection: rereads.done(connection, claimed))
+
+    async def _follow(self, seen: Observation) -> None:
+        """Find the way back from a refund or dispute to what it belongs to: the session or invoice of its payment."""
+        if not isinstance(seen.view, RefundView | DisputeView) or seen.view.payment_intent_id is None:
+            return
+        listing, payment = self._stripe.listing, seen.view.payment_intent_id
+        async for page in listing.sessions_of_payment(payment):
+            for session in page.data:
+                await self._reads.object(ObjectKind.CHECKOUT_SESSION, session["id"])
+        async for page in listing.invoice_payments_of(payment):
+            for link in page.data:
+                tied = await self._reads.object(ObjectKind.INVOICE_PAYMENT, link["id"])
+                await self._reads.object(ObjectKind.INVOICE, min(a for a in tied.anchors if a != payment))
+
+    async def _put_off(self, claimed: Claim, error: Exception) -> None:
+        log.warning("reread_put_off", object_id=claimed.object_id, error=str(error))
+        await self._database.run(lambda connection: rereads.later(connection, claimed))
+
+    async def _note_denied(self, claimed: Claim, error: Exception) -> None:
+        log.warning("reread_denied", object_id=claimed.object_id, error=str(error))
+        detail = {"kind": claimed.kind.value, "answer": str(error)}
+        await self._database.run(
+            lambda c: findings.note(c, FindingKind.DENIED_BY_STRIPE, claimed.object_id, None, detail)
+        )

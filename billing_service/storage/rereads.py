@@ -1,0 +1,114 @@
+"""The queue of objects to read again from Stripe, coalesced per object, and the budget of requests that all processes share.
+
+Every committed event that asked for a read is followed by a read whose fence is drawn after that commit. So a request bumps
+`wanted`, a worker claims by lease in a short transaction of its own, and deletes only where `wanted` is still what it
+claimed. Held across the call, a row lock would lose requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from billing_service.domain.views import ObjectKind
+from billing_service.storage.database import Connection
+
+LEASE = timedelta(seconds=60)  # a worker that has not come back by then is taken for dead
+MAX_BACKOFF_S = 600
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request to read an object again, after a delay."""
+
+    object_id: str
+    kind: ObjectKind
+    delay_s: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An object that this worker is to read, and what was wanted when it took it."""
+
+    object_id: str
+    kind: ObjectKind
+    wanted: int
+
+
+_ASK = sa.text("""
+    INSERT INTO rereads (object_id, kind, due_time)
+    SELECT object_id, kind, now() + make_interval(secs => delay)
+    FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[]), CAST(:delays AS integer[])) AS n (object_id, kind, delay)
+    ORDER BY object_id COLLATE "C"
+    ON CONFLICT (object_id) DO UPDATE
+    SET wanted = rereads.wanted + 1, due_time = least(rereads.due_time, excluded.due_time)
+""")
+_CLAIM = sa.text("""
+    UPDATE rereads SET lease_time = now() + CAST(:lease AS interval), attempts = attempts + 1
+    WHERE object_id IN (
+        SELECT object_id FROM rereads
+        WHERE due_time <= now() AND (lease_time IS NULL OR lease_time < now())
+        ORDER BY due_time LIMIT :most FOR UPDATE SKIP LOCKED)
+    RETURNING object_id, kind, wanted
+""")
+_DONE = sa.text("DELETE FROM rereads WHERE object_id = :object_id AND wanted = :wanted")
+_AGAIN = sa.text("UPDATE rereads SET lease_time = NULL, attempts = 0 WHERE object_id = :object_id")
+_LATER = sa.text("""
+    UPDATE rereads
+    SET lease_time = NULL, due_time = now() + make_interval(secs => least(:most, power(2, least(attempts, 20))))
+    WHERE object_id = :object_id
+""")
+_TAKE = sa.text("""
+    UPDATE stripe_budget
+    SET tokens = least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1,
+        update_time = clock_timestamp()
+    WHERE least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1 >= :reserve
+    RETURNING 1
+""")
+_DEPTH = sa.text("SELECT count(*) AS depth, extract(epoch FROM now() - min(request_time))::bigint AS age FROM rereads")
+
+
+async def ask(connection: Connection, asks: Iterable[Ask]) -> None:
+    """Ask for reads; one per object, the earliest of its times. After the objects in the order of locks."""
+    soonest: dict[str, Ask] = {}
+    for one in sorted(asks, key=lambda one: -one.delay_s):
+        soonest[one.object_id] = one
+    rows = [soonest[object_id] for object_id in sorted(soonest)]
+    values = {
+        "ids": [row.object_id for row in rows],
+        "kinds": [row.kind.value for row in rows],
+        "delays": [row.delay_s for row in rows],
+    }
+    await connection.execute(_ASK, values)
+
+
+async def claim(connection: Connection, most: int) -> list[Claim]:
+    """Take what is due and nobody works on, the longest due first."""
+    result = await connection.execute(_CLAIM, {"most": most, "lease": LEASE})
+    return [Claim(row.object_id, ObjectKind(row.kind), row.wanted) for row in result]
+
+
+async def done(connection: Connection, claimed: Claim) -> None:
+    """Forget a request that was served; one that was asked for again meanwhile stays, to be served again."""
+    await connection.execute(_DONE, {"object_id": claimed.object_id, "wanted": claimed.wanted})
+    await connection.execute(_AGAIN, {"object_id": claimed.object_id})
+
+
+async def later(connection: Connection, claimed: Claim) -> None:
+    """Put a read off that failed: twice as long each time, ten minutes at the most. It is never given up."""
+    await connection.execute(_LATER, {"object_id": claimed.object_id, "most": MAX_BACKOFF_S})
+
+
+async def take_budget(connection: Connection, *, rate_per_s: float, burst: int, reserve: int) -> bool:
+    """Take one request from the budget that all processes share; False where only the reserve is left."""
+    values = {"rate": rate_per_s, "burst": burst, "reserve": reserve}
+    return (await connection.execute(_TAKE, values)).one_or_none() is not None
+
+
+async def depth(connection: Connection) -> tuple[int, int]:
+    """Say how many objects wait to be read, and for how many seconds the oldest has waited."""
+    row = (await connection.execute(_DEPTH)).one()
+    return row.depth, row.age or 0

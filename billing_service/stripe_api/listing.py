@@ -1,0 +1,99 @@
+"""Reading any object by its id, and lists page by page. Lists only discover ids; an object is observed by reading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import stripe
+
+from billing_service.stripe_api.errors import StripeNoAnswer
+from billing_service.stripe_api.sdk import Read, bounded, server_time_s
+
+PAGE_SIZE = 100  # Stripe's largest
+MAX_PAGES = 10_000  # of one listing: a million objects; more means an answer that goes in circles
+
+# Where each kind of object lives, and what a read of it brings along.
+_PATHS: Mapping[str, str] = {
+    "checkout.session": "/v1/checkout/sessions",
+    "subscription": "/v1/subscriptions",
+    "invoice": "/v1/invoices",
+    "invoice_payment": "/v1/invoice_payments",
+    "charge": "/v1/charges",
+    "refund": "/v1/refunds",
+    "dispute": "/v1/disputes",
+    "customer": "/v1/customers",
+}
+_EXPANDED: Mapping[str, tuple[str, ...]] = {"subscription": ("latest_invoice",)}
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list, the newest first, as Stripe lists."""
+
+    data: tuple[dict[str, Any], ...]
+    has_more: bool
+
+
+class StripeListing:
+    """Reads through the SDK's raw requests, so that one path serves every kind."""
+
+    def __init__(self, client: stripe.StripeClient, *, timeout_s: float) -> None:
+        """Take the client whose key and address are used."""
+        self._client = client
+        self._timeout_s = timeout_s
+
+    async def get(self, kind: str, object_id: str) -> Read:
+        """Read one object.
+
+        Raises:
+            StripeCallError: Stripe did not answer with it.
+            KeyError: objects of this kind are not read.
+        """
+        params: dict[str, Any] = {"expand": list(_EXPANDED[kind])} if kind in _EXPANDED else {}
+        body, server_time = await self._request(f"{kind}.get", f"{_PATHS[kind]}/{object_id}", params)
+        if not isinstance(body.get("id"), str):
+            raise StripeNoAnswer(f"{kind}.get", "an answer that is not Stripe's")
+        return Read(body, server_time)
+
+    async def pages(self, operation: str, path: str, params: Mapping[str, Any]) -> AsyncIterator[Page]:
+        """Give a list page by page, the newest first; bounded. Raises StripeCallError."""
+        query: dict[str, Any] = {**params, "limit": PAGE_SIZE}
+        for _ in range(MAX_PAGES):
+            body, _time = await self._request(operation, path, query)
+            data = body.get("data")
+            if not isinstance(data, list) or not all(isinstance(one, dict) and "id" in one for one in data):
+                raise StripeNoAnswer(operation, "an answer that is not Stripe's")
+            yield Page(tuple(data), bool(body.get("has_more")))
+            if not body.get("has_more") or not data:
+                return
+            query["starting_after"] = data[-1]["id"]
+        raise StripeNoAnswer(operation, f"more than {MAX_PAGES} pages")
+
+    def events(self, since: int, until: int) -> AsyncIterator[Page]:
+        """List events created in [since, until), unix seconds; Stripe keeps 30 days."""
+        return self.pages("events.list", "/v1/events", {"created": {"gte": since, "lt": until}})
+
+    def subscriptions(self, stripe_customer_id: str | None = None) -> AsyncIterator[Page]:
+        """List subscriptions of any status, of one Stripe customer or of all."""
+        query = {"status": "all"} | ({"customer": stripe_customer_id} if stripe_customer_id else {})
+        return self.pages("subscriptions.list", "/v1/subscriptions", query)
+
+    def sessions_of_payment(self, payment_intent_id: str) -> AsyncIterator[Page]:
+        """List the sessions of a payment intent: one, or none."""
+        return self.pages("checkout.sessions.list", "/v1/checkout/sessions", {"payment_intent": payment_intent_id})
+
+    def invoice_payments_of(self, payment_intent_id: str) -> AsyncIterator[Page]:
+        """List what ties a payment intent to invoices."""
+        payment = {"type": "payment_intent", "payment_intent": payment_intent_id}
+        return self.pages("invoice_payments.list", "/v1/invoice_payments", {"payment": payment})
+
+    async def _request(self, operation: str, path: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        call = self._client.raw_request_async("get", path, **params)
+        answer = await bounded(operation, call, timeout_s=self._timeout_s)
+        content = json.loads(answer.body)
+        if not isinstance(content, dict):
+            raise StripeNoAnswer(operation, "an answer that is not Stripe's")
+        return content, server_time_s(answer.headers.get("date"))

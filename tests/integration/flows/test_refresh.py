@@ -1,0 +1,208 @@
+"""Re-reads: what the webhooks did not say is asked of Stripe, once per object, within one budget, and never lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tomllib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psycopg
+import pytest
+
+from billing_service.domain.views import ObjectKind
+from billing_service.flows.fulfill import Fulfill
+from billing_service.flows.prices import Prices
+from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.flows.reads import Reads
+from billing_service.flows.refresh import Budget, Refresh
+from billing_service.storage import rereads
+from billing_service.storage.database import Database
+from billing_service.stripe_api.client import StripeApi
+from sandbox.stripe.app import StandInStripe
+from tests.integration.flows.conftest import CATALOG
+from tests.stripe_proxy import StripeProxy, fail, held, proxied
+
+KEY = "sk_test_refresh"
+PLENTY = Budget(rate_per_s=1_000_000, burst=1_000, reserve=0)
+
+
+class World:
+    """A service with its re-reads, in front of a stand-in whose webhooks go nowhere: events come as a test says."""
+
+    def __init__(self, url: str, database: Database, database_url: str, stripe: StripeApi, proxy: StripeProxy) -> None:
+        self.url = url
+        self.database = database
+        self.database_url = database_url
+        self.proxy = proxy
+        self.stripe = stripe
+        prices = Prices(database, stripe, CATALOG)
+        now = lambda: datetime.now(UTC)  # noqa: E731 - the clock, in one line
+        self.fulfill = Fulfill(database, prices, "default", now)
+        self.read = ReadEntitlements(database, prices, now)
+        self.reads = Reads(database, stripe, prices, "default", now)
+        self.refresh = Refresh(database, stripe, self.reads, PLENTY)
+
+    async def call(self, method: str, path: str, **data: Any) -> dict[str, Any]:
+        """Call the stand-in directly; controls take JSON, the API a form."""
+        kind = {"json": data} if path.startswith("/_control") else {"data": data} if data else {}
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session,
+            session.request(method, self.url + path, **kind) as answer,  # type: ignore[arg-type] # one of the two
+        ):
+            assert answer.status == 200, await answer.text()
+            body: dict[str, Any] = await answer.json()
+            return body
+
+    async def buy(self, customer: str, lookup_key: str = "pro_monthly", mode: str = "subscription") -> str:
+        """Have a customer buy at Stripe, as the service would have sent him; gives the session's id."""
+        price = (await self.call("GET", f"/v1/prices?lookup_keys[]={lookup_key}"))["data"][0]["id"]
+        cus = (await self.call("POST", "/v1/customers", **{"metadata[billing_customer_id]": customer}))["id"]
+        ours = {
+            "billing_deployment": "default", "billing_customer_id": customer,
+            "billing_plan_key": "pro" if mode == "subscription" else "export_pass", "billing_quantity": "1",
+        }  # fmt: skip
+        made = await self.call(
+            "POST", "/v1/checkout/sessions",
+            **{"mode": mode, "customer": cus, "line_items[0][price]": price, "line_items[0][quantity]": "1",
+               "success_url": "https://shop.example/"},
+            **{f"metadata[{key}]": value for key, value in ours.items()},
+            **({f"subscription_data[metadata][{key}]": value for key, value in ours.items()}
+               if mode == "subscription" else {}),
+        )  # fmt: skip
+        await self.call("POST", f"/_control/checkout/sessions/{made['id']}/complete", outcome="paid")
+        return str(made["id"])
+
+    async def events(self, *types: str) -> list[bytes]:
+        """Give the bodies of Stripe's events of these types, the oldest first; of all where none is named."""
+        found = (await self.call("GET", "/v1/events?limit=100"))["data"]
+        return [json.dumps(event).encode() for event in found[::-1] if not types or event["type"] in types]
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement and give its rows."""
+        with psycopg.connect(self.database_url) as connection:
+            cursor = connection.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    async def serve_all(self) -> None:
+        """Make everything due, and serve until the queue is empty."""
+        for _ in range(10):
+            self.sql("UPDATE rereads SET due_time = now() - interval '1 second'")
+            if not await self.refresh.drain():
+                return
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        stand_in = StandInStripe(KEY)
+        url = await stand_in.start()
+        stack.push_async_callback(stand_in.stop)
+        stand_in.seed(tomllib.loads((Path(__file__).parents[3] / "catalog.toml").read_text()))
+        proxy = await stack.enter_async_context(proxied(url))
+        database = Database(database_url)
+        stack.push_async_callback(database.close)
+        stripe = await stack.enter_async_context(StripeApi(KEY, proxy.url))
+        one = World(url, database, database_url, stripe, proxy)
+        writer = asyncio.create_task(one.fulfill.run())
+        stack.push_async_callback(lambda: writer)
+        stack.push_async_callback(one.fulfill.close)
+        yield one
+
+
+async def test_a_subscription_whose_events_were_all_lost_is_read(world: World) -> None:
+    await world.buy("ann")
+    await world.fulfill(await world.events("checkout.session.completed"))
+    assert (await world.read("ann")).plan_keys == ("free",)
+    await world.serve_all()
+    assert (await world.read("ann")).plan_keys == ("pro",)
+    assert world.sql("SELECT object_id FROM rereads") == []
+
+
+async def test_two_payloads_of_one_second_ask_for_a_read_at_once(world: World) -> None:
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    due = world.sql("SELECT kind FROM rereads WHERE due_time <= now() AND kind = 'subscription'")
+    assert due == [("subscription",)]
+
+
+async def test_a_read_never_moves_an_answer_that_was_right(world: World) -> None:
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    before = await world.read("ann")
+    await world.serve_all()
+    after = await world.read("ann")
+    assert (after.plan_keys, after.revision) == (before.plan_keys, before.revision)
+
+
+async def test_a_request_that_comes_while_the_object_is_being_read_is_not_lost(world: World) -> None:
+    await world.buy("ann")
+    await world.fulfill(await world.events("checkout.session.completed"))
+    ((subscription_id,),) = world.sql("SELECT object_id FROM rereads WHERE kind = 'subscription'")
+    world.sql("DELETE FROM rereads WHERE kind <> 'subscription'")
+    world.sql("UPDATE rereads SET due_time = now()")
+    arrived, go = asyncio.Event(), asyncio.Event()
+    world.proxy.next("GET", f"/v1/subscriptions/{subscription_id}", held(arrived, go))
+    reading = asyncio.create_task(world.refresh.drain())
+    await arrived.wait()
+    await world.fulfill(await world.events("customer.subscription.updated"))
+    go.set()
+    await reading
+    left = world.sql("SELECT object_id, lease_time FROM rereads WHERE kind = 'subscription'")
+    assert left == [(subscription_id, None)]
+
+
+async def test_two_workers_share_the_queue_and_a_dead_ones_lease_runs_out(world: World) -> None:
+    await world.database.run(lambda c: rereads.ask(c, [rereads.Ask("sub_1", ObjectKind.SUBSCRIPTION, 0)]))
+    first = await world.database.run(lambda c: rereads.claim(c, 8))
+    second = await world.database.run(lambda c: rereads.claim(c, 8))
+    assert ([one.object_id for one in first], second) == (["sub_1"], [])
+    world.sql("UPDATE rereads SET lease_time = now() - interval '1 second'")
+    assert await world.database.run(lambda c: rereads.claim(c, 8)) == first
+
+
+async def test_what_stripe_does_not_know_becomes_a_finding_and_what_is_known_stays(world: World) -> None:
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    world.sql("DELETE FROM rereads")
+    world.sql("INSERT INTO rereads (object_id, kind) VALUES ('sub_gone', 'subscription')")
+    await world.serve_all()
+    assert world.sql("SELECT kind, subject FROM findings") == [("denied_by_stripe", "sub_gone")]
+    assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+async def test_a_read_that_fails_is_put_off_and_never_given_up(world: World) -> None:
+    session_id = await world.buy("ann")
+    await world.fulfill(await world.events("checkout.session.completed"))
+    world.sql("DELETE FROM rereads WHERE kind <> 'checkout.session'")
+    world.sql("UPDATE rereads SET due_time = now()")
+    world.proxy.next("GET", f"/v1/checkout/sessions/{session_id}", fail)
+    await world.refresh.drain()
+    assert world.sql("SELECT attempts, due_time > now(), lease_time FROM rereads") == [(1, True, None)]
+
+
+async def test_the_budget_is_shared_and_keeps_its_reserve(world: World, database_url: str) -> None:
+    world.sql("UPDATE stripe_budget SET tokens = 7, update_time = now()")
+    other = Database(database_url)
+    taken = 0
+    for database in (world.database, other) * 5:
+        taken += await database.run(lambda c: rereads.take_budget(c, rate_per_s=0.0, burst=20, reserve=4))
+    await other.close()
+    assert taken == 3
+
+
+async def test_a_refund_whose_purchase_was_never_heard_of_is_followed_back_to_it(world: World) -> None:
+    session_id = await world.buy("ann", "export_pass", "payment")
+    payment = (await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["payment_intent"]
+    await world.fulfill(await world.events("customer.created"))
+    await world.call("POST", "/_control/refunds", payment_intent=payment)
+    outcomes = await world.fulfill(await world.events("refund.created"))
+    assert [result.outcome.value for result in outcomes] == ["parked"]
+    await world.serve_all()
+    states = [source.state.value for source in (await world.read("ann")).sources if source.stripe_id]
+    assert states == ["refunded"]
