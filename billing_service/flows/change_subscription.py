@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
 import structlog
 
+from billing_service.deadline import deadline_after
 from billing_service.domain.errors import (
+    DatabaseUnavailableError,
     PaymentFailedError,
     PriceNotAvailableError,
     RequestIdReusedError,
@@ -60,6 +63,7 @@ BUSY = timedelta(seconds=60)  # longer than a call may take: its deadline is cap
 MAX_ROUNDS = 3  # of phase 2 in one call: each key conflict, and each wait for another call, costs one
 IN_PROGRESS_TRIES = 20  # looks at a change that another call is carrying out
 IN_PROGRESS_PAUSE_S = 0.1
+LAST_WORD_S = 0.2  # less than what the listener leaves between our deadline and the caller's
 
 log = structlog.get_logger(__name__)
 
@@ -196,7 +200,7 @@ class ChangeSubscription:
             raise
         except MalformedError as error:
             log.warning("subscription_not_understood", subscription_id=change.subscription_id, error=str(error))
-            await self._hold(change, None)
+            await self._let_others_in(change)
             raise StripeUnavailableError from error
         except StripeCallError as error:
             return await self._failed(change, error)
@@ -229,13 +233,13 @@ class ChangeSubscription:
             case StripeBusy(status=409):
                 return await self._watched(change)
             case StripeNoAnswer() | StripeBusy():
-                await self._hold(change, None)
+                await self._let_others_in(change)
                 raise StripeUnavailableError from error
             case StripeKeyConflict():
                 return await self._next_attempt(change)
             case StripeDefinite() if error.is_server_error or error.payment_failed:
                 await self._next_attempt(change)
-                await self._hold(change, None)
+                await self._let_others_in(change)
                 raise refusal(error) from error
         await self._forget(change)
         await self._prices.refresh()
@@ -250,6 +254,11 @@ class ChangeSubscription:
 
     async def _hold(self, change: Change, until: datetime | None) -> None:
         await self._database.run(lambda c: subscription_requests.hold(c, change.intent_id, until))
+
+    async def _let_others_in(self, change: Change) -> None:
+        """Say that nobody carries the change out now. The caller's deadline may have passed, and the hold ends by itself."""
+        with suppress(DatabaseUnavailableError), deadline_after(LAST_WORD_S):
+            await self._hold(change, None)
 
     async def _forget(self, change: Change) -> None:
         await self._database.run(lambda c: subscription_requests.forget(c, change.intent_id))

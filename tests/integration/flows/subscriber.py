@@ -24,6 +24,7 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
+from sandbox.stripe.api import Interceptor
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.conftest import CATALOG
 from tests.stripe_proxy import Forward, StripeProxy, proxied
@@ -136,9 +137,10 @@ async def decline(_request: web.Request, _forward: Forward) -> web.StreamRespons
 
 
 @asynccontextmanager
-async def stand_in(clock: Clock) -> AsyncIterator[str]:
+async def stand_in(clock: Clock, intercept: Interceptor | None = None) -> AsyncIterator[str]:
     """Run a stand-in that sells the catalog."""
     stripe = StandInStripe(KEY, now=lambda: clock().timestamp())
+    stripe.intercept = intercept
     url = await stripe.start()
     stripe.seed(tomllib.loads((Path(__file__).parents[3] / "catalog.toml").read_text()))
     try:

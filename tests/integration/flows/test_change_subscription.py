@@ -10,7 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from aiohttp import web
 
+from billing_service.deadline import deadline_after
 from billing_service.domain.access import SourceState
 from billing_service.domain.errors import (
     InvalidFieldsError,
@@ -28,9 +30,10 @@ from billing_service.domain.errors import (
     SubscriptionNotLiveError,
 )
 from billing_service.domain.subscription import Operation
+from sandbox.stripe.errors import ApiError
 from tests.integration.flows.conftest import value_of
 from tests.integration.flows.subscriber import Clock, Subscriber, decline, stand_in, subscriber, update_request
-from tests.stripe_proxy import fail, held, lose_answer, lose_request
+from tests.stripe_proxy import held, lose_answer, lose_request
 
 
 @pytest.fixture
@@ -122,12 +125,21 @@ async def test_an_answer_that_stripe_replays_does_not_undo_what_came_after_it(an
     assert value_of(await ann.answer(), "seats") == 7
 
 
-async def test_a_definite_error_takes_the_next_attempt_since_stripe_would_replay_it(ann: Subscriber) -> None:
-    subscription_id = await ann.subscribed()
-    ann.proxy.next(*path(subscription_id), fail)
-    with pytest.raises(StripeUnavailableError):
-        await ann.update(subscription_id, plan_key="team")
-    assert (await ann.update(subscription_id, plan_key="team")).plan_key == "team"
+async def test_a_definite_error_takes_the_next_attempt_since_stripe_replays_it(database_url: str, clock: Clock) -> None:
+    """Stripe fails once by itself, and keeps that answer for the key."""
+    broken: list[str] = []
+
+    async def intercept(request: web.Request) -> None:
+        if broken and (request.method, request.path) == ("POST", broken[0]):
+            broken.clear()
+            raise ApiError("sorry", status=500, kind="api_error")
+
+    async with stand_in(clock, intercept) as url, subscriber(database_url, url, clock) as ann:
+        subscription_id = await ann.subscribed()
+        broken.append(path(subscription_id)[1])
+        with pytest.raises(StripeUnavailableError):
+            await ann.update(subscription_id, plan_key="team")
+        assert (await ann.update(subscription_id, plan_key="team")).plan_key == "team"
 
 
 async def test_a_declined_card_changes_nothing_and_the_same_request_may_try_again(ann: Subscriber) -> None:
@@ -158,6 +170,16 @@ async def test_another_change_waits_for_one_that_is_being_carried_out(ann: Subsc
         await ann.asked(subscription_id, Operation.CANCEL_NOW, "cancel-1")
     go.set()
     assert (await slow).plan_key == "team"
+    assert (await ann.asked(subscription_id, Operation.CANCEL_NOW, "cancel-1")).state is SourceState.ENDED
+
+
+async def test_a_stripe_that_hangs_is_unavailable_within_the_deadline_and_keeps_no_other_change_away(
+    ann: Subscriber,
+) -> None:
+    subscription_id = await ann.subscribed()
+    ann.proxy.next(*path(subscription_id), held(asyncio.Event(), asyncio.Event()))
+    with deadline_after(1.0), pytest.raises(StripeUnavailableError):
+        await ann.update(subscription_id, plan_key="team")
     assert (await ann.asked(subscription_id, Operation.CANCEL_NOW, "cancel-1")).state is SourceState.ENDED
 
 
