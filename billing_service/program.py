@@ -14,10 +14,13 @@ import structlog
 from billing_service.address import Address, ListenError
 from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
+from billing_service.flows.change_subscription import ChangeSubscription
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
@@ -78,6 +81,9 @@ class Program:
             get_checkout_session=GetCheckoutSession(self._database, now),
             read_entitlements=ReadEntitlements(self._database, self._prices, now),
             list_plans=ListPlans(self._prices),
+            change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
+            preview_subscription_update=PreviewSubscriptionUpdate(self._database, self._stripe, self._prices, now),
+            create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, deployment),
         )
 
     async def serve(self, stop: asyncio.Event, listening: Callable[[Addresses], None]) -> None:

@@ -74,7 +74,11 @@ class StripeProxy:
         async def forward() -> web.Response:
             url = self._target + request.raw_path
             async with self._session.request(request.method, url, data=body, headers=headers) as answer:
-                kept = {name: answer.headers[name] for name in ("Date", "Request-Id") if name in answer.headers}
+                kept = {
+                    name: answer.headers[name]
+                    for name in ("Date", "Request-Id", "Idempotent-Replayed")
+                    if name in answer.headers
+                }
                 content = await answer.read()
                 return web.Response(body=content, status=answer.status, headers=kept, content_type="application/json")
 

@@ -6,6 +6,7 @@ What Stripe answers to a change that we ask for (expiring a session) is such a r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +20,15 @@ from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.sdk import Read
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is fixed before a request leaves."""
+
+    fence: int
+    known_created: int | None  # of the payload that was known then
+    request_time: int  # Unix seconds
 
 
 class Reads:
@@ -67,30 +77,57 @@ class Reads:
             await self.subscription(view.subscription_id)
         return view
 
+    async def subscription_object(self, subscription_id: str) -> Mapping[str, Any]:
+        """Read a subscription as `subscription` does, and give Stripe's own JSON."""
+        drawn = await self._draw(subscription_id)
+        answer = await self._stripe.listing.get(ObjectKind.SUBSCRIPTION.value, subscription_id)
+        await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
+        return answer.object
+
+    async def changed_subscription(
+        self, subscription_id: str, change: Callable[[], Awaitable[Read]]
+    ) -> Mapping[str, Any]:
+        """Have a subscription changed, fold what Stripe answers, and give it. Raises as `checkout_session` does.
+
+        An answer that Stripe replays says what was when the key was first used: it is not folded, but read anew.
+        """
+        drawn = await self._draw(subscription_id)
+        answer = await change()
+        if answer.replayed:
+            return await self.subscription_object(subscription_id)
+        await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
+        return answer.object
+
     async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Observation:
-        async def fence(connection: Connection) -> tuple[int, int | None]:
+        drawn = await self._draw(object_id)
+        return await self._merge(drawn, await call(), kind)
+
+    async def _draw(self, object_id: str) -> _Drawn:
+        """Draw the fence of a read whose request has not left yet."""
+
+        async def draw(connection: Connection) -> _Drawn:
             known = await objects.find(connection, object_id)
             created = known.payload.created if known and known.payload else None
-            return await objects.draw_fence(connection), created
+            return _Drawn(await objects.draw_fence(connection), created, int(self._now().timestamp()))
 
-        drawn, known_created = await self._database.run(fence)
-        request_time = int(self._now().timestamp())
-        answer = await call()
+        return await self._database.run(draw)
+
+    async def _merge(self, drawn: _Drawn, answer: Read, kind: ObjectKind) -> Observation:
+        """Merge what Stripe answered, and what the answer brought along; what is another deployment's is left out."""
         seen = observe(answer.object, kind)
-        observations = [seen, *_expanded(answer.object, kind)]
         arrivals = [
             Arrival(
                 of_read(
                     one,
-                    fence=drawn,
-                    request_time=request_time,
+                    fence=drawn.fence,
+                    request_time=drawn.request_time,
                     server_time=answer.server_time,
-                    known_created=known_created if one is seen else None,
+                    known_created=drawn.known_created if one is seen else None,
                 ),
                 one.claim,
                 one.anchors,
             )
-            for one in observations
+            for one in [seen, *_expanded(answer.object, kind)]
             if one.claim.deployment in {None, self._deployment}
         ]
         if arrivals:

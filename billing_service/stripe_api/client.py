@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import stripe
@@ -64,6 +64,79 @@ class StripeApi:
         """Read a subscription; `expand` as Stripe has it, for example ("latest_invoice.payments",)."""
         call = self._client.v1.subscriptions.retrieve_async(subscription_id, _expanding(expand))
         return await self._read("subscriptions.get", call)
+
+    async def update_subscription(self, subscription_id: str, params: _Params, idempotency_key: str) -> Read:
+        """Change a subscription; StripeDefinite with status 402 when a payment that this asks for fails."""
+        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
+        call = self._client.v1.subscriptions.update_async(subscription_id, _typed(params), options)
+        return await self._read("subscriptions.update", call)
+
+    async def cancel_subscription(self, subscription_id: str) -> Read:
+        """End a subscription now; StripeDefinite when it is over already. Stripe takes no idempotency key for a DELETE."""
+        call = self._client.v1.subscriptions.cancel_async(subscription_id)
+        return await self._read("subscriptions.cancel", call)
+
+    async def get_schedule(self, schedule_id: str) -> Read:
+        """Read a subscription schedule."""
+        call = self._client.v1.subscription_schedules.retrieve_async(schedule_id)
+        return await self._read("subscription_schedules.get", call)
+
+    async def create_schedule(self, subscription_id: str, idempotency_key: str) -> Read:
+        """Put a subscription under a schedule of its own; StripeDefinite when it has one."""
+        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
+        call = self._client.v1.subscription_schedules.create_async({"from_subscription": subscription_id}, options)
+        return await self._read("subscription_schedules.create", call)
+
+    async def update_schedule(self, schedule_id: str, params: _Params, idempotency_key: str) -> Read:
+        """Set the phases of a schedule."""
+        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
+        call = self._client.v1.subscription_schedules.update_async(schedule_id, _typed(params), options)
+        return await self._read("subscription_schedules.update", call)
+
+    async def release_schedule(self, schedule_id: str, idempotency_key: str) -> Read:
+        """Let a subscription go on without its schedule, as it is now."""
+        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
+        call = self._client.v1.subscription_schedules.release_async(schedule_id, None, options)
+        return await self._read("subscription_schedules.release", call)
+
+    async def preview_invoice(self, params: _Params) -> Read:
+        """Work out an invoice that is not made."""
+        return await self._read("invoices.preview", self._client.v1.invoices.create_preview_async(_typed(params)))
+
+    async def create_portal_configuration(self, params: _Params, idempotency_key: str) -> Read:
+        """Make a configuration of the portal."""
+        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
+        call = self._client.v1.billing_portal.configurations.create_async(_typed(params), options)
+        return await self._read("billing_portal.configurations.create", call)
+
+    async def find_portal_configuration(self, metadata: Mapping[str, str]) -> str | None:
+        """Give the id of the newest active configuration whose metadata has these entries, or None."""
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            page = await self._call("billing_portal.configurations.list", self._configuration_page(cursor))
+            for configuration in page.data:
+                entries = configuration.metadata.to_dict() if configuration.metadata else {}
+                if metadata.items() <= entries.items():
+                    return str(configuration.id)
+            if not (page.has_more and page.data):
+                return None
+            cursor = page.data[-1].id
+        return None  # a thousand were looked at; one more does no harm
+
+    async def _configuration_page(self, cursor: str | None) -> stripe.ListObject[stripe.billing_portal.Configuration]:
+        params: _Params = {"active": True, "limit": PAGE_SIZE}
+        if cursor is not None:
+            params["starting_after"] = cursor
+        return await self._client.v1.billing_portal.configurations.list_async(_typed(params))
+
+    async def create_portal_session(self, params: _Params) -> str:
+        """Make a page of the portal and give its URL, which is as good as a password for some minutes."""
+        call = self._client.v1.billing_portal.sessions.create_async(_typed(params))
+        return str((await self._read("billing_portal.sessions.create", call)).object["url"])
+
+    async def get_price(self, price_id: str) -> Read:
+        """Read a price, active or not."""
+        return await self._read("prices.get", self._client.v1.prices.retrieve_async(price_id))
 
     async def find_prices(self, lookup_keys: Sequence[str]) -> list[StripePrice]:
         """Give the prices that carry these lookup keys, active or not; keys that no price carries are left out."""

@@ -34,6 +34,9 @@ class Read:
 
     object: dict[str, Any]  # plain JSON
     server_time: int  # Unix seconds by Stripe's clock (the answer's Date header); 0 where it gave none
+    # Whether Stripe gave its first answer to the idempotency key once more: what the object was then, not what it is now.
+    # https://docs.stripe.com/error-low-level#idempotency
+    replayed: bool = False
 
 
 def open_client(api_key: str, api_base: str, *, timeout_s: float) -> tuple[stripe.StripeClient, stripe.HTTPXClient]:
@@ -126,7 +129,8 @@ def read_of(operation: str, answer: stripe.StripeObject) -> Read:
     content = json.loads(response.body) if response else None
     if response is None or not isinstance(content, dict) or not isinstance(content.get("id"), str):
         raise StripeNoAnswer(operation, "an answer that is not Stripe's")
-    return Read(content, server_time_s(response.headers.get("date")))
+    replayed = response.headers.get("idempotent-replayed") == "true"
+    return Read(content, server_time_s(response.headers.get("date")), replayed)
 
 
 def server_time_s(date_header: str | None) -> int:

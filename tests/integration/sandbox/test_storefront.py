@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aiohttp import web
 from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2
-from billing.v1.billing_service_pb2_grpc import BillingServiceServicer, add_BillingServiceServicer_to_server
+from billing.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
@@ -21,6 +21,7 @@ from sandbox.ports import HOST, free_port
 from sandbox.storefront.app import build_app
 from sandbox.storefront.billing import open_billing
 from sandbox.storefront.settings import Settings, SettingsError
+from tests.unserved import Unserved
 
 _Session = checkout_pb2.CheckoutSession
 _PRO = plan_pb2.Plan(
@@ -37,7 +38,7 @@ _PRO = plan_pb2.Plan(
 
 
 @dataclass
-class _Service(BillingServiceServicer):
+class _Service(Unserved):
     """Answers from what the test has put there, and keeps what it was asked."""
 
     sessions: dict[str, checkout_pb2.CheckoutSession] = field(default_factory=dict)

@@ -77,6 +77,35 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 17
     """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 30
+    """NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
+    else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
+    """
+    ERROR_REASON_SUBSCRIPTION_NOT_LIVE: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION. The subscription is over, or its first payment was never made, so there is nothing to change. Sell a
+    new one. Example: ResumeSubscription after the period has ended.
+    """
+    ERROR_REASON_SUBSCRIPTION_ENDING: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION. The subscription is to end, so that nothing can change at the end of its period. Call
+    ResumeSubscription first. Example: UpdateSubscription at period end after CancelSubscription at period end.
+    """
+    ERROR_REASON_PLAN_GROUP_MISMATCH: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION. The subscription holds no plan that could be changed to this one: it is of another plan group, or is
+    not sold as a subscription. ErrorInfo.metadata has "plan_key". Example: from the plan "pro" to the add-on "export_pass".
+    """
+    ERROR_REASON_CUSTOMER_UNKNOWN_TO_STRIPE: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION. Stripe knows of no such customer: they have never begun to buy, or were deleted there. Example:
+    CreatePortalSession for a customer on the default plan.
+    """
+    ERROR_REASON_PAYMENT_FAILED: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION. The payment that the change asks for failed, and nothing was changed. Send the person to the portal
+    to replace the payment method; the same request_id may be used again then. ErrorInfo.metadata may have "stripe_code",
+    for example "card_declined".
+    """
+    ERROR_REASON_SUBSCRIPTION_CHANGE_SUPERSEDED: _ErrorReason.ValueType  # 36
+    """ABORTED. A later request changed the same subscription before this one was heard of to have been done. Look at what the
+    customer has now; use a new request_id if the change is still wanted.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed. Every error of these APIs carries exactly one google.rpc.ErrorInfo whose domain is
@@ -140,4 +169,33 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 17
 """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 30
+"""NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
+else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
+"""
+ERROR_REASON_SUBSCRIPTION_NOT_LIVE: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION. The subscription is over, or its first payment was never made, so there is nothing to change. Sell a
+new one. Example: ResumeSubscription after the period has ended.
+"""
+ERROR_REASON_SUBSCRIPTION_ENDING: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION. The subscription is to end, so that nothing can change at the end of its period. Call
+ResumeSubscription first. Example: UpdateSubscription at period end after CancelSubscription at period end.
+"""
+ERROR_REASON_PLAN_GROUP_MISMATCH: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION. The subscription holds no plan that could be changed to this one: it is of another plan group, or is
+not sold as a subscription. ErrorInfo.metadata has "plan_key". Example: from the plan "pro" to the add-on "export_pass".
+"""
+ERROR_REASON_CUSTOMER_UNKNOWN_TO_STRIPE: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION. Stripe knows of no such customer: they have never begun to buy, or were deleted there. Example:
+CreatePortalSession for a customer on the default plan.
+"""
+ERROR_REASON_PAYMENT_FAILED: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION. The payment that the change asks for failed, and nothing was changed. Send the person to the portal
+to replace the payment method; the same request_id may be used again then. ErrorInfo.metadata may have "stripe_code",
+for example "card_declined".
+"""
+ERROR_REASON_SUBSCRIPTION_CHANGE_SUPERSEDED: ErrorReason.ValueType  # 36
+"""ABORTED. A later request changed the same subscription before this one was heard of to have been done. Look at what the
+customer has now; use a new request_id if the change is still wanted.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,119 @@
+"""Which item of a subscription a request means, and what that item is to become; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from billing_service.domain.catalog import Plan, PlanMode, Price
+from billing_service.domain.errors import (
+    FieldViolation,
+    InvalidFieldsError,
+    PlanGroupMismatchError,
+    PlanNotForSaleError,
+    PlanNotFoundError,
+    PriceNotFoundError,
+    SubscriptionEndingError,
+    SubscriptionNotFoundError,
+    SubscriptionNotLiveError,
+)
+from billing_service.domain.facts import CustomerFacts, SubscriptionFacts
+from billing_service.domain.plan_index import PlanIndex
+from billing_service.domain.subscription import Wanted
+from billing_service.domain.views import ItemView, SubscriptionStatus
+
+PriceKeyOf = Callable[[ItemView], str | None]  # the key of the price that an item is on, as far as it is known
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one item is to become. `price` None: it stays on exactly the price that it is on."""
+
+    item: ItemView
+    plan: Plan
+    price: Price | None
+    price_key: str  # of `price`, or of the price that stays; empty where that is not known
+    quantity: int
+
+
+def find_subscription(facts: CustomerFacts, subscription_id: str) -> SubscriptionFacts:
+    """Give a live subscription of the customer's own.
+
+    Raises:
+        SubscriptionNotFoundError: the customer has none of this id; somebody else's is not found either.
+        SubscriptionNotLiveError: it is over.
+    """
+    for subscription in facts.subscriptions:
+        if subscription.subscription_id == subscription_id:
+            if not subscription.is_live:
+                raise SubscriptionNotLiveError
+            return subscription
+    raise SubscriptionNotFoundError(subscription_id)
+
+
+def main_item(subscription: SubscriptionFacts, plans: PlanIndex) -> ItemView:
+    """Give the item by which a subscription is described: the first whose plan is known, or else the first."""
+    known = (item for item in subscription.items if plans.of_price(item.price_id, item.lookup_key))
+    return next(known, subscription.items[0])
+
+
+def is_ending(subscription: SubscriptionFacts) -> bool:
+    """Say whether a subscription is to end instead of renewing."""
+    return subscription.cancel_at_period_end or subscription.cancel_at is not None
+
+
+def target_of(
+    wanted: Wanted, subscription: SubscriptionFacts, plans: PlanIndex, price_key_of: PriceKeyOf, *, at_period_end: bool
+) -> Target:
+    """Work out what a request means for a live subscription.
+
+    Raises:
+        SubscriptionNotLiveError: its first payment was never made.
+        SubscriptionEndingError: it ends with the period at whose end it was to change.
+        PlanNotFoundError, PriceNotFoundError, PlanNotForSaleError, PlanGroupMismatchError, InvalidFieldsError: as they say.
+    """
+    if subscription.status is SubscriptionStatus.INCOMPLETE:
+        raise SubscriptionNotLiveError
+    if at_period_end and is_ending(subscription):
+        raise SubscriptionEndingError
+    item, plan = _held(wanted, subscription, plans)
+    held = plans.of_price(item.price_id, item.lookup_key)
+    held_key = price_key_of(item)
+    price = _price(plan, wanted.price_key, held_key, stays=held == plan)
+    quantity = wanted.quantity or (item.quantity if plan.quantity_allowed else 1)
+    if quantity > 1 and not plan.quantity_allowed:
+        violation = FieldViolation("quantity", f"must be 1: the plan {plan.plan_key!r} is sold one at a time")
+        raise InvalidFieldsError([violation])
+    return Target(item, plan, price, price.price_key if price else held_key or "", quantity)
+
+
+def _held(wanted: Wanted, subscription: SubscriptionFacts, plans: PlanIndex) -> tuple[ItemView, Plan]:
+    """Give the item to change and the plan that it is to have."""
+    held = [(item, plans.of_price(item.price_id, item.lookup_key)) for item in subscription.items]
+    known = [(item, plan) for item, plan in held if plan is not None]
+    if wanted.plan_key is None:
+        if len(known) != 1:
+            reason = "is required: the subscription holds several plans, or none that is known"
+            raise InvalidFieldsError([FieldViolation("plan_key", reason)])
+        return known[0]
+    plan = plans.of_key(wanted.plan_key)
+    if plan is None:
+        raise PlanNotFoundError(wanted.plan_key)
+    if plan.mode is PlanMode.FREE:
+        raise PlanNotForSaleError
+    for item, has in known:
+        same_group = plan.group is not None and has.group == plan.group
+        if plan.mode is PlanMode.SUBSCRIPTION and (has == plan or same_group):
+            return item, plan
+    raise PlanGroupMismatchError(metadata={"plan_key": plan.plan_key})
+
+
+def _price(plan: Plan, price_key: str | None, held_key: str | None, *, stays: bool) -> Price | None:
+    """Choose the price: the one asked for; the one that is paid, where the plan stays; or its like of the new plan."""
+    if price_key is None and stays:
+        return None
+    alike = plan.price(held_key) if price_key is None and held_key is not None else None
+    price = alike or plan.price(price_key)
+    if price is None:
+        raise PriceNotFoundError(f"{plan.plan_key}/{price_key or ''}")
+    return price
