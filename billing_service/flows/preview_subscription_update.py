@@ -49,9 +49,7 @@ class PreviewSubscriptionUpdate:
         row = rows.get(customer_id, CustomerRow(customer_id, 0, NO_FACTS))
         plans = await self._prices.plans_for(row.facts)
         subscription = find_subscription(row.facts, request.subscription_id)
-        target = target_of(
-            request.wanted, subscription, plans, self._price_key, at_period_end=request.at_period_end
-        )
+        target = target_of(request.wanted, subscription, plans, self._price_key, at_period_end=request.at_period_end)
         price_id = target.item.price_id
         if target.price is not None:
             price_id = await self._prices.price_id(target.plan, target.price)
