@@ -26,6 +26,7 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
+from billing_service.flows.stripe_budget import Budget, StripeBudget
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -59,11 +60,16 @@ class Program:
         now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
         self._database = Database(database_url)
-        self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
+        self._budget = StripeBudget(self._database, Budget(settings.stripe_requests_per_s))
+        self._stripe = StripeApi(
+            settings.stripe_api_key.get_secret_value(),
+            settings.stripe_api_base,
+            before=self._budget.spend,
+        )
         self._prices = Prices(self._database, self._stripe, catalog)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
-        self._refresh = Refresh(self._database, self._stripe, self._reads)
+        self._refresh = Refresh(self._database, self._stripe, self._reads, self._budget)
         self._reconcile = Reconcile(self._database, self._stripe.listing, self._reads, self._fulfill, now)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
@@ -82,7 +88,9 @@ class Program:
             read_entitlements=ReadEntitlements(self._database, self._prices, now),
             list_plans=ListPlans(self._prices),
             change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
-            preview_subscription_update=PreviewSubscriptionUpdate(self._database, self._stripe, self._prices, now),
+            preview_subscription_update=PreviewSubscriptionUpdate(
+                self._database, self._stripe, self._prices, self._reads, now
+            ),
             create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, deployment),
         )
 
@@ -102,7 +110,12 @@ class Program:
             await self._close()
             raise
         writer = asyncio.create_task(self._fulfill.run(), name="writer")
-        kept = {"prices": self._prices.run, "refresh": self._refresh.run, "reconcile": self._reconcile.run}
+        kept = {
+            "prices": self._prices.run,
+            "refresh": self._refresh.run,
+            "reconcile": self._reconcile.run,
+            "budget": self._budget.run,
+        }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")

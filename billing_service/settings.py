@@ -114,6 +114,7 @@ class Settings(DatabaseSettings):
 
     stripe_api_key: Annotated[SecretStr, AfterValidator(_api_key)]
     stripe_api_base: str = "https://api.stripe.com"
+    stripe_requests_per_s: float = Field(default=20.0, ge=1.0, le=1000.0)  # Stripe: 25 in a sandbox, 100 live
     catalog: Annotated[Path, AfterValidator(_readable_file)]
     deployment: Annotated[str, AfterValidator(_deployment)] = "default"
     insecure_listen: bool = False  # whether callers without a credential may come from other machines

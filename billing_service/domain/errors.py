@@ -123,6 +123,24 @@ class SubscriptionEndingError(BillingError):
     reason = "SUBSCRIPTION_ENDING"
 
 
+class SubscriptionPausedError(BillingError):
+    """The subscription is paused; resume it first."""
+
+    reason = "SUBSCRIPTION_PAUSED"
+
+
+class SubscriptionUnpaidError(BillingError):
+    """The period that runs is not paid; a change now would credit what was never paid. Pay first, or change at its end."""
+
+    reason = "SUBSCRIPTION_UNPAID"
+
+
+class SubscriptionChangePendingError(BillingError):
+    """Something that was set up elsewhere waits to change the subscription at Stripe; it has to be settled there first."""
+
+    reason = "SUBSCRIPTION_CHANGE_PENDING"
+
+
 class PlanGroupMismatchError(BillingError):
     """The subscription holds no plan that can be changed to this one."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from billing_service.domain.observation import METADATA_DEPLOYMENT
 from billing_service.domain.subscription import ChangeRequest
 from billing_service.domain.subscription_target import Target
-from billing_service.domain.views import METADATA_PLAN_KEY, METADATA_PRICE_KEY, METADATA_QUANTITY
+from billing_service.domain.views import METADATA_PLAN_KEY, METADATA_PRICE_KEY, METADATA_QUANTITY, SubscriptionStatus
 
 Body = dict[str, Any]
 
@@ -51,72 +52,31 @@ def metadata_of(target: Target) -> Mapping[str, str]:
     }
 
 
-def next_phase_body(target: Target, price_id: str | None) -> Body:
-    """Render what is kept of a change at period end: the phase that the schedule is to end with, but for the other items."""
-    changed = {"price": price_id or target.item.price_id, "quantity": target.quantity}
-    return {"replaced_price": target.item.price_id, "item": changed, "metadata": metadata_of(target)}
-
-
-def schedule_body(schedule: Mapping[str, Any], interval: Mapping[str, Any], change: Mapping[str, Any]) -> Body:
-    """Render the body of POST /v1/subscription_schedules/{id}: the phase that runs, as it is, then one with the change.
-
-    Stripe takes the phase that runs only as it is, with its own start. The one after it lasts one period, without
-    proration, and then the schedule lets go of the subscription, which renews as it is then.
-    https://docs.stripe.com/billing/subscriptions/subscription-schedules/use-cases
-    """
-    current = current_phase(schedule)
-    items = [_kept(item) for item in current["items"]]
-    after = [change["item"] if item["price"] == change["replaced_price"] else item for item in items]
+def next_phase_body(target: Target, price_id: str | None, deployment: str) -> Body:
+    """Render what is kept of a change at period end; `subscription_schedule` makes of it what Stripe is sent."""
     return {
-        "end_behavior": "release",
-        "proration_behavior": "none",
-        "phases": [
-            {**_terms(current), "items": items, "start_date": current["start_date"], "end_date": current["end_date"]},
-            {
-                **_terms(current),
-                "items": after,
-                "duration": {"interval": interval["interval"], "interval_count": interval["interval_count"]},
-                "proration_behavior": "none",
-                "metadata": change["metadata"],
-            },
-        ],
+        "item": {"price": price_id or target.item.price_id, "quantity": target.quantity},
+        "metadata": metadata_of(target),
+        "mark": {METADATA_DEPLOYMENT: deployment},
     }
 
 
-def current_phase(schedule: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the phase of a schedule that runs now."""
-    start = schedule["current_phase"]["start_date"]
-    phases: Sequence[Mapping[str, Any]] = schedule["phases"]
-    return next(phase for phase in phases if phase["start_date"] == start)
+def resume_body(subscription: Mapping[str, Any]) -> Body:
+    """Render what takes back the first of what keeps a subscription, as Stripe gave it, from renewing.
 
-
-def following_phase(schedule: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Give the phase that comes after the one that runs now, or None."""
-    end = current_phase(schedule)["end_date"]
-    return next((phase for phase in schedule["phases"] if phase["start_date"] == end), None)
-
-
-def _kept(item: Mapping[str, Any]) -> Body:
-    return {"price": id_of(item["price"]), "quantity": item.get("quantity", 1)}
-
-
-def _terms(phase: Mapping[str, Any]) -> Body:
-    """Give what a phase has beside its items and is to keep: left out, Stripe would fall back to the customer's discounts."""
-    discounts = [_discount(discount) for discount in phase.get("discounts") or ()]
-    kept: Body = {"discounts": discounts} if discounts else {}
-    if phase.get("default_payment_method"):
-        kept["default_payment_method"] = id_of(phase["default_payment_method"])
-    return kept
-
-
-def _discount(discount: Mapping[str, Any]) -> Body:
-    names = ("discount", "coupon", "promotion_code")
-    return next(({name: id_of(discount[name])} for name in names if discount.get(name)), {})
-
-
-def id_of(reference: Any) -> str:
-    """Give the id of a reference, bare or expanded."""
-    return str(reference["id"]) if isinstance(reference, Mapping) else str(reference)
+    A cancellation, by the mark that it carries: the portal sets `cancel_at` alone, and under a schedule of ours that names
+    when the next phase begins. Else a pause, of the subscription or of its collection. Empty where there is none.
+    https://docs.stripe.com/billing/subscriptions/cancel and https://docs.stripe.com/billing/subscriptions/pause
+    """
+    if subscription["cancel_at_period_end"]:
+        return {"cancel_at_period_end": False}
+    if subscription["cancel_at"] is not None and not subscription.get("schedule"):
+        return {"cancel_at": ""}
+    if subscription["status"] == SubscriptionStatus.PAUSED:
+        return {"billing_cycle_anchor": {"type": "now"}}
+    if subscription.get("pause_collection"):
+        return {"pause_collection": ""}
+    return {}
 
 
 def preview_body(target: Target, subscription_id: str, price_id: str | None) -> Body:

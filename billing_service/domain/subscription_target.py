@@ -16,12 +16,15 @@ from billing_service.domain.errors import (
     SubscriptionEndingError,
     SubscriptionNotFoundError,
     SubscriptionNotLiveError,
+    SubscriptionPausedError,
+    SubscriptionUnpaidError,
 )
-from billing_service.domain.facts import CustomerFacts, SubscriptionFacts
+from billing_service.domain.facts import UNSETTLED, CustomerFacts, SubscriptionFacts
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.subscription import Wanted
 from billing_service.domain.views import ItemView, SubscriptionStatus
 
+_OVERDUE = frozenset({SubscriptionStatus.PAST_DUE, SubscriptionStatus.UNPAID})
 PriceKeyOf = Callable[[ItemView], str | None]  # the key of the price that an item is on, as far as it is known
 
 
@@ -62,20 +65,39 @@ def is_ending(subscription: SubscriptionFacts) -> bool:
     return subscription.cancel_at_period_end or subscription.cancel_at is not None
 
 
+def require_changeable(subscription: SubscriptionFacts, *, at_period_end: bool) -> None:
+    """Refuse to change what a live subscription consists of while that cannot be right.
+
+    A change now credits what is left of the period, at its full price: of one that was never paid that would be a gift.
+
+    Raises:
+        SubscriptionNotLiveError: its first payment was never made.
+        SubscriptionPausedError: it is paused, so that no period runs.
+        SubscriptionEndingError: it ends with the period at whose end it was to change.
+        SubscriptionUnpaidError: it was to change now, and the period that runs is not paid.
+    """
+    status = subscription.status
+    if status is SubscriptionStatus.INCOMPLETE:
+        raise SubscriptionNotLiveError
+    if status is SubscriptionStatus.PAUSED:
+        raise SubscriptionPausedError
+    if at_period_end and is_ending(subscription):
+        raise SubscriptionEndingError
+    unpaid = status in _OVERDUE or (status is SubscriptionStatus.ACTIVE and subscription.invoice_status in UNSETTLED)
+    if unpaid and not at_period_end:
+        raise SubscriptionUnpaidError
+
+
 def target_of(
     wanted: Wanted, subscription: SubscriptionFacts, plans: PlanIndex, price_key_of: PriceKeyOf, *, at_period_end: bool
 ) -> Target:
     """Work out what a request means for a live subscription.
 
     Raises:
-        SubscriptionNotLiveError: its first payment was never made.
-        SubscriptionEndingError: it ends with the period at whose end it was to change.
+        BillingError: those of `require_changeable`.
         PlanNotFoundError, PriceNotFoundError, PlanNotForSaleError, PlanGroupMismatchError, InvalidFieldsError: as they say.
     """
-    if subscription.status is SubscriptionStatus.INCOMPLETE:
-        raise SubscriptionNotLiveError
-    if at_period_end and is_ending(subscription):
-        raise SubscriptionEndingError
+    require_changeable(subscription, at_period_end=at_period_end)
     item, plan = _held(wanted, subscription, plans)
     held = plans.of_price(item.price_id, item.lookup_key)
     held_key = price_key_of(item)
@@ -101,9 +123,10 @@ def _held(wanted: Wanted, subscription: SubscriptionFacts, plans: PlanIndex) -> 
         raise PlanNotFoundError(wanted.plan_key)
     if plan.mode is PlanMode.FREE:
         raise PlanNotForSaleError
-    for item, has in known:
-        same_group = plan.group is not None and has.group == plan.group
-        if plan.mode is PlanMode.SUBSCRIPTION and (has == plan or same_group):
+    if plan.mode is PlanMode.SUBSCRIPTION:
+        exact = [item for item, has in known if has == plan]  # first: the item of a sibling would make two of this plan
+        alike = [item for item, has in known if plan.group is not None and has.group == plan.group]
+        for item in (*exact, *alike):
             return item, plan
     raise PlanGroupMismatchError(metadata={"plan_key": plan.plan_key})
 

@@ -41,8 +41,12 @@ class Reads:
         self._database = database
         self._stripe = stripe
         self._prices = prices
-        self._deployment = deployment
+        self.deployment = deployment
         self._now = now
+
+    def is_ours(self, seen: Observation) -> bool:
+        """Say whether an object is of this deployment, or of none."""
+        return seen.claim.deployment in {None, self.deployment}
 
     async def checkout_session(self, session_id: str) -> SessionView:
         """Read a session, and the subscription that it names, and fold both.
@@ -128,10 +132,10 @@ class Reads:
                 one.anchors,
             )
             for one in [seen, *_expanded(answer.object, kind)]
-            if one.claim.deployment in {None, self._deployment}
+            if self.is_ours(one)
         ]
         if arrivals:
-            context = Context(await self._prices.plans(), self._deployment, self._now())
+            context = Context(await self._prices.plans(), self.deployment, self._now())
             await self._database.run(lambda connection: apply(connection, arrivals, context))
         return seen
 

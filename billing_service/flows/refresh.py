@@ -6,7 +6,6 @@ Stripe denying an object (401, 403, 404) is never an observation: what is known 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import structlog
 
@@ -16,6 +15,7 @@ from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import Observation
 from billing_service.domain.views import DisputeView, ObjectKind, RefundView
 from billing_service.flows.reads import Reads
+from billing_service.flows.stripe_budget import StripeBudget
 from billing_service.storage import findings, rereads
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.findings import FindingKind
@@ -28,30 +28,18 @@ POLL_S = 1.0  # between looks at an empty queue
 READ_LIMIT_S = 20.0
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How many requests a second all processes together may make in the background, and what is left for people.
-
-    Stripe allows 100 a second live and 25 in a sandbox: https://docs.stripe.com/rate-limits
-    """
-
-    rate_per_s: float = 10.0
-    burst: int = 20
-    reserve: int = 5
-
-
 log = structlog.get_logger(__name__)
 
 
 class Refresh:
     """The worker behind the queue of re-reads; any number of processes may run one each."""
 
-    def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: Budget | None = None) -> None:
+    def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: StripeBudget | None = None) -> None:
         """Does nothing before `run` or `drain`."""
         self._database = database
         self._stripe = stripe
         self._reads = reads
-        self._budget = budget or Budget()
+        self._budget = budget or StripeBudget(database)
 
     async def run(self) -> None:
         """Serve the queue for ever."""
@@ -71,19 +59,13 @@ class Refresh:
         """
         claims = await self._database.run(lambda connection: rereads.claim(connection, CLAIM_MOST))
         for served, claimed in enumerate(claims):
-            if not await self._within_budget():
+            if not await self._budget.take():
                 left = claims[served:]
                 await self._database.run(lambda connection: rereads.release(connection, left))  # noqa: B023 - awaited before the next turn
                 return served
-            with deadline_after(READ_LIMIT_S):
+            with deadline_after(READ_LIMIT_S), self._budget.paid(1):
                 await self._serve(claimed)
         return len(claims)
-
-    async def _within_budget(self) -> bool:
-        budget = self._budget
-        return await self._database.run(
-            lambda c: rereads.take_budget(c, rate_per_s=budget.rate_per_s, burst=budget.burst, reserve=budget.reserve)
-        )
 
     async def _serve(self, claimed: Claim) -> None:
         try:

@@ -72,6 +72,13 @@ _TAKE = sa.text("""
     WHERE least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1 >= :reserve
     RETURNING 1
 """)
+# Overdrawn by a burst at the most: background work waits for people, and not long after they are gone.
+_SPEND = sa.text("""
+    UPDATE stripe_budget
+    SET tokens = greatest(
+            -:burst, least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - :requests),
+        update_time = clock_timestamp()
+""")
 _DEPTH = sa.text("SELECT count(*) AS depth, extract(epoch FROM now() - min(request_time))::bigint AS age FROM rereads")
 
 
@@ -115,6 +122,11 @@ async def take_budget(connection: Connection, *, rate_per_s: float, burst: int, 
     """Take one request from the budget that all processes share; False where only the reserve is left."""
     values = {"rate": rate_per_s, "burst": burst, "reserve": reserve}
     return (await connection.execute(_TAKE, values)).one_or_none() is not None
+
+
+async def spend_budget(connection: Connection, requests: int, *, rate_per_s: float, burst: int) -> None:
+    """Take requests from the budget whatever is left of it, down to a burst below nothing."""
+    await connection.execute(_SPEND, {"rate": rate_per_s, "burst": burst, "requests": requests})
 
 
 async def depth(connection: Connection) -> tuple[int, int]:

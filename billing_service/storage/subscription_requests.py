@@ -2,7 +2,7 @@
 
     changing ──▶ done | superseded
 
-At most one of a subscription is `changing`. A request that Stripe refused is forgotten: nothing came of it.
+At most one of a subscription is `changing`. A request that was refused is forgotten: nothing came of it.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Change:
     fingerprint: bytes
     customer_id: str
     subscription_id: str
-    item_id: str
     operation: Operation
     state: ChangeState
     attempt: int
-    request_body: Mapping[str, Any]
+    item_id: str | None  # with the body: the item by which the answer describes the subscription
+    request_body: Mapping[str, Any] | None  # None: not rendered, so that nothing can have been sent
     busy_until: datetime | None  # until when whoever carries it out keeps other changes away
     answer: Subscription | None
     create_time: datetime
 
 
-_COLUMNS = """request_id, intent_id, fingerprint, customer_id, stripe_subscription_id, subscription_item_id, operation,
-    state, attempt, request_body, busy_until, answer::text AS answer, create_time"""
+_COLUMNS = """request_id, intent_id, fingerprint, customer_id, stripe_subscription_id, operation, state, attempt,
+    subscription_item_id, request_body, busy_until, answer::text AS answer, create_time"""
 _FIND = sa.text(f"SELECT {_COLUMNS} FROM subscription_requests WHERE request_id = :request_id")  # noqa: S608 - a constant of this module, here and below
 _UNFINISHED = sa.text(f"""
     SELECT {_COLUMNS} FROM subscription_requests
@@ -57,20 +57,32 @@ _UNFINISHED = sa.text(f"""
 """)  # noqa: S608
 _INSERT = sa.text("""
     INSERT INTO subscription_requests (
-        request_id, intent_id, fingerprint, customer_id, stripe_subscription_id, subscription_item_id, operation, state,
-        attempt, request_body, busy_until, create_time)
-    VALUES (:request_id, :intent_id, :fingerprint, :customer_id, :subscription_id, :item_id, :operation, :state,
-            :attempt, CAST(:request_body AS jsonb), :busy_until, :create_time)
+        request_id, intent_id, fingerprint, customer_id, stripe_subscription_id, operation, state, attempt, busy_until,
+        create_time)
+    VALUES (:request_id, :intent_id, :fingerprint, :customer_id, :subscription_id, :operation, :state, :attempt,
+            :busy_until, :create_time)
     ON CONFLICT (request_id) DO NOTHING
     RETURNING 1
 """)
+# Whoever has just taken it up again is waited for: the row's lock makes either this or the hold the first.
 _SUPERSEDE = sa.text("""
     UPDATE subscription_requests SET state = 'superseded', busy_until = NULL, update_time = now()
-    WHERE intent_id = :intent_id AND state = 'changing'
+    WHERE intent_id = :intent_id AND state = 'changing' AND (busy_until IS NULL OR busy_until <= :now)
+    RETURNING 1
 """)
 _HOLD = sa.text("""
-    UPDATE subscription_requests SET busy_until = :busy_until, update_time = now()
+    UPDATE subscription_requests SET busy_until = :until, update_time = now()
     WHERE intent_id = :intent_id AND state = 'changing'
+    RETURNING 1
+""")
+_LET_GO = sa.text("""
+    UPDATE subscription_requests SET busy_until = NULL, update_time = now()
+    WHERE intent_id = :intent_id AND state = 'changing' AND busy_until = :until
+""")
+_PREPARE = sa.text("""
+    UPDATE subscription_requests
+    SET subscription_item_id = :item_id, request_body = CAST(:body AS jsonb), update_time = now()
+    WHERE intent_id = :intent_id AND state = 'changing' AND request_body IS NULL
 """)
 _NEXT_ATTEMPT = sa.text("""
     UPDATE subscription_requests SET attempt = attempt + 1, update_time = now()
@@ -97,24 +109,31 @@ async def unfinished(connection: Connection, subscription_id: str) -> Change | N
 
 
 async def insert(connection: Connection, change: Change) -> bool:
-    """Write a new change of a locked customer; say False where the request id is taken."""
-    values = {
-        **{key: value for key, value in vars(change).items() if key != "answer"},
-        "operation": change.operation.value,
-        "state": change.state.value,
-        "request_body": msgspec.json.encode(change.request_body).decode(),
-    }
+    """Write a new change of a locked customer, without its body; say False where the request id is taken."""
+    values = {name: getattr(change, name) for name in _INSERTED}
+    values |= {"operation": change.operation.value, "state": change.state.value}
     return (await connection.execute(_INSERT, values)).one_or_none() is not None
 
 
-async def supersede(connection: Connection, intent_id: UUID) -> None:
-    """Give an unfinished change up for a later one."""
-    await connection.execute(_SUPERSEDE, {"intent_id": intent_id})
+async def supersede(connection: Connection, intent_id: UUID, now: datetime) -> bool:
+    """Give an unfinished change up for a later one; say False where somebody is carrying it out."""
+    return (await connection.execute(_SUPERSEDE, {"intent_id": intent_id, "now": now})).one_or_none() is not None
 
 
-async def hold(connection: Connection, intent_id: UUID, busy_until: datetime | None) -> None:
-    """Keep other changes of the subscription away until then; None lets them in."""
-    await connection.execute(_HOLD, {"intent_id": intent_id, "busy_until": busy_until})
+async def hold(connection: Connection, intent_id: UUID, until: datetime) -> bool:
+    """Keep other changes of the subscription away until then; say False where the change is not to be made any more."""
+    return (await connection.execute(_HOLD, {"intent_id": intent_id, "until": until})).one_or_none() is not None
+
+
+async def let_go(connection: Connection, intent_id: UUID, until: datetime) -> None:
+    """Let other changes in, unless another call holds this one."""
+    await connection.execute(_LET_GO, {"intent_id": intent_id, "until": until})
+
+
+async def prepare(connection: Connection, intent_id: UUID, item_id: str, body: Mapping[str, Any]) -> None:
+    """Fix, once, what Stripe is sent, unless another call has done so."""
+    values = {"intent_id": intent_id, "item_id": item_id, "body": msgspec.json.encode(body).decode()}
+    await connection.execute(_PREPARE, values)
 
 
 async def next_attempt(connection: Connection, change: Change) -> None:
@@ -133,6 +152,18 @@ async def forget(connection: Connection, intent_id: UUID) -> None:
     await connection.execute(_FORGET, {"intent_id": intent_id})
 
 
+_INSERTED = (
+    "request_id",
+    "intent_id",
+    "fingerprint",
+    "customer_id",
+    "subscription_id",
+    "attempt",
+    "busy_until",
+    "create_time",
+)
+
+
 def _change(row: sa.Row[Any]) -> Change:
     return Change(
         request_id=row.request_id,
@@ -140,10 +171,10 @@ def _change(row: sa.Row[Any]) -> Change:
         fingerprint=row.fingerprint,
         customer_id=row.customer_id,
         subscription_id=row.stripe_subscription_id,
-        item_id=row.subscription_item_id,
         operation=Operation(row.operation),
         state=ChangeState(row.state),
         attempt=row.attempt,
+        item_id=row.subscription_item_id,
         request_body=row.request_body,
         busy_until=row.busy_until,
         answer=None if row.answer is None else msgspec.json.decode(row.answer, type=Subscription),

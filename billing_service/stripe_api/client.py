@@ -10,7 +10,7 @@ import stripe
 from billing_service.stripe_api.errors import StripeNoAnswer
 from billing_service.stripe_api.listing import StripeListing
 from billing_service.stripe_api.prices import StripePrice, price_of
-from billing_service.stripe_api.sdk import Read, bounded, open_client, read_of
+from billing_service.stripe_api.sdk import Before, Bounds, Read, bounded, open_client, read_of
 
 DEFAULT_TIMEOUT_S = 20.0  # Stripe answers a session within a second or two; the caller's deadline is mostly shorter
 MAX_LOOKUP_KEYS_PER_CALL = 10  # Stripe's limit: https://docs.stripe.com/api/prices/list#list_prices-lookup_keys
@@ -24,11 +24,16 @@ _Params = dict[str, Any]
 class StripeApi:
     """Stripe through its SDK. Every call ends in time, and raises nothing but a StripeCallError."""
 
-    def __init__(self, api_key: str, api_base: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Take the secret or restricted key, the URL of the API, and the longest that one call may take."""
-        self._timeout_s = timeout_s
+    def __init__(
+        self, api_key: str, api_base: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, before: Before | None = None
+    ) -> None:
+        """Take the secret or restricted key, the URL of the API, and the longest that one call may take.
+
+        `before` is called before each request leaves, for whoever counts them; it does not raise.
+        """
+        self._bounds = Bounds(timeout_s, before)
         self._client, self._http_client = open_client(api_key, api_base, timeout_s=timeout_s)
-        self.listing = StripeListing(self._client, timeout_s=timeout_s)
+        self.listing = StripeListing(self._client, self._bounds)
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,6 +75,12 @@ class StripeApi:
         options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
         call = self._client.v1.subscriptions.update_async(subscription_id, _typed(params), options)
         return await self._read("subscriptions.update", call)
+
+    async def resume_subscription(self, subscription_id: str, params: _Params, idempotency_key: str) -> Read:
+        """Let a paused subscription run again; it stays paused where the invoice of its new period is not paid."""
+        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
+        call = self._client.v1.subscriptions.resume_async(subscription_id, _typed(params), options)
+        return await self._read("subscriptions.resume", call)
 
     async def cancel_subscription(self, subscription_id: str) -> Read:
         """End a subscription now; StripeDefinite when it is over already. Stripe takes no idempotency key for a DELETE."""
@@ -171,7 +182,7 @@ class StripeApi:
         return await self._call(operation, read())
 
     async def _call(self, operation: str, call: Awaitable[_Answer]) -> _Answer:
-        return await bounded(operation, call, timeout_s=self._timeout_s)
+        return await bounded(operation, call, self._bounds)
 
 
 def _typed(params: _Params) -> Any:

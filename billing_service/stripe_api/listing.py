@@ -10,7 +10,7 @@ from typing import Any
 import stripe
 
 from billing_service.stripe_api.errors import StripeNoAnswer
-from billing_service.stripe_api.sdk import Read, bounded, server_time_s
+from billing_service.stripe_api.sdk import Bounds, Read, bounded, server_time_s
 
 PAGE_SIZE = 100  # Stripe's largest
 MAX_PAGES = 10_000  # of one listing: a million objects; more means an answer that goes in circles
@@ -40,10 +40,10 @@ class Page:
 class StripeListing:
     """Reads through the SDK's raw requests, so that one path serves every kind."""
 
-    def __init__(self, client: stripe.StripeClient, *, timeout_s: float) -> None:
+    def __init__(self, client: stripe.StripeClient, bounds: Bounds) -> None:
         """Take the client whose key and address are used."""
         self._client = client
-        self._timeout_s = timeout_s
+        self._bounds = bounds
 
     async def get(self, kind: str, object_id: str) -> Read:
         """Read one object.
@@ -92,7 +92,7 @@ class StripeListing:
 
     async def _request(self, operation: str, path: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         call = self._client.raw_request_async("get", path, **params)
-        answer = await bounded(operation, call, timeout_s=self._timeout_s)
+        answer = await bounded(operation, call, self._bounds)
         content = json.loads(answer.body)
         if not isinstance(content, dict):
             raise StripeNoAnswer(operation, "an answer that is not Stripe's")

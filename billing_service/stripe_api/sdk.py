@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -65,15 +65,28 @@ def _keep_quiet() -> None:
         logger.setLevel(max(logger.level, logging.WARNING))
 
 
-async def bounded(operation: str, call: Awaitable[_Answer], *, timeout_s: float) -> _Answer:
-    """Run one call of the SDK for at most `timeout_s`, or what the caller's deadline leaves of it.
+Before = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What holds for every call: the longest that it may take, and who is told before it leaves."""
+
+    timeout_s: float
+    before: Before | None = None
+
+
+async def bounded(operation: str, call: Awaitable[_Answer], bounds: Bounds) -> _Answer:
+    """Run one call of the SDK for at most the bound's time, or what the caller's deadline leaves of it.
 
     Raises:
         StripeCallError: for whatever the SDK raises; never chained to it, since its errors carry whole bodies.
     """
-    limit_s = remaining_s(timeout_s)
+    limit_s = remaining_s(bounds.timeout_s)
     try:
         async with asyncio.timeout(limit_s):
+            if bounds.before is not None:
+                bounds.before()
             return await call
     except stripe.StripeError as error:
         failure = _translated(operation, error)

@@ -34,8 +34,8 @@ def renew(account: Account, subscription: Object, outcome: CardOutcome | None = 
         subscriptions.cancel(account, subscription)
         return
     items = copy.deepcopy(subscription["items"])
-    phase = subscription_schedules.enter_next_phase(account, subscription, items["data"])
     ends = subscriptions.first_period_end(subscription)
+    phase = subscription_schedules.enter_next_phase(account, subscription, items["data"], at=ends)
     moved = [item for item in items["data"] if item["current_period_end"] == ends]
     for item in moved:
         item["current_period_start"], item["current_period_end"] = _next_period(subscription, item)

@@ -12,6 +12,8 @@ from fractions import Fraction
 
 from sandbox.stripe import invoices, payment_intents
 from sandbox.stripe.account import Account
+from sandbox.stripe.cards import CardOutcome, outcome_of
+from sandbox.stripe.errors import ApiError
 from sandbox.stripe.invoice_shape import Line
 from sandbox.stripe.objects import Kind, Object
 
@@ -29,13 +31,22 @@ class _Part(Line):
 
 
 def charge(account: Account, subscription: Object, items: Sequence[Object]) -> Object:
-    """Invoice and collect the change to these items at once; tell what that changes in the subscription."""
+    """Invoice and collect the change to these items at once; tell what that changes in the subscription.
+
+    Raises ApiError, having changed nothing, when the card is declined: as `payment_behavior=error_if_incomplete` has it.
+    """
     lines = changed_lines(account, subscription, items)
     if not lines:
         return {}
+    outcome = outcome_of(account, subscription)
+    if outcome is CardOutcome.DECLINED and sum(line.amount for line in lines) > 0:
+        raise ApiError("Your card was declined.", status=402, kind="card_error", code="card_declined")
     invoice = invoices.draft(account, subscription, "subscription_update", lines)
     invoices.issue(account, invoice, method=payment_intents.CARD)
-    invoices.pay(account, invoice)
+    if outcome is CardOutcome.PROCESSING and invoice["amount_due"]:
+        invoices.process(account, invoice)
+    else:
+        invoices.pay(account, invoice)
     if invoice["total"] < 0:
         customer = account.find(Kind.CUSTOMER, subscription["customer"])
         account.change(customer, {"balance": customer["balance"] + invoice["total"]}, event="customer.updated")

@@ -35,6 +35,7 @@ _PHASE_EMPTY = (
     "transfer_data",
     "trial_end",
 )
+_KEPT_TERMS = ("billing_cycle_anchor", "collection_method", "description", "trial_end")
 _EMPTY = ("application", "canceled_at", "completed_at", "customer_account", "released_at", "released_subscription")
 
 
@@ -47,12 +48,17 @@ def require_free(subscription: Object, params: Params) -> None:
         )
 
 
-def enter_next_phase(account: Account, subscription: Object, items: list[Object]) -> Object:
-    """Have a subscription that renews enter its schedule's next phase: `items` are changed, other changes returned."""
+def enter_next_phase(account: Account, subscription: Object, items: list[Object], *, at: int) -> Object:
+    """Have a subscription that renews `at` a time enter its schedule's next phase, if that begins then.
+
+    `items` are changed, other changes returned.
+    """
     if not subscription["schedule"]:
         return {}
     schedule = account.find(Kind.SUBSCRIPTION_SCHEDULE, subscription["schedule"])
     current = schedule["current_phase"]
+    if current["end_date"] > at:
+        return {}
     phase = next((p for p in schedule["phases"] if p["start_date"] == current["end_date"]), None)
     if phase is None:
         _let_go(account, schedule, "released")
@@ -102,6 +108,7 @@ def _from(account: Account, subscription: Object) -> Object:
     start = min(item["current_period_start"] for item in items)
     end = min(item["current_period_end"] for item in items)
     current = [{"price": item["price"]["id"], "quantity": item["quantity"]} for item in items]
+    trial = {"trial_end": subscription["trial_end"]} if subscription["status"] == "trialing" else {}
     return {
         "id": new_id(Kind.SUBSCRIPTION_SCHEDULE),
         "object": Kind.SUBSCRIPTION_SCHEDULE.value,
@@ -114,7 +121,7 @@ def _from(account: Account, subscription: Object) -> Object:
         "end_behavior": "cancel" if subscription["cancel_at_period_end"] else "release",
         "livemode": False,
         "metadata": {},
-        "phases": [_phase(subscription["currency"], current, start, end, {})],
+        "phases": [_phase(subscription["currency"], current, start, end, trial)],
         "status": "active",
         "subscription": subscription["id"],
         "test_clock": None,
@@ -128,12 +135,13 @@ def _phase(currency: str, items: list[Object], start: int, end: int, given: Para
         "currency": currency,
         "default_tax_rates": [],
         "discounts": [],
+        **{name: given[name] for name in _KEPT_TERMS if name in given},
         "end_date": end,
         "items": [
             {
                 "billing_thresholds": None,
                 "discounts": [],
-                "metadata": {},
+                "metadata": item.get("metadata", {}),
                 "price": item["price"],
                 "quantity": item.get("quantity", 1),
                 "tax_rates": [],
@@ -173,6 +181,11 @@ def _phases(account: Account, schedule: Object, given: list[Params]) -> list[Obj
     running = next(phase for phase in schedule["phases"] if phase["start_date"] == current["start_date"])
     if given[0].get("start_date") != current["start_date"]:
         raise ApiError("The start date of the current phase cannot be changed.", param="phases[0][start_date]")
+    if (running["trial_end"] or 0) > account.time() and given[0].get("trial_end") is None:
+        # Stripe would end the trial and charge at once; no caller of the stand-in means to.
+        raise ApiError("The stand-in for Stripe does not end a trial through a schedule.", param="phases[0][trial_end]")
+    if any(phase.get("discounts") for phase in given):
+        raise ApiError("The stand-in for Stripe has no discounts.", param="phases[0][discounts]")
     count = len(running["items"])
     phases: list[Object] = []
     start = current["start_date"]
@@ -242,13 +255,19 @@ ROUTES = (
         takes(
             "end_behavior",
             "metadata.*",
+            "phases.billing_cycle_anchor",
+            "phases.collection_method",
+            "phases.description",
+            "phases.discounts",
             "phases.duration.*",
             "phases.end_date",
+            "phases.items.metadata.*",
             "phases.items.price",
             "phases.items.quantity",
             "phases.metadata.*",
             "phases.proration_behavior",
             "phases.start_date",
+            "phases.trial_end",
             "proration_behavior",
         ),
     ),

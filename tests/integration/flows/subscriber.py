@@ -56,7 +56,7 @@ class Subscriber:
         self.reads = Reads(database, stripe, self.prices, "default", clock)
         self.buy = CreateCheckoutSession(database, stripe, self.prices, self.reads, "default", clock)
         self.change = ChangeSubscription(database, stripe, self.prices, self.reads, clock)
-        self.preview = PreviewSubscriptionUpdate(database, stripe, self.prices, clock)
+        self.preview = PreviewSubscriptionUpdate(database, stripe, self.prices, self.reads, clock)
         self.portal = CreatePortalSession(database, stripe, self.prices, "default")
         self.read = ReadEntitlements(database, self.prices, clock)
 

@@ -26,7 +26,7 @@ PRICE = "INSERT INTO prices VALUES ({id}, 'pro', 'monthly', 'pro_monthly', true,
 SUBSCRIPTION_REQUEST = """
     INSERT INTO subscription_requests (request_id, intent_id, fingerprint, customer_id, stripe_subscription_id,
         subscription_item_id, operation, state, attempt, request_body, answer, create_time)
-    VALUES ({request}, {intent}, '', 'ann', 'sub_1', 'si_1', {operation}, {state}, {attempt}, {body}, NULL, now())
+    VALUES ({request}, {intent}, '', 'ann', 'sub_1', {item}, {operation}, {state}, {attempt}, {body}, {answer}, now())
 """
 PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h', {attempt})"
 
@@ -34,7 +34,7 @@ PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h',
 def subscription_request(**over: str) -> str:
     given = {
         "request": "'r'", "intent": "gen_random_uuid()", "operation": "'resume'", "state": "'superseded'",
-        "attempt": "1", "body": "'{}'",
+        "attempt": "1", "body": "'{}'", "item": "'si_1'", "answer": "NULL",
     }  # fmt: skip
     return SUBSCRIPTION_REQUEST.format(**(given | over))
 
@@ -112,6 +112,10 @@ VIOLATIONS = {
     "subscription_requests_operation_known": [CUSTOMER, subscription_request(operation="'forget'")],
     "subscription_requests_state_known": [CUSTOMER, subscription_request(state="'lost'")],
     "subscription_requests_done_has_answer": [CUSTOMER, subscription_request(state="'done'")],
+    "subscription_requests_done_was_prepared": [
+        CUSTOMER, subscription_request(state="'done'", answer="'{}'", body="NULL", item="NULL"),
+    ],
+    "subscription_requests_body_with_item": [CUSTOMER, subscription_request(item="NULL")],
     "subscription_requests_body_object": [CUSTOMER, subscription_request(body="'[]'")],
     "subscription_requests_attempt_positive": [CUSTOMER, subscription_request(attempt="0")],
     "subscription_requests_one_unfinished_key": [

@@ -13,11 +13,11 @@ STATEMENTS = (
       fingerprint bytea NOT NULL,
       customer_id text COLLATE "C" NOT NULL,
       stripe_subscription_id text COLLATE "C" NOT NULL,
-      subscription_item_id text COLLATE "C" NOT NULL,
       operation text NOT NULL,
       state text NOT NULL,
       attempt integer NOT NULL DEFAULT 1,
-      request_body jsonb NOT NULL,
+      subscription_item_id text COLLATE "C",
+      request_body jsonb,
       busy_until timestamptz,
       answer jsonb,
       create_time timestamptz NOT NULL,
@@ -29,6 +29,8 @@ STATEMENTS = (
         operation IN ('update_now', 'update_at_period_end', 'cancel_now', 'cancel_at_period_end', 'resume')),
       CONSTRAINT subscription_requests_state_known CHECK (state IN ('changing', 'done', 'superseded')),
       CONSTRAINT subscription_requests_done_has_answer CHECK ((state = 'done') = (answer IS NOT NULL)),
+      CONSTRAINT subscription_requests_done_was_prepared CHECK (state <> 'done' OR request_body IS NOT NULL),
+      CONSTRAINT subscription_requests_body_with_item CHECK ((request_body IS NULL) = (subscription_item_id IS NULL)),
       CONSTRAINT subscription_requests_body_object CHECK (jsonb_typeof(request_body) = 'object'),
       CONSTRAINT subscription_requests_attempt_positive CHECK (attempt >= 1)
     )

@@ -106,6 +106,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. A later request changed the same subscription before this one was heard of to have been done. Look at what the
     customer has now; use a new request_id if the change is still wanted.
     """
+    ERROR_REASON_SUBSCRIPTION_PAUSED: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. The subscription is paused, so that there is no period to change in. Call ResumeSubscription first.
+    Example: UpdateSubscription after a trial that ended without a payment method.
+    """
+    ERROR_REASON_SUBSCRIPTION_UNPAID: _ErrorReason.ValueType  # 38
+    """FAILED_PRECONDITION. The period that runs is not paid (overdue, or its payment is still on its way), and a change now would
+    credit what was never paid. Send the person to the portal to pay, or change at period end. Example: UpdateSubscription now
+    while the renewal's invoice is open.
+    """
+    ERROR_REASON_SUBSCRIPTION_CHANGE_PENDING: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. Something that was not set up here waits to change the subscription at Stripe; a change now would
+    undo it, or be undone. ErrorInfo.metadata has "pending": "update" (an update whose payment is awaited) or "schedule" (a
+    subscription schedule). The operator settles it in Stripe's dashboard.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed. Every error of these APIs carries exactly one google.rpc.ErrorInfo whose domain is
@@ -197,5 +211,19 @@ for example "card_declined".
 ERROR_REASON_SUBSCRIPTION_CHANGE_SUPERSEDED: ErrorReason.ValueType  # 36
 """ABORTED. A later request changed the same subscription before this one was heard of to have been done. Look at what the
 customer has now; use a new request_id if the change is still wanted.
+"""
+ERROR_REASON_SUBSCRIPTION_PAUSED: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. The subscription is paused, so that there is no period to change in. Call ResumeSubscription first.
+Example: UpdateSubscription after a trial that ended without a payment method.
+"""
+ERROR_REASON_SUBSCRIPTION_UNPAID: ErrorReason.ValueType  # 38
+"""FAILED_PRECONDITION. The period that runs is not paid (overdue, or its payment is still on its way), and a change now would
+credit what was never paid. Send the person to the portal to pay, or change at period end. Example: UpdateSubscription now
+while the renewal's invoice is open.
+"""
+ERROR_REASON_SUBSCRIPTION_CHANGE_PENDING: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. Something that was not set up here waits to change the subscription at Stripe; a change now would
+undo it, or be undone. ErrorInfo.metadata has "pending": "update" (an update whose payment is awaited) or "schedule" (a
+subscription schedule). The operator settles it in Stripe's dashboard.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
