@@ -91,7 +91,7 @@ class Program:
             preview_subscription_update=PreviewSubscriptionUpdate(
                 self._database, self._stripe, self._prices, self._reads, now
             ),
-            create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, deployment),
+            create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, self._reads, now),
         )
 
     async def serve(self, stop: asyncio.Event, listening: Callable[[Addresses], None]) -> None:

@@ -46,12 +46,23 @@ def find_subscription(facts: CustomerFacts, subscription_id: str) -> Subscriptio
         SubscriptionNotFoundError: the customer has none of this id; somebody else's is not found either.
         SubscriptionNotLiveError: it is over.
     """
+    subscription = own_subscription(facts, subscription_id)
+    require_live(subscription)
+    return subscription
+
+
+def own_subscription(facts: CustomerFacts, subscription_id: str) -> SubscriptionFacts:
+    """Give a subscription of the customer's own, live or over. Raises SubscriptionNotFoundError."""
     for subscription in facts.subscriptions:
         if subscription.subscription_id == subscription_id:
-            if not subscription.is_live:
-                raise SubscriptionNotLiveError
             return subscription
     raise SubscriptionNotFoundError(subscription_id)
+
+
+def require_live(subscription: SubscriptionFacts) -> None:
+    """Refuse a subscription that is over. Raises SubscriptionNotLiveError."""
+    if not subscription.is_live:
+        raise SubscriptionNotLiveError
 
 
 def main_item(subscription: SubscriptionFacts, plans: PlanIndex) -> ItemView:
@@ -71,12 +82,13 @@ def require_changeable(subscription: SubscriptionFacts, *, at_period_end: bool) 
     A change now credits what is left of the period, at its full price: of one that was never paid that would be a gift.
 
     Raises:
-        SubscriptionNotLiveError: its first payment was never made.
+        SubscriptionNotLiveError: it is over, or its first payment was never made.
         SubscriptionPausedError: it is paused, so that no period runs.
         SubscriptionEndingError: it ends with the period at whose end it was to change.
         SubscriptionUnpaidError: it was to change now, and the period that runs is not paid.
     """
     status = subscription.status
+    require_live(subscription)
     if status is SubscriptionStatus.INCOMPLETE:
         raise SubscriptionNotLiveError
     if status is SubscriptionStatus.PAUSED:

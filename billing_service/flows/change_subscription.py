@@ -15,8 +15,9 @@ for one that is being carried out, and supersedes one that was left: carried out
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 import structlog
 
@@ -83,8 +84,7 @@ class ChangeSubscription:
         fingerprint = change_fingerprint(request)
         change = await self._intents.find(request.request_id)
         if change is None or self._intents.is_stale(change):
-            await self._drafts.check(request)
-            change = await self._intents.begin(request, fingerprint)
+            change = await self._begun(request, fingerprint)
         elif change.fingerprint != fingerprint:
             raise RequestIdReusedError
         for _ in range(MAX_ROUNDS):
@@ -96,6 +96,15 @@ class ChangeSubscription:
         if change.answer is None:
             raise StripeUnavailableError
         return change.answer
+
+    async def _begun(self, request: ChangeRequest, fingerprint: bytes) -> Change:
+        """Phase 1. What the customer has may already be what another call of this request has made of it."""
+        try:
+            await self._drafts.check(request)
+        except BillingError:
+            if await self._intents.find(request.request_id) is None:
+                raise
+        return await self._intents.begin(request, fingerprint)
 
     async def _round(self, request: ChangeRequest, change: Change) -> Change:
         """Carry a change out while others are kept away, and give it as it is then."""
@@ -116,19 +125,33 @@ class ChangeSubscription:
             raise
         except RequestInProgressError:
             raise
-        except BillingError:  # refused by what Stripe says of it now: nothing was sent, or nothing came of it
+        except BillingError:  # refused by what Stripe says of it now: nothing came of it
             await self._intents.forget(change)
             raise
 
     async def _carry_out(self, request: ChangeRequest, change: Change) -> Change:
         """Phases 2 and 3."""
         found = await self._drafts.fresh(change.subscription_id)
-        if change.request_body is None:
-            draft = await self._drafts.draft(request, found)
-            change = await self._intents.prepare(change, draft.item_id, draft.body)
+        change = await self._prepared(request, change, found)
+        if change.state is not ChangeState.CHANGING:
+            return change
         scheduled = await self._steps.carry_out(change, found)
         plans = await self._prices.plans_for(await self._intents.facts(change.customer_id))
         return await self._intents.finish(change, lambda facts: self._answer(change, facts, plans, scheduled))
+
+    async def _prepared(self, request: ChangeRequest, change: Change, found: Mapping[str, Any]) -> Change:
+        """Fix what Stripe is sent, once for all calls of this request."""
+        if change.request_body is not None:
+            return change
+        try:
+            draft = await self._drafts.draft(request, found)
+        except UnavailableError:
+            raise
+        except BillingError:
+            if await self._intents.forget_unprepared(change) or await self._intents.find(change.request_id) is None:
+                raise
+            return await self._intents.again(change)  # another call was quicker, and this is what it made
+        return await self._intents.prepare(change, draft.item_id, draft.body)
 
     def _answer(
         self, change: Change, facts: CustomerFacts, plans: PlanIndex, scheduled: ScheduledChange | None

@@ -17,7 +17,7 @@ from billing_service.domain.observation import observe
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.subscription import ChangeRequest, Operation, Wanted
 from billing_service.domain.subscription_body import Body, next_phase_body, resume_body, update_body
-from billing_service.domain.subscription_target import Target, find_subscription, main_item, target_of
+from billing_service.domain.subscription_target import Target, main_item, own_subscription, require_live, target_of
 from billing_service.domain.views import ItemView, ObjectKind, SubscriptionStatus
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
@@ -53,15 +53,14 @@ class SubscriptionDrafts:
         self._reads = reads
 
     async def known(self, customer_id: str, subscription_id: str) -> Known:
-        """Give a live subscription of the customer's own, without asking Stripe.
+        """Give a subscription of the customer's own, without asking Stripe.
 
         Raises:
             SubscriptionNotFoundError: the customer has none of this id; somebody else's is not found either.
-            SubscriptionNotLiveError: it is over.
         """
         rows = await self._database.run(lambda connection: customers.load(connection, [customer_id]))
         row = rows.get(customer_id, CustomerRow(customer_id, 0, NO_FACTS))
-        subscription = find_subscription(row.facts, subscription_id)
+        subscription = own_subscription(row.facts, subscription_id)
         return Known(row, await self._prices.plans_for(row.facts), subscription)
 
     async def fresh(self, subscription_id: str) -> Mapping[str, Any]:
@@ -80,6 +79,7 @@ class SubscriptionDrafts:
     async def check(self, request: ChangeRequest) -> None:
         """Refuse, by what is known and without asking Stripe, what cannot be. Raises the contract's reasons."""
         known = await self.known(request.customer_id, request.subscription_id)
+        require_live(known.subscription)
         if request.wanted is not None:
             at_period_end = request.operation is Operation.UPDATE_AT_PERIOD_END
             self.target(request.wanted, known, at_period_end=at_period_end)
@@ -87,6 +87,8 @@ class SubscriptionDrafts:
     async def draft(self, request: ChangeRequest, found: Mapping[str, Any]) -> Draft:
         """Render a request for the subscription that was read just now. Raises the contract's reasons."""
         known = await self.known(request.customer_id, request.subscription_id)
+        if request.operation is not Operation.CANCEL_NOW:  # one that is over is as that wants it
+            require_live(known.subscription)
         if request.wanted is not None:
             return await self._update(request, request.wanted, known, found)
         if known.subscription.status is SubscriptionStatus.INCOMPLETE and request.operation is not Operation.CANCEL_NOW:

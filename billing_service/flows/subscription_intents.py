@@ -153,6 +153,10 @@ class SubscriptionIntents:
         """Drop a change of which nothing came, so that its request id may be used again."""
         await self._database.run(lambda c: subscription_requests.forget(c, change.intent_id))
 
+    async def forget_unprepared(self, change: Change) -> bool:
+        """Drop a change that was refused before anything was sent; say False where another call was quicker."""
+        return await self._database.run(lambda c: subscription_requests.forget_unprepared(c, change.intent_id))
+
 
 async def _again(connection: Connection, change: Change) -> Change:
     found = await subscription_requests.find(connection, change.request_id)

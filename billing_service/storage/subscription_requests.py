@@ -93,6 +93,10 @@ _FINISH = sa.text("""
     SET state = 'done', busy_until = NULL, answer = CAST(:answer AS jsonb), update_time = now()
     WHERE intent_id = :intent_id AND state = 'changing'
 """)
+_FORGET_UNPREPARED = sa.text("""
+    DELETE FROM subscription_requests WHERE intent_id = :intent_id AND state = 'changing' AND request_body IS NULL
+    RETURNING 1
+""")
 _FORGET = sa.text("DELETE FROM subscription_requests WHERE intent_id = :intent_id AND state <> 'done'")
 
 
@@ -150,6 +154,11 @@ async def finish(connection: Connection, intent_id: UUID, answer: Subscription) 
 async def forget(connection: Connection, intent_id: UUID) -> None:
     """Drop a change that came to nothing, so that its request id may be used again."""
     await connection.execute(_FORGET, {"intent_id": intent_id})
+
+
+async def forget_unprepared(connection: Connection, intent_id: UUID) -> bool:
+    """Drop a change of which nothing can have been sent; say False where another call has prepared it."""
+    return (await connection.execute(_FORGET_UNPREPARED, {"intent_id": intent_id})).one_or_none() is not None
 
 
 _INSERTED = (

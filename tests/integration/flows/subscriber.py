@@ -57,7 +57,7 @@ class Subscriber:
         self.buy = CreateCheckoutSession(database, stripe, self.prices, self.reads, "default", clock)
         self.change = ChangeSubscription(database, stripe, self.prices, self.reads, clock)
         self.preview = PreviewSubscriptionUpdate(database, stripe, self.prices, self.reads, clock)
-        self.portal = CreatePortalSession(database, stripe, self.prices, "default")
+        self.portal = CreatePortalSession(database, stripe, self.prices, self.reads, clock)
         self.read = ReadEntitlements(database, self.prices, clock)
 
     async def subscribed(self, customer_id: str = "ann", plan_key: str = "pro", quantity: int = 1) -> str:
@@ -76,6 +76,15 @@ class Subscriber:
     async def update(self, subscription_id: str, *, at_period_end: bool = False, **over: Any) -> Subscription:
         """Change a subscription of Ann's."""
         return await self.change(update_request(subscription_id, at_period_end=at_period_end, **over))
+
+    async def subscription(self, subscription_id: str) -> dict[str, Any]:
+        """Give a subscription as it is at Stripe."""
+        return await self.at_stripe(f"subscriptions/{subscription_id}")
+
+    async def set_card(self, subscription_id: str, outcome: str) -> None:
+        """Say what charging the customer of a subscription comes to from now on."""
+        customer = (await self.subscription(subscription_id))["customer"]
+        await self.control(f"customers/{customer}/card", outcome=outcome)
 
     async def asked(self, subscription_id: str, operation: Operation, request_id: str) -> Subscription:
         """Cancel or resume a subscription of Ann's."""

@@ -173,12 +173,67 @@ async def test_who_never_bought_has_no_portal(ann: Subscriber) -> None:
         await ann.portal(portal())
 
 
-async def test_a_stripe_customer_that_was_deleted_has_no_portal(ann: Subscriber) -> None:
+@pytest.mark.parametrize("flow", [PortalFlow.MANAGE, PortalFlow.UPDATE_PAYMENT_METHOD])
+async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(
+    ann: Subscriber, flow: PortalFlow
+) -> None:
     subscription_id = await ann.subscribed()
-    customer = (await ann.at_stripe(f"subscriptions/{subscription_id}"))["customer"]
+    gone = await delete_customer(ann, subscription_id)
+    assert "You have no subscription" in await visit(await ann.portal(portal(flow)))
+    (customer,) = (await ann.at_stripe("customers"))["data"]
+    assert customer["id"] != gone
+    assert customer["metadata"]["billing_customer_id"] == "ann"
+    await ann.portal(portal(flow))
+    assert len((await ann.at_stripe("customers"))["data"]) == 1
+
+
+@pytest.mark.parametrize("flow", [PortalFlow.UPDATE_PLAN, PortalFlow.CANCEL])
+async def test_the_subscriptions_of_a_deleted_stripe_customer_ended_with_it(ann: Subscriber, flow: PortalFlow) -> None:
+    """Nobody had told us: the refusal is what tells."""
+    subscription_id = await ann.subscribed()
+    await delete_customer(ann, subscription_id)
+    with pytest.raises(SubscriptionNotLiveError):
+        await ann.portal(portal(flow, subscription_id))
+    assert (await ann.answer()).plan_keys == ("free",)
+
+
+async def delete_customer(ann: Subscriber, subscription_id: str) -> str:
+    customer: str = (await ann.subscription(subscription_id))["customer"]
     await ann.at_stripe(f"customers/{customer}", "DELETE")
-    with pytest.raises(CustomerUnknownToStripeError):
-        await ann.portal(portal())
+    return customer
+
+
+async def test_a_configuration_of_somebody_else_is_neither_used_nor_touched(ann: Subscriber) -> None:
+    """Not even one with our content's hash, of another deployment."""
+    await ann.subscribed()
+    await ann.portal(portal())
+    (ours,) = (await ann.at_stripe("billing_portal/configurations"))["data"]
+    form = {
+        "features[invoice_history][enabled]": "true", "metadata[billing_deployment]": "other",
+        "metadata[billing_portal_content]": ours["metadata"]["billing_portal_content"],
+    }  # fmt: skip
+    theirs = await ann.at_stripe("billing_portal/configurations", "POST", **form)
+    await ann.at_stripe(f"billing_portal/configurations/{ours['id']}", "POST", active="false")
+    await ann.portal(portal())
+    found = {one["id"]: one for one in (await ann.at_stripe("billing_portal/configurations"))["data"]}
+    assert len(found) == 3
+    assert found[theirs["id"]] == theirs
+
+
+async def test_a_price_that_rises_makes_a_configuration_that_sells_at_the_new_one(ann: Subscriber) -> None:
+    """The one before stays as it was: pages that are open keep working."""
+    await ann.subscribed()
+    await ann.portal(portal())
+    form = {
+        "product": "prod_team", "currency": "eur", "unit_amount": "1100", "recurring[interval]": "month",
+        "lookup_key": "team_monthly", "transfer_lookup_key": "true",
+    }  # fmt: skip
+    risen = await ann.at_stripe("prices", "POST", **form)
+    await ann.prices.refresh()
+    await ann.portal(portal())
+    newest = (await ann.at_stripe("billing_portal/configurations"))["data"][0]
+    prices = [price for one in newest["features"]["subscription_update"]["products"] for price in one["prices"]]
+    assert risen["id"] in prices
 
 
 async def test_the_portal_is_not_opened_on_what_is_not_the_customers_or_is_over(ann: Subscriber) -> None:
