@@ -138,6 +138,17 @@ async def test_an_order_names_a_plan_and_goes_to_the_page_to_pay_on(shop: _Shop)
 async def test_a_form_from_elsewhere_is_refused(shop: _Shop, origin: str) -> None:
     response = await shop.order(origin=origin)
     assert (response.status, shop.service.asked) == (403, [])
+    for path in ("/account/subscription", "/account/portal"):
+        async with shop.http.post(shop.url + path, data={"action": "cancel"}, headers={"Origin": origin}) as answer:
+            assert answer.status == 403
+
+
+@pytest.mark.parametrize("form", [{}, {"action": "own"}, {"action": "change-now", "quantity": "-1"}])
+async def test_a_form_of_the_account_that_does_not_hold_is_told(shop: _Shop, form: dict[str, str]) -> None:
+    headers = {"Origin": shop.url}
+    async with shop.http.post(f"{shop.url}/account/subscription", data=form, headers=headers) as answer:
+        assert answer.status == 400
+        assert "does not hold" in await answer.text()
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,9 @@ class BillingServiceServicer:
         asking for what the customer has now. What was bought beside that plan (other items) stays.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING,
-        PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+        SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+        PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
         (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -140,11 +141,12 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PreviewSubscriptionUpdate(self, request, context):
-        """Says what UpdateSubscription would cost and change. No side effects; safe to retry.
+        """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE,
-        PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+        SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,15 +158,16 @@ class BillingServiceServicer:
         Idempotent by request_id.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
-        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, STRIPE_REFUSED), ABORTED (SUBSCRIPTION_CHANGE_SUPERSEDED,
-        REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeSubscription(self, request, context):
-        """Takes back a cancellation that has not taken effect yet, wherever it was asked for.
+        """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+        the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
 
         Idempotent by request_id.
 

@@ -70,16 +70,18 @@ class BillingServiceStub:
     asking for what the customer has now. What was bought beside that plan (other items) stays.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING,
-    PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+    SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+    PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
     (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     PreviewSubscriptionUpdate: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.PreviewSubscriptionUpdateRequest, _subscription_pb2.PreviewSubscriptionUpdateResponse]
-    """Says what UpdateSubscription would cost and change. No side effects; safe to retry.
+    """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE,
-    PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+    SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     CancelSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]
     """Ends a live subscription, at once or at the end of the period that is paid.
@@ -87,11 +89,12 @@ class BillingServiceStub:
     Idempotent by request_id.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
-    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, STRIPE_REFUSED), ABORTED (SUBSCRIPTION_CHANGE_SUPERSEDED,
-    REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]
-    """Takes back a cancellation that has not taken effect yet, wherever it was asked for.
+    """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+    the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
 
     Idempotent by request_id.
 
@@ -145,16 +148,18 @@ class BillingServiceAsyncStub(BillingServiceStub):
     asking for what the customer has now. What was bought beside that plan (other items) stays.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING,
-    PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+    SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+    PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
     (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     PreviewSubscriptionUpdate: _aio.UnaryUnaryMultiCallable[_subscription_pb2.PreviewSubscriptionUpdateRequest, _subscription_pb2.PreviewSubscriptionUpdateResponse]  # type: ignore[assignment]
-    """Says what UpdateSubscription would cost and change. No side effects; safe to retry.
+    """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE,
-    PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+    SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
     """Ends a live subscription, at once or at the end of the period that is paid.
@@ -162,11 +167,12 @@ class BillingServiceAsyncStub(BillingServiceStub):
     Idempotent by request_id.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
-    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, STRIPE_REFUSED), ABORTED (SUBSCRIPTION_CHANGE_SUPERSEDED,
-    REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     ResumeSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
-    """Takes back a cancellation that has not taken effect yet, wherever it was asked for.
+    """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+    the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
 
     Idempotent by request_id.
 
@@ -241,8 +247,9 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         asking for what the customer has now. What was bought beside that plan (other items) stays.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING,
-        PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+        SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+        PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
         (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
 
@@ -252,11 +259,12 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.PreviewSubscriptionUpdateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_pb2.PreviewSubscriptionUpdateResponse, _abc.Awaitable[_subscription_pb2.PreviewSubscriptionUpdateResponse]]:
-        """Says what UpdateSubscription would cost and change. No side effects; safe to retry.
+        """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
-        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE,
-        PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+        SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod
@@ -270,8 +278,8 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent by request_id.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
-        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, STRIPE_REFUSED), ABORTED (SUBSCRIPTION_CHANGE_SUPERSEDED,
-        REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod
@@ -280,7 +288,8 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.ResumeSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_subscription_pb2.ResumeSubscriptionResponse]]:
-        """Takes back a cancellation that has not taken effect yet, wherever it was asked for.
+        """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+        the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
 
         Idempotent by request_id.
 

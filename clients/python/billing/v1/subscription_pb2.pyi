@@ -32,7 +32,8 @@ class _UpdateTimingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateTi
     """Refused: a caller has to say."""
     UPDATE_TIMING_NOW_WITH_PRORATION: _UpdateTiming.ValueType  # 1
     """At once. What is left of the paid period is credited, the new price is charged for it, and the difference is
-    collected now; where it cannot be collected nothing changes (PAYMENT_FAILED).
+    collected now; where it cannot be collected nothing changes (PAYMENT_FAILED). Only while the period is paid
+    (SUBSCRIPTION_UNPAID).
     """
     UPDATE_TIMING_AT_PERIOD_END: _UpdateTiming.ValueType  # 2
     """When the period that is paid ends. Nothing is charged or credited before."""
@@ -44,7 +45,8 @@ UPDATE_TIMING_UNSPECIFIED: UpdateTiming.ValueType  # 0
 """Refused: a caller has to say."""
 UPDATE_TIMING_NOW_WITH_PRORATION: UpdateTiming.ValueType  # 1
 """At once. What is left of the paid period is credited, the new price is charged for it, and the difference is
-collected now; where it cannot be collected nothing changes (PAYMENT_FAILED).
+collected now; where it cannot be collected nothing changes (PAYMENT_FAILED). Only while the period is paid
+(SUBSCRIPTION_UNPAID).
 """
 UPDATE_TIMING_AT_PERIOD_END: UpdateTiming.ValueType  # 2
 """When the period that is paid ends. Nothing is charged or credited before."""
@@ -492,7 +494,9 @@ Global___CancelSubscriptionResponse: _TypeAlias = CancelSubscriptionResponse  # 
 
 @_typing.final
 class ResumeSubscriptionRequest(_message.Message):
-    """Asks to take back a cancellation that has not taken effect yet. Where there is none, nothing changes."""
+    """Asks to take back a cancellation that has not taken effect yet, or else to end a pause. Where there is neither, nothing
+    changes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -522,7 +526,7 @@ Global___ResumeSubscriptionRequest: _TypeAlias = ResumeSubscriptionRequest  # no
 
 @_typing.final
 class ResumeSubscriptionResponse(_message.Message):
-    """The subscription, which renews again."""
+    """The subscription after that."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
