@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from billing_service import repair
 from billing_service.address import ListenError
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.catalog_file import CatalogError, parse_catalog
@@ -30,8 +31,11 @@ _log = structlog.stdlib.get_logger("billing_service")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give the exit code: 0 done, 1 something stood in the way, 2 settings or catalog do not hold."""
-    command = _parser().parse_args(arguments).command
+    parsed = _parser().parse_args(arguments)
+    command = parsed.command
     try:
+        if command in repair.COMMANDS:
+            return _repair(parsed)
         return _serve() if command == "serve" else _migrate()
     except SettingsError as error:
         return _complain(f"billing-service {command} cannot start:\n{error}", EXIT_USAGE)
@@ -49,7 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="answer calls until SIGTERM or SIGINT, then drain")
     commands.add_parser("migrate", help="bring the database to this program's schema (BILLING_DATABASE_URL)")
+    repair.add_commands(commands)
     return parser
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    """Run a command on the same settings as the service; what only lists needs the database alone."""
+    if arguments.command in {"quarantine", "findings"}:
+        settings, catalog = load_settings(DatabaseSettings), None
+    else:
+        settings = load_settings(Settings)
+        catalog = _read_catalog(settings.catalog)
+    configure_logs("WARNING")
+    return repair.run(arguments, settings, catalog)
 
 
 def _complain(message: str, code: int) -> int:

@@ -26,7 +26,8 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
-from billing_service.flows.stripe_budget import Budget, StripeBudget
+from billing_service.flows.replay import Replay
+from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -60,7 +61,8 @@ class Program:
         now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
         self._database = Database(database_url)
-        self._budget = StripeBudget(self._database, Budget(settings.stripe_requests_per_s))
+        budget = Budget(settings.stripe_background_rate)
+        self._budget = RequestBudget(self._database, budget)
         self._stripe = StripeApi(
             settings.stripe_api_key.get_secret_value(),
             settings.stripe_api_base,
@@ -69,8 +71,16 @@ class Program:
         self._prices = Prices(self._database, self._stripe, catalog)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
-        self._refresh = Refresh(self._database, self._stripe, self._reads, self._budget)
-        self._reconcile = Reconcile(self._database, self._stripe.listing, self._reads, self._fulfill, now)
+        self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
+        self._reconcile = Reconcile(
+            self._database,
+            self._stripe.listing,
+            self._fulfill,
+            self._budget,
+            now,
+            settings.reconcile_interval_s,
+        )
+        self._replay = Replay(self._database, self._fulfill)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
@@ -115,6 +125,7 @@ class Program:
             "refresh": self._refresh.run,
             "reconcile": self._reconcile.run,
             "budget": self._budget.run,
+            "replay": self._replay.run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         watch = asyncio.create_task(self._watch.run(), name="readiness")

@@ -114,7 +114,6 @@ class Settings(DatabaseSettings):
 
     stripe_api_key: Annotated[SecretStr, AfterValidator(_api_key)]
     stripe_api_base: str = "https://api.stripe.com"
-    stripe_requests_per_s: float = Field(default=20.0, ge=1.0, le=1000.0)  # Stripe: 25 in a sandbox, 100 live
     catalog: Annotated[Path, AfterValidator(_readable_file)]
     deployment: Annotated[str, AfterValidator(_deployment)] = "default"
     insecure_listen: bool = False  # whether callers without a credential may come from other machines
@@ -122,6 +121,8 @@ class Settings(DatabaseSettings):
     internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
     ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
     internal_token: Annotated[SecretStr, AfterValidator(_tokens)]
+    stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
+    reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
     sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
 
     @field_validator("stripe_api_base")

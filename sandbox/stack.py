@@ -30,6 +30,7 @@ class Plan:
     catalog: Path
     storefront: bool = True
     postgres_settings: Mapping[str, str] = field(default_factory=dict)
+    service_settings: Mapping[str, str] = field(default_factory=dict)  # beside what every sandbox gives it
 
 
 class Stack:
@@ -88,7 +89,7 @@ class Stack:
         self.postgres.start()
         self.postgres.ensure_database(_DATABASE)
         self._service = self._billing_service()
-        migration = Child("migration", ["billing_service", "migrate"], environment=self._service_environment())
+        migration = Child("migration", ["billing_service", "migrate"], environment=self.service_environment())
         migration.start()
         try:
             migration.wait_done(give_up)
@@ -164,7 +165,8 @@ class Stack:
         argv = ["sandbox.stripe", *(word for pair in arguments.items() for word in pair)]
         return Child("stripe", argv, ready=lambda: answers(port, "/_control"))
 
-    def _service_environment(self) -> dict[str, str]:
+    def service_environment(self) -> dict[str, str]:
+        """What the service and an operator's commands are configured with; contains secrets."""
         return {
             "BILLING_DATABASE_URL": self.database_url,
             "BILLING_STRIPE_API_KEY": self.secrets.api_key,
@@ -176,11 +178,12 @@ class Stack:
             "BILLING_INTERNAL_ADDRESS": f"{HOST}:{self._ports.internal}",
             "BILLING_INTERNAL_TOKEN": self.secrets.internal_token,
             "BILLING_OPS_ADDRESS": f"{HOST}:{self._ports.ops}",
+            **self._plan.service_settings,
         }
 
     def _billing_service(self) -> Child:
         port = self._ports.ops
-        environment = self._service_environment()
+        environment = self.service_environment()
         return Child(
             "service", ["billing_service", "serve"], environment=environment, ready=lambda: answers(port, "/readyz")
         )

@@ -43,6 +43,7 @@ class Fact(StrEnum):
 
     PAID = "paid"  # the session was seen paid
     PAYMENT_FAILED = "payment_failed"  # the session's delayed payment, or an attempt on the invoice, failed
+    FINALIZATION_FAILED = "finalization_failed"  # Stripe could not make the draft of an invoice final
 
 
 # The types that are used, and the kind of object that each carries.
@@ -179,6 +180,8 @@ def _facts_of(event_type: str, created: int, view: View) -> Mapping[Fact, int]:
     facts: dict[Fact, int] = {}
     if event_type in FAILURE_TYPES:
         facts[Fact.PAYMENT_FAILED] = created
+    if event_type == "invoice.finalization_failed":
+        facts[Fact.FINALIZATION_FAILED] = created
     if _is_paid_session(view):
         facts[Fact.PAID] = created
     return facts

@@ -19,9 +19,10 @@ from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join
+from billing_service.domain.observation import Fact
 from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.domain.views import SessionStatus, SessionView
+from billing_service.domain.views import InvoiceStatus, InvoiceView, SessionStatus, SessionView
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.price_memory import items_of, recall
@@ -62,6 +63,7 @@ async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Co
     owners = await _refold(connection, known.values(), touched, context, _causes(arrivals))
     ids = {arrival.state.object_id for arrival in arrivals}
     await _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
+    await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
     loose_ids = ids - owners.keys()
     asks = wanted_reads(arrivals, before, known, loose_ids)
     if asks:
@@ -93,7 +95,8 @@ def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
     """Say what a change is put down to, by the object that made it: the latest event of it, or a read."""
     ordered = sorted(arrivals, key=lambda a: a.state.payload.created if a.state.payload else 0)
     return {
-        a.state.object_id: Cause(CauseKind.READ if a.event_id is None else CauseKind.EVENT, a.event_id) for a in ordered
+        a.state.object_id: Cause(CauseKind.READ if a.event_id is None else CauseKind.EVENT, a.event_id or a.read_id)
+        for a in ordered
     }
 
 
@@ -231,6 +234,18 @@ async def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow]
                 subject = f"{row.customer_id}/{group}"
                 detail = {"plan_group": group, "stripe_subscription_ids": subscription_ids}
                 await findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
+
+
+async def _note_finalization(connection: Connection, states: Iterable[ObjectState], owners: Mapping[str, str]) -> None:
+    """Tell a person of invoices that Stripe could not finalise: nobody is asked to pay them. Mended ones are closed."""
+    failed = [s for s in states if isinstance(s.view, InvoiceView) and Fact.FINALIZATION_FAILED in s.facts]
+    mended = [state.object_id for state in failed if state.view.status is not InvoiceStatus.DRAFT]
+    for state in failed:
+        detail = {"stripe_invoice_id": state.object_id, "failed_time": state.facts[Fact.FINALIZATION_FAILED]}
+        owner = owners.get(state.object_id)
+        await findings.note(connection, FindingKind.FINALIZATION_FAILED, state.object_id, owner, detail)
+    if mended:
+        await findings.close(connection, FindingKind.FINALIZATION_FAILED, mended)
 
 
 async def _settle_intents(connection: Connection, states: Iterable[ObjectState]) -> None:

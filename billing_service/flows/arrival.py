@@ -16,3 +16,4 @@ class Arrival:
     claim: Claim
     anchors: frozenset[str] = frozenset()
     event_id: str | None = None  # None: a read of our own
+    read_id: str | None = None  # the object whose reading brought it; None: an event

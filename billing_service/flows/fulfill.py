@@ -27,9 +27,9 @@ from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
-from billing_service.storage import events
+from billing_service.storage import events, quarantine
 from billing_service.storage.database import Connection, Database, UnwritableError
-from billing_service.storage.events import EventRow, QuarantineReason, RecordedOutcome
+from billing_service.storage.events import EventRow, RecordedOutcome
 
 MAX_BATCH_EVENTS = 256  # in one transaction; as many as one call may bring
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # a call brings 4 MiB at the most
@@ -181,7 +181,7 @@ class Fulfill:
             if len(batch) > 1:
                 return await self._write_one_by_one(batch)
             with deadline_after(BATCH_LIMIT_S):
-                results = [await self._quarantine(parsed[0], QuarantineReason.UNWRITABLE, error.rule)]
+                results = [await self._quarantine(parsed[0], quarantine.Reason.UNWRITABLE, error.rule)]
         except Exception as error:  # noqa: BLE001 - see above: whose fault it is shows when each runs alone
             if len(batch) > 1:
                 return await self._write_one_by_one(batch)
@@ -197,7 +197,7 @@ class Fulfill:
     async def _transact(self, connection: Connection, batch: Sequence[_Parsed], plans: PlanIndex) -> list[EventResult]:
         for one in sorted(batch, key=lambda one: one.key):
             if one.event is None:
-                await events.quarantine(connection, one.key, one.payload, QuarantineReason.MALFORMED, one.problem)
+                await quarantine.keep(connection, one.key, one.payload, quarantine.Reason.MALFORMED, one.problem)
         distinct: dict[str, tuple[Event, bytes]] = {}
         for one in batch:  # two copies in one batch are one event and its duplicate
             if one.event is not None:
@@ -222,7 +222,7 @@ class Fulfill:
             parked = await apply(connection, arrivals, Context(plans, self._deployment, self._now()))
             outcomes |= {i: Outcome.PARKED for i, (_, seen) in used.items() if seen.object_id in parked}
         if receipts:
-            await events.release(connection, receipts)
+            await quarantine.release(connection, receipts)
         return outcomes
 
     def _row(self, event: Event, payload: bytes) -> EventRow:
@@ -241,9 +241,9 @@ class Fulfill:
             payload=payload,
         )
 
-    async def _quarantine(self, one: _Parsed, reason: QuarantineReason, detail: str) -> EventResult:
+    async def _quarantine(self, one: _Parsed, reason: quarantine.Reason, detail: str) -> EventResult:
         log.warning("event_quarantined", event_key=one.key, reason=reason.value, detail=detail)
-        await self._database.run(lambda connection: events.quarantine(connection, one.key, one.payload, reason, detail))
+        await self._database.run(lambda connection: quarantine.keep(connection, one.key, one.payload, reason, detail))
         return EventResult(one.event.event_id if one.event else None, Outcome.QUARANTINED)
 
 

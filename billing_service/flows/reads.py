@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from billing_service.domain.merge import of_read
+from billing_service.domain.merge import ObjectState, of_read
 from billing_service.domain.observation import Observation, observe
-from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.domain.views import ObjectKind, SessionView, View
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
@@ -27,8 +27,26 @@ class _Drawn:
     """What is fixed before a request leaves."""
 
     fence: int
-    known_created: int | None  # of the payload that was known then
+    known: ObjectState | None
     request_time: int  # Unix seconds
+
+    @property
+    def known_created(self) -> int | None:
+        """When the payload that was known then was made."""
+        return self.known.payload.created if self.known and self.known.payload else None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What Stripe answered, and what was held before; None where nothing was known of the object."""
+
+    seen: Observation
+    before: View | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether what was held is not what Stripe has."""
+        return self.before != self.seen.view
 
 
 class Reads:
@@ -71,10 +89,14 @@ class Reads:
 
         Raises as `checkout_session` does.
         """
+        return (await self.verify(kind, object_id)).seen
+
+    async def verify(self, kind: ObjectKind, object_id: str) -> Verified:
+        """Read an object and fold it, and say what was held before. Raises as `checkout_session` does."""
         return await self._fold(object_id, kind, lambda: self._stripe.listing.get(kind.value, object_id))
 
     async def _session(self, session_id: str, call: Callable[[], Awaitable[Read]]) -> SessionView:
-        view = (await self._fold(session_id, ObjectKind.CHECKOUT_SESSION, call)).view
+        view = (await self._fold(session_id, ObjectKind.CHECKOUT_SESSION, call)).seen.view
         if not isinstance(view, SessionView):
             raise TypeError("a session's view is a SessionView")
         if view.subscription_id is not None:
@@ -102,19 +124,20 @@ class Reads:
         await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
         return answer.object
 
-    async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Observation:
+    async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Verified:
         drawn = await self._draw(object_id)
-        return await self._merge(drawn, await call(), kind)
+        seen = await self._merge(drawn, await call(), kind)
+        return Verified(seen, drawn.known.view if drawn.known else None)
 
     async def _draw(self, object_id: str) -> _Drawn:
         """Draw the fence of a read whose request has not left yet."""
 
-        async def draw(connection: Connection) -> _Drawn:
+        async def draw(connection: Connection) -> tuple[int, ObjectState | None]:
             known = await objects.find(connection, object_id)
-            created = known.payload.created if known and known.payload else None
-            return _Drawn(await objects.draw_fence(connection), created, int(self._now().timestamp()))
+            return await objects.draw_fence(connection), known
 
-        return await self._database.run(draw)
+        fence, known = await self._database.run(draw)
+        return _Drawn(fence, known, int(self._now().timestamp()))
 
     async def _merge(self, drawn: _Drawn, answer: Read, kind: ObjectKind) -> Observation:
         """Merge what Stripe answered, and what the answer brought along; what is another deployment's is left out."""
@@ -130,6 +153,7 @@ class Reads:
                 ),
                 one.claim,
                 one.anchors,
+                read_id=seen.object_id,
             )
             for one in [seen, *_expanded(answer.object, kind)]
             if self.is_ours(one)

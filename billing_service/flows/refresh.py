@@ -15,7 +15,7 @@ from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import Observation
 from billing_service.domain.views import DisputeView, ObjectKind, RefundView
 from billing_service.flows.reads import Reads
-from billing_service.flows.stripe_budget import StripeBudget
+from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.storage import findings, rereads
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.findings import FindingKind
@@ -23,9 +23,9 @@ from billing_service.storage.rereads import Claim
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeCallError, StripeDefinite, StripeDenied
 
-CLAIM_MOST = 8  # in one go; a lease is long enough for all of them
+CLAIM_MOST = 1  # so that a worker that is killed holds up no more than what it was reading
 POLL_S = 1.0  # between looks at an empty queue
-READ_LIMIT_S = 20.0
+READ_LIMIT_S = 20.0  # less than a lease
 
 
 log = structlog.get_logger(__name__)
@@ -34,12 +34,12 @@ log = structlog.get_logger(__name__)
 class Refresh:
     """The worker behind the queue of re-reads; any number of processes may run one each."""
 
-    def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: StripeBudget | None = None) -> None:
+    def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: Budget | None = None) -> None:
         """Does nothing before `run` or `drain`."""
         self._database = database
         self._stripe = stripe
         self._reads = reads
-        self._budget = budget or StripeBudget(database)
+        self._budget = RequestBudget(database, budget or Budget())
 
     async def run(self) -> None:
         """Serve the queue for ever."""
@@ -53,9 +53,9 @@ class Refresh:
                 await asyncio.sleep(POLL_S)
 
     async def drain(self) -> int:
-        """Serve what is due now, up to one claim; say how many objects were read or put off.
+        """Serve what is due, one claim; say how many objects were read or put off.
 
-        With the budget spent the rest is given back as it was: it waits for the budget, not as if it had failed.
+        With the budget spent it is given back as it was: it waits for the budget, not as if it had failed.
         """
         claims = await self._database.run(lambda connection: rereads.claim(connection, CLAIM_MOST))
         for served, claimed in enumerate(claims):
@@ -63,7 +63,7 @@ class Refresh:
                 left = claims[served:]
                 await self._database.run(lambda connection: rereads.release(connection, left))  # noqa: B023 - awaited before the next turn
                 return served
-            with deadline_after(READ_LIMIT_S), self._budget.paid(1):
+            with deadline_after(READ_LIMIT_S):
                 await self._serve(claimed)
         return len(claims)
 

@@ -1,8 +1,8 @@
-"""The events that Stripe sent: recorded once, by id; and the quarantine of those that could not be."""
+"""The events that Stripe sent: recorded once, by id."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,13 +17,6 @@ class RecordedOutcome(StrEnum):
     APPLIED = "applied"
     IGNORED = "ignored"
     NOT_OURS = "not_ours"
-
-
-class QuarantineReason(StrEnum):
-    """Why an event is kept as raw bytes."""
-
-    MALFORMED = "malformed"  # not an event, or of a shape that is not known
-    UNWRITABLE = "unwritable"  # understood, and the database refuses it
 
 
 @dataclass(frozen=True)
@@ -52,16 +45,6 @@ _RECORD = sa.text("""
     RETURNING event_id, receipt
 """)
 
-_QUARANTINE = sa.text("""
-    INSERT INTO quarantined_events (event_key, payload, reason, detail)
-    VALUES (:event_key, :payload, :reason, :detail)
-    ON CONFLICT (event_key) DO UPDATE
-    SET payload = excluded.payload, reason = excluded.reason, detail = excluded.detail,
-        attempts = quarantined_events.attempts + 1, update_time = now()
-""")
-
-_RELEASE = sa.text("DELETE FROM quarantined_events WHERE event_key = ANY(CAST(:ids AS text[]))")
-
 
 async def record(connection: Connection, rows: Sequence[EventRow]) -> Mapping[str, int]:
     """Record events (ids distinct) and return the receipt number of each that was not recorded before.
@@ -82,19 +65,3 @@ async def record(connection: Connection, rows: Sequence[EventRow]) -> Mapping[st
         },
     )
     return {row.event_id: row.receipt for row in result}
-
-
-async def quarantine(
-    connection: Connection, event_key: str, payload: bytes, reason: QuarantineReason, detail: str
-) -> None:
-    """Keep an event as raw bytes; the same key again counts one more attempt.
-
-    `detail` says what is wrong and carries no value of the payload.
-    """
-    values = {"event_key": event_key, "payload": payload, "reason": reason.value, "detail": detail}
-    await connection.execute(_QUARANTINE, values)
-
-
-async def release(connection: Connection, event_ids: Collection[str]) -> None:
-    """Take recorded events out of the quarantine."""
-    await connection.execute(_RELEASE, {"ids": sorted(event_ids)})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -17,23 +19,67 @@ class FindingKind(StrEnum):
 
     BOUGHT_TWICE = "bought_twice"
     BINDING_CONTRADICTED = "binding_contradicted"
-    DRIFT = "drift"
+    DRIFT = "drift"  # what we held gave something else than what Stripe holds, and no event said why; repaired
     DENIED_BY_STRIPE = "denied_by_stripe"
-    FINALIZATION_FAILED = "finalization_failed"
+    FINALIZATION_FAILED = "finalization_failed"  # Stripe could not finalise an invoice: nobody will be asked to pay it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding; closed where `close_time` is set, until something else is found about the same subject."""
+
+    kind: FindingKind
+    subject: str
+    customer_id: str | None
+    detail: Mapping[str, Any]  # ids, never personal data
+    create_time: datetime
+    update_time: datetime
+    close_time: datetime | None
 
 
 _NOTE = sa.text("""
     INSERT INTO findings (kind, subject, customer_id, detail)
     VALUES (:kind, :subject, :customer_id, CAST(:detail AS jsonb))
-    ON CONFLICT (kind, subject) DO UPDATE SET detail = excluded.detail, update_time = now()
+    ON CONFLICT (kind, subject) DO UPDATE SET detail = excluded.detail, update_time = now(), close_time = NULL
     WHERE findings.detail <> excluded.detail
+""")
+_CLOSE = sa.text("""
+    UPDATE findings SET close_time = now()
+    WHERE kind = :kind AND subject = ANY(CAST(:subjects AS text[])) AND close_time IS NULL
+""")
+_LIST = sa.text("""
+    SELECT kind, subject, customer_id, detail::text AS detail, create_time, update_time, close_time FROM findings
+    WHERE close_time IS NULL OR :closed
+    ORDER BY update_time DESC, kind, subject LIMIT :most
 """)
 
 
 async def note(
     connection: Connection, kind: FindingKind, subject: str, customer_id: str | None, detail: Mapping[str, Any]
 ) -> None:
-    """Note a finding; noting the same again changes nothing. `detail` holds ids, never personal data."""
+    """Note a finding; the same again changes nothing, also where somebody closed it. `detail` holds ids, never personal data."""
     body = msgspec.json.encode(detail).decode()
     values = {"kind": kind.value, "subject": subject, "customer_id": customer_id, "detail": body}
     await connection.execute(_NOTE, values)
+
+
+async def close(connection: Connection, kind: FindingKind, subjects: Collection[str]) -> int:
+    """Close findings that are open; say how many were."""
+    result = await connection.execute(_CLOSE, {"kind": kind.value, "subjects": sorted(subjects)})
+    return result.rowcount
+
+
+async def newest(connection: Connection, most: int, *, closed: bool) -> Sequence[Finding]:
+    """Give what was found last; the open ones, or with those that were closed."""
+    return [
+        Finding(
+            FindingKind(row.kind),
+            row.subject,
+            row.customer_id,
+            msgspec.json.decode(row.detail),
+            row.create_time,
+            row.update_time,
+            row.close_time,
+        )
+        for row in await connection.execute(_LIST, {"closed": closed, "most": most})
+    ]

@@ -26,7 +26,7 @@ class CauseKind(StrEnum):
 
 @dataclass(frozen=True)
 class Cause:
-    """What a change is put down to, with the id of the event or binding; of several at once, the latest."""
+    """What a change is put down to, with the id of the event, the object that was read, or the binding; of several, the latest."""
 
     kind: CauseKind
     cause_id: str | None
@@ -77,13 +77,22 @@ def _state(entitlements: Entitlements) -> str:
     ).decode()
 
 
-_DRIFT = sa.text("""
-    SELECT count(DISTINCT customer_id) FROM entitlement_changes
+_CHANGED = sa.text("""
+    SELECT DISTINCT customer_id FROM entitlement_changes
     WHERE cause = 'event' AND cause_id = ANY(CAST(:ids AS text[]))
+""")
+_CHANGED_BY_READ = sa.text("""
+    SELECT DISTINCT customer_id FROM entitlement_changes JOIN reconcile_runs ON run_id = :run_id
+    WHERE cause = 'read' AND cause_id = :object_id AND change_time >= create_time
 """)
 
 
-async def changed_by(connection: Connection, event_ids: Collection[str]) -> int:
-    """Say how many customers' entitlements these events changed."""
-    count: int = (await connection.execute(_DRIFT, {"ids": sorted(event_ids)})).scalar_one()
-    return count
+async def changed_by(connection: Connection, event_ids: Collection[str]) -> set[str]:
+    """Give the customers whose entitlements these events changed."""
+    return {row.customer_id for row in await connection.execute(_CHANGED, {"ids": sorted(event_ids)})}
+
+
+async def changed_by_read(connection: Connection, object_id: str, run_id: int) -> set[str]:
+    """Give the customers whose entitlements a read of this object changed since a run of the reconciliation began."""
+    values = {"object_id": object_id, "run_id": run_id}
+    return {row.customer_id for row in await connection.execute(_CHANGED_BY_READ, values)}

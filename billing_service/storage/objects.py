@@ -90,6 +90,16 @@ _SAVE = sa.text("""
            OR (excluded.read_terminal, excluded.read_fence) >= (o.read_terminal, o.read_fence))
 """)
 _VIEW = sa.text(f"SELECT {_COLUMNS} FROM stripe_objects WHERE object_id = :object_id")  # noqa: S608 - as above
+# All ids of a kind begin alike, so that this is a range of the primary key.
+_UNFINISHED = sa.text("""
+    SELECT object_id FROM stripe_objects
+    WHERE kind = :kind AND object_id > greatest(CAST(:after AS text), :prefix) AND object_id < :end
+      AND NOT coalesce(payload_terminal, false) AND NOT coalesce(read_terminal, false)
+      AND (CAST(:mode AS text) IS NULL OR coalesce(read_view, payload_view) ->> 'mode' = :mode)
+    ORDER BY object_id LIMIT :most
+""")
+_KNOWN = sa.text("SELECT object_id FROM stripe_objects WHERE object_id = ANY(CAST(:ids AS text[]))")
+_PREFIXES: Mapping[ObjectKind, str] = {ObjectKind.SUBSCRIPTION: "sub_", ObjectKind.CHECKOUT_SESSION: "cs_"}
 _FENCE = sa.text("SELECT nextval('stripe_fence')")
 
 
@@ -113,6 +123,21 @@ async def find(connection: Connection, object_id: str) -> ObjectState | None:
 async def save(connection: Connection, states: Iterable[ObjectState]) -> None:
     """Write joined states over what is there; a register never moves down."""
     await connection.execute(_SAVE, {"rows": msgspec.json.encode([_row(state) for state in states]).decode()})
+
+
+async def unfinished(
+    connection: Connection, kind: ObjectKind, *, after: str, most: int, mode: str | None = None
+) -> list[str]:
+    """Give the ids of the next objects of a kind that are not final, in their order; of sessions, those of a mode."""
+    prefix = _PREFIXES[kind]
+    values = {"kind": kind.value, "after": after, "most": most, "mode": mode}
+    result = await connection.execute(_UNFINISHED, values | {"prefix": prefix, "end": prefix[:-1] + "`"})
+    return [row.object_id for row in result]
+
+
+async def known(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Give those of these objects of which anything is known."""
+    return {row.object_id for row in await connection.execute(_KNOWN, {"ids": sorted(ids)})}
 
 
 async def draw_fence(connection: Connection) -> int:

@@ -12,6 +12,15 @@ import sqlalchemy as sa
 from billing_service.storage.database import Connection
 
 
+class Scope(StrEnum):
+    """What a run goes through."""
+
+    EVENTS = "events"  # Stripe's list of events, by the time at which they were made
+    SUBSCRIPTIONS = "subscriptions"  # ours that are not over, and Stripe's live ones
+    PURCHASES = "purchases"  # ours and Stripe's, with their refunds and disputes
+    CUSTOMER = "customer"  # everything of one
+
+
 class RunState(StrEnum):
     """Where a run stands."""
 
@@ -23,19 +32,25 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """One walk over Stripe's events created in [since, until), unix seconds; `done_until` is how far it came."""
+    """One run. Over events: those created in [since, until), unix seconds, of which it came to `done_until`.
+
+    Over objects the times are 0 and that of its beginning, and `position` is how far it came.
+    """
 
     run_id: int
     since: int
     until: int
     done_until: int
     state: RunState
-    found: int = 0  # events at Stripe
-    repaired: int = 0  # of these, the ones that were not here and are now
-    failed: int = 0  # of these, the ones that could not be taken in
-    drift: int = 0  # customers whose entitlements changed by it
+    scope: Scope = Scope.EVENTS
+    position: str = ""
+    found: int = 0  # events or objects at Stripe that were looked at
+    repaired: int = 0  # of these, what was not known here as Stripe has it, and is now
+    failed: int = 0  # of these, what could not be taken in
+    drift: int = 0  # how often the entitlements of a customer changed by it
+    denied: int = 0  # objects that Stripe does not show (any more); each is a finding
 
-    def plus(self, *, found: int, repaired: int, failed: int, drift: int) -> Run:
+    def plus(self, *, found: int = 0, repaired: int = 0, failed: int = 0, drift: int = 0, denied: int = 0) -> Run:
         """Give the run with these counts added."""
         return replace(
             self,
@@ -43,44 +58,49 @@ class Run:
             repaired=self.repaired + repaired,
             failed=self.failed + failed,
             drift=self.drift + drift,
+            denied=self.denied + denied,
         )
 
 
-_COLUMNS = "run_id, since, until, done_until, state, found, repaired, failed, drift"
+_COLUMNS = "run_id, since, until, done_until, state, scope, position, found, repaired, failed, drift, denied"
 _BEGIN = sa.text(f"""
-    INSERT INTO reconcile_runs (since, until, done_until, state) VALUES (:since, :until, :since, 'running')
+    INSERT INTO reconcile_runs (since, until, done_until, state, scope)
+    VALUES (:since, :until, :since, 'running', :scope)
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - the columns are a constant of this module, here and below
 _SAVE = sa.text("""
     UPDATE reconcile_runs
     SET done_until = :done_until, state = :state, found = :found, repaired = :repaired, failed = :failed,
-        drift = :drift, update_time = now()
+        drift = :drift, denied = :denied, position = :position, update_time = now()
     WHERE run_id = :run_id
 """)
 _LAST_UNFINISHED = sa.text(f"""
-    SELECT {_COLUMNS} FROM reconcile_runs WHERE state <> 'complete' ORDER BY run_id DESC LIMIT 1
+    SELECT {_COLUMNS} FROM reconcile_runs
+    WHERE scope = :scope AND run_id > coalesce(
+        (SELECT max(run_id) FROM reconcile_runs WHERE scope = :scope AND state = 'complete'), 0)
+    ORDER BY run_id DESC LIMIT 1
 """)  # noqa: S608
-_LAST_COMPLETE = sa.text("SELECT max(until) FROM reconcile_runs WHERE state = 'complete'")
+_LAST_COMPLETE = sa.text("SELECT max(until) FROM reconcile_runs WHERE scope = 'events' AND state = 'complete'")
 _UNKNOWN = sa.text("""
     SELECT id FROM unnest(CAST(:ids AS text[])) AS id
     WHERE NOT EXISTS (SELECT 1 FROM stripe_events WHERE event_id = id)
 """)
 
 
-async def begin(connection: Connection, since: int, until: int) -> Run:
+async def begin(connection: Connection, scope: Scope, since: int, until: int) -> Run:
     """Begin a run."""
-    return _run((await connection.execute(_BEGIN, {"since": since, "until": until})).one())
+    return _run((await connection.execute(_BEGIN, {"scope": scope.value, "since": since, "until": until})).one())
 
 
 async def save(connection: Connection, run: Run) -> None:
     """Write how far a run has come."""
-    values = {key: value for key, value in vars(run).items() if key not in {"since", "until"}}
+    values = {key: value for key, value in vars(run).items() if key not in {"since", "until", "scope"}}
     await connection.execute(_SAVE, values | {"state": run.state.value})
 
 
-async def last_unfinished(connection: Connection) -> Run | None:
-    """Give the latest run that is not complete."""
-    row = (await connection.execute(_LAST_UNFINISHED)).one_or_none()
+async def last_unfinished(connection: Connection, scope: Scope) -> Run | None:
+    """Give the latest run of a scope that did not come to its end, unless one after it did."""
+    row = (await connection.execute(_LAST_UNFINISHED, {"scope": scope.value})).one_or_none()
     return None if row is None else _run(row)
 
 
@@ -102,6 +122,9 @@ def _run(row: sa.Row[Any]) -> Run:
         until=row.until,
         done_until=row.done_until,
         state=RunState(row.state),
+        scope=Scope(row.scope),
+        position=row.position,
+        denied=row.denied,
         found=row.found,
         repaired=row.repaired,
         failed=row.failed,

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from billing_service.domain.views import ObjectKind
 from billing_service.storage.database import Connection
 
-LEASE = timedelta(seconds=60)  # a worker that has not come back by then is taken for dead
+LEASE = timedelta(seconds=30)  # a worker that has not come back by then is taken for dead
 MAX_BACKOFF_S = 600
 
 
@@ -72,14 +72,14 @@ _TAKE = sa.text("""
     WHERE least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1 >= :reserve
     RETURNING 1
 """)
-# Overdrawn by a burst at the most: background work waits for people, and not long after they are gone.
+# People never wait. However many they are, a quarter of what comes back stays for background work.
 _SPEND = sa.text("""
     UPDATE stripe_budget
     SET tokens = greatest(
-            -:burst, least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - :requests),
+            least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - :requests,
+            least(:reserve + 1, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate / 4)),
         update_time = clock_timestamp()
 """)
-_DEPTH = sa.text("SELECT count(*) AS depth, extract(epoch FROM now() - min(request_time))::bigint AS age FROM rereads")
 
 
 async def ask(connection: Connection, asks: Iterable[Ask]) -> None:
@@ -124,12 +124,7 @@ async def take_budget(connection: Connection, *, rate_per_s: float, burst: int, 
     return (await connection.execute(_TAKE, values)).one_or_none() is not None
 
 
-async def spend_budget(connection: Connection, requests: int, *, rate_per_s: float, burst: int) -> None:
-    """Take requests from the budget whatever is left of it, down to a burst below nothing."""
-    await connection.execute(_SPEND, {"rate": rate_per_s, "burst": burst, "requests": requests})
-
-
-async def depth(connection: Connection) -> tuple[int, int]:
-    """Say how many objects wait to be read, and for how many seconds the oldest has waited."""
-    row = (await connection.execute(_DEPTH)).one()
-    return row.depth, row.age or 0
+async def spend_budget(connection: Connection, requests: int, *, rate_per_s: float, burst: int, reserve: int) -> None:
+    """Count requests that were made whatever was left of the budget."""
+    values = {"rate": rate_per_s, "burst": burst, "reserve": reserve, "requests": requests}
+    await connection.execute(_SPEND, values)

@@ -65,11 +65,6 @@ class StripeApi:
         call = self._client.v1.checkout.sessions.retrieve_async(session_id, _expanding(expand))
         return await self._read("checkout.sessions.get", call)
 
-    async def get_subscription(self, subscription_id: str, *, expand: Sequence[str] = ()) -> Read:
-        """Read a subscription; `expand` as Stripe has it, for example ("latest_invoice.payments",)."""
-        call = self._client.v1.subscriptions.retrieve_async(subscription_id, _expanding(expand))
-        return await self._read("subscriptions.get", call)
-
     async def update_subscription(self, subscription_id: str, params: _Params, idempotency_key: str) -> Read:
         """Change a subscription; StripeDefinite with status 402 when a payment that this asks for fails."""
         options: stripe.RequestOptions = {"idempotency_key": idempotency_key}

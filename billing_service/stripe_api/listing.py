@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from billing_service.stripe_api.errors import StripeNoAnswer
 from billing_service.stripe_api.sdk import Bounds, Read, bounded, server_time_s
 
 PAGE_SIZE = 100  # Stripe's largest
+MAX_TYPES = 20  # of events in one call: https://docs.stripe.com/api/events/list#list_events-types
 MAX_PAGES = 10_000  # of one listing: a million objects; more means an answer that goes in circles
 
 # Where each kind of object lives, and what a read of it brings along.
@@ -29,6 +30,9 @@ _PATHS: Mapping[str, str] = {
 _EXPANDED: Mapping[str, tuple[str, ...]] = {"subscription": ("latest_invoice",)}
 
 
+Permit = Callable[[], Awaitable[None]]
+
+
 @dataclass(frozen=True)
 class Page:
     """One page of a list, the newest first, as Stripe lists."""
@@ -40,10 +44,15 @@ class Page:
 class StripeListing:
     """Reads through the SDK's raw requests, so that one path serves every kind."""
 
-    def __init__(self, client: stripe.StripeClient, bounds: Bounds) -> None:
-        """Take the client whose key and address are used."""
+    def __init__(self, client: stripe.StripeClient, bounds: Bounds, permit: Permit | None = None) -> None:
+        """Take the client whose key and address are used, and what is awaited before each request."""
         self._client = client
         self._bounds = bounds
+        self._permit = permit
+
+    def paced(self, permit: Permit) -> StripeListing:
+        """Give the same, awaiting a permit before each request."""
+        return StripeListing(self._client, self._bounds, permit)
 
     async def get(self, kind: str, object_id: str) -> Read:
         """Read one object.
@@ -72,14 +81,38 @@ class StripeListing:
             query["starting_after"] = data[-1]["id"]
         raise StripeNoAnswer(operation, f"more than {MAX_PAGES} pages")
 
-    def events(self, since: int, until: int) -> AsyncIterator[Page]:
-        """List events created in [since, until), unix seconds; Stripe keeps 30 days."""
-        return self.pages("events.list", "/v1/events", {"created": {"gte": since, "lt": until}})
+    async def events(self, since: int, until: int, types: Sequence[str]) -> AsyncIterator[Page]:
+        """List events of these types created in [since, until), unix seconds; Stripe keeps 30 days.
 
-    def subscriptions(self, stripe_customer_id: str | None = None) -> AsyncIterator[Page]:
-        """List subscriptions of any status, of one Stripe customer or of all."""
-        query = {"status": "all"} | ({"customer": stripe_customer_id} if stripe_customer_id else {})
-        return self.pages("subscriptions.list", "/v1/subscriptions", query)
+        Twenty types at a time, which is the most that Stripe takes; the newest first only within these.
+        """
+        query = {"created": {"gte": since, "lt": until}}
+        for start in range(0, len(types), MAX_TYPES):
+            some = {"types": list(types[start : start + MAX_TYPES])}
+            async for page in self.pages("events.list", "/v1/events", query | some):
+                yield page
+
+    def subscriptions(self, stripe_customer_id: str) -> AsyncIterator[Page]:
+        """List the subscriptions of one Stripe customer, of any status."""
+        return self.pages("subscriptions.list", "/v1/subscriptions", {"status": "all", "customer": stripe_customer_id})
+
+    def live_subscriptions(self, after: str = "") -> AsyncIterator[Page]:
+        """List every subscription that is not canceled, beginning after an id."""
+        return self.pages("subscriptions.list", "/v1/subscriptions", _after(after))
+
+    def completed_sessions(self, stripe_customer_id: str = "", after: str = "") -> AsyncIterator[Page]:
+        """List the checkout sessions that were completed, of one Stripe customer or of all, beginning after an id."""
+        whose = {"customer": stripe_customer_id} if stripe_customer_id else {}
+        query = {"status": "complete"} | whose | _after(after)
+        return self.pages("checkout.sessions.list", "/v1/checkout/sessions", query)
+
+    def refunds_of(self, payment_intent_id: str) -> AsyncIterator[Page]:
+        """List the refunds of a payment intent."""
+        return self.pages("refunds.list", "/v1/refunds", {"payment_intent": payment_intent_id})
+
+    def disputes_of(self, payment_intent_id: str) -> AsyncIterator[Page]:
+        """List the disputes of a payment intent."""
+        return self.pages("disputes.list", "/v1/disputes", {"payment_intent": payment_intent_id})
 
     def sessions_of_payment(self, payment_intent_id: str) -> AsyncIterator[Page]:
         """List the sessions of a payment intent: one, or none."""
@@ -91,9 +124,15 @@ class StripeListing:
         return self.pages("invoice_payments.list", "/v1/invoice_payments", {"payment": payment})
 
     async def _request(self, operation: str, path: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        if self._permit is not None:
+            await self._permit()
         call = self._client.raw_request_async("get", path, **params)
         answer = await bounded(operation, call, self._bounds)
         content = json.loads(answer.body)
         if not isinstance(content, dict):
             raise StripeNoAnswer(operation, "an answer that is not Stripe's")
         return content, server_time_s(answer.headers.get("date"))
+
+
+def _after(object_id: str) -> dict[str, str]:
+    return {"starting_after": object_id} if object_id else {}

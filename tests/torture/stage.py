@@ -40,9 +40,19 @@ class Recorded:
 class Stage:
     """PostgreSQL, stand-in, service and gateway as processes of their own, and the ways to reach them."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take a folder that other users may look into."""
-        self.stack = Stack(Plan(folder, Ports.choose(0), CATALOG, storefront=False, postgres_settings=_POSTGRES))
+    def __init__(self, folder: Path, service_settings: Mapping[str, str] | None = None) -> None:
+        """Take a folder that other users may look into, and what the service is to have beside its usual settings."""
+        settings = service_settings or {}
+        self.stack = Stack(
+            Plan(
+                folder,
+                Ports.choose(0),
+                CATALOG,
+                storefront=False,
+                postgres_settings=_POSTGRES,
+                service_settings=settings,
+            )
+        )
         self.addresses: Mapping[str, str] = {}
 
     async def __aenter__(self) -> Self:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.flows import reconcile_objects
 from billing_service.flows.reconcile import Reconcile
-from billing_service.storage.reconcile_runs import RunState
+from billing_service.flows.reconcile_objects import ReconcileObjects
+from billing_service.flows.request_budget import RequestBudget
+from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
-from tests.integration.flows.test_refresh import World, world  # noqa: F401 - the fixture
-from tests.stripe_proxy import fail, held
+from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
+from tests.stripe_proxy import Fault, fail, held, lose_answer
 
 
 def later() -> datetime:
@@ -21,7 +26,13 @@ def later() -> datetime:
 
 @pytest.fixture
 def reconcile(world: World) -> Reconcile:  # noqa: F811 - a fixture takes a fixture
-    return Reconcile(world.database, world.stripe.listing, world.reads, world.fulfill, later)
+    return Reconcile(world.database, world.stripe.listing, world.fulfill, RequestBudget(world.database, PLENTY), later)
+
+
+@pytest.fixture
+def objects(world: World) -> ReconcileObjects:  # noqa: F811 - likewise
+    budget = RequestBudget(world.database, PLENTY)
+    return ReconcileObjects(world.database, world.stripe.listing, world.reads, budget, "default", later)
 
 
 async def test_everything_that_was_lost_comes_back_and_is_counted(
@@ -33,7 +44,8 @@ async def test_everything_that_was_lost_comes_back_and_is_counted(
     heard = await world.events("customer.created", "invoice.paid")
     await world.fulfill(heard)
     run = await reconcile.events()
-    total = len(await world.events())
+    total = len(await world.events(*HANDLED_TYPES))
+    heard = [body for body in heard if json.loads(body)["type"] in HANDLED_TYPES]
     assert (run.state, run.found, run.repaired, run.failed) == (RunState.COMPLETE, total, total - len(heard), 0)
     assert run.drift == 3
     for name in ("ann", "bob", "eve"):
@@ -64,12 +76,115 @@ async def test_a_run_can_be_stopped_and_the_next_one_goes_on(world: World, recon
     assert (await reconcile.events()).state is RunState.COMPLETE
 
 
-async def test_everything_of_one_customer_is_read_on_demand(world: World, reconcile: Reconcile) -> None:  # noqa: F811
+async def test_everything_of_one_customer_is_read_on_demand(world: World, objects: ReconcileObjects) -> None:  # noqa: F811
     """A deletion that we missed is in no list of live ones: ours are read too."""
     await world.buy("ann")
     await world.fulfill(await world.events())
     ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
     await world.call("DELETE", f"/v1/subscriptions/{subscription_id}")
     assert (await world.read("ann")).plan_keys == ("pro",)
-    assert await reconcile.customer("ann") == 1
+    run = await objects.customer("ann")
+    assert (run.state, run.drift) == (RunState.COMPLETE, 1)
     assert (await world.read("ann")).plan_keys == ("free",)
+
+
+async def test_all_subscriptions_are_those_that_we_hold_and_those_that_stripe_lists(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+) -> None:
+    """Of one we missed the end, of another the beginning, of a third nothing. What moved without an event is a finding."""
+    for name in ("ann", "bob", "eve"):
+        await world.buy(name)
+    heard = [body for body in await world.events() if "eve" not in await whose(world, body)]
+    await world.fulfill(heard)
+    ((ann,),) = world.sql("""
+        SELECT object_id FROM stripe_objects JOIN stripe_customers USING (stripe_customer_id)
+        WHERE kind = 'subscription' AND customer_id = 'ann'
+    """)
+    await world.call("DELETE", f"/v1/subscriptions/{ann}")
+    run = await objects.subscriptions()
+    assert (run.state, run.found, run.drift) == (RunState.COMPLETE, 3, 2)
+    assert [(await world.read(name)).plan_keys for name in ("ann", "bob", "eve")] == [("free",), ("pro",), ("pro",)]
+    found = world.sql("SELECT customer_id FROM findings WHERE kind = 'drift' ORDER BY 1")
+    assert found == [("ann",), ("eve",)]
+    again = await objects.subscriptions()
+    assert (again.repaired, again.drift) == (0, 0)
+
+
+async def whose(world: World, body: bytes) -> str:  # noqa: F811
+    """Give the customer whom an event is about."""
+    obj = json.loads(body)["data"]["object"]
+    customer = obj["id"] if obj["object"] == "customer" else obj.get("customer")
+    if customer is None:
+        return ""
+    return str((await world.call("GET", f"/v1/customers/{customer}"))["metadata"].get("billing_customer_id", ""))
+
+
+async def test_purchases_are_read_with_what_came_back(world: World, objects: ReconcileObjects) -> None:  # noqa: F811
+    """Every event was lost: the purchase, a refund of another one, and a dispute of a third."""
+    payments = {}
+    for name in ("ann", "bob", "eve"):
+        session_id = await world.buy(name, "export_pass", "payment")
+        payments[name] = (await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["payment_intent"]
+    await world.call("POST", "/_control/refunds", payment_intent=payments["bob"])
+    await world.call("POST", "/_control/disputes", payment_intent=payments["eve"])
+    run = await objects.purchases()
+    assert run.state is RunState.COMPLETE
+    states = {
+        name: [source.state.value for source in (await world.read(name)).sources if source.stripe_id]
+        for name in payments
+    }
+    assert states == {"ann": ["ending"], "bob": ["refunded"], "eve": ["disputed"]}
+
+
+async def test_a_walk_over_objects_goes_on_where_it_was_stopped(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconcile_objects, "MOST", 1)
+    for name in ("ann", "bob", "eve"):
+        await world.buy(name)
+    await world.fulfill(await world.events())
+    arrived = asyncio.Event()
+    told: list[Run] = []
+    ids = [row[0] for row in world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription' ORDER BY 1")]
+    world.proxy.next("GET", f"/v1/subscriptions/{ids[1]}", held(arrived, asyncio.Event()))
+    stopped = asyncio.create_task(objects.subscriptions())
+    await arrived.wait()
+    stopped.cancel()
+    await asyncio.wait({stopped})
+    assert world.sql("SELECT state, position FROM reconcile_runs") == [("stopped", f"ours:{ids[0]}")]
+    run = await objects.subscriptions(told.append)
+    assert (run.state, run.found) == (RunState.COMPLETE, 3)
+    assert told[0].position == f"ours:{ids[1]}"
+    assert world.sql("SELECT count(*) FROM reconcile_runs") == [(1,)]
+
+
+async def test_what_stripe_does_not_show_is_a_finding_and_no_failure(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+) -> None:
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
+    world.sql("UPDATE stripe_objects SET object_id = 'sub_gone' WHERE kind = 'subscription'")
+    run = await objects.subscriptions()
+    assert (run.state, run.denied, run.failed) == (RunState.COMPLETE, 1, 0)
+    assert ("denied_by_stripe", "sub_gone") in world.sql("SELECT kind, subject FROM findings")
+    assert subscription_id in [row[0] for row in world.sql("SELECT object_id FROM stripe_objects")]
+
+
+@pytest.mark.parametrize("fault", [fail, lose_answer])
+async def test_a_read_that_stripe_does_not_answer_is_tried_again(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    monkeypatch.setattr(reconcile_objects, "PAUSE_S", 0)
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
+    world.proxy.next("GET", f"/v1/subscriptions/{subscription_id}", fault)
+    assert (await objects.subscriptions()).state is RunState.COMPLETE

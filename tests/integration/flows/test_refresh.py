@@ -21,7 +21,7 @@ from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
 from billing_service.flows.refresh import Refresh
-from billing_service.flows.stripe_budget import Budget, StripeBudget
+from billing_service.flows.request_budget import Budget
 from billing_service.storage import rereads
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
@@ -47,7 +47,7 @@ class World:
         self.fulfill = Fulfill(database, prices, "default", now)
         self.read = ReadEntitlements(database, prices, now)
         self.reads = Reads(database, stripe, prices, "default", now)
-        self.refresh = Refresh(database, stripe, self.reads, StripeBudget(database, PLENTY))
+        self.refresh = Refresh(database, stripe, self.reads, PLENTY)
 
     async def call(self, method: str, path: str, **data: Any) -> dict[str, Any]:
         """Call the stand-in directly; controls take JSON, the API a form."""
@@ -92,7 +92,7 @@ class World:
 
     async def serve_all(self) -> None:
         """Make everything due, and serve until the queue is empty."""
-        for _ in range(10):
+        for _ in range(100):
             self.sql("UPDATE rereads SET due_time = now() - interval '1 second'")
             if not await self.refresh.drain():
                 return
@@ -202,8 +202,7 @@ async def test_an_empty_budget_puts_nothing_off_as_if_it_had_failed(world: World
     asks = [rereads.Ask(f"sub_{n}", ObjectKind.SUBSCRIPTION, 0) for n in range(3)]
     await world.database.run(lambda c: rereads.ask(c, asks))
     world.sql("UPDATE stripe_budget SET tokens = 0, update_time = now()")
-    nothing = StripeBudget(world.database, Budget(rate_per_s=0.0, burst=20, reserve=0))
-    poor = Refresh(world.database, world.stripe, world.reads, nothing)
+    poor = Refresh(world.database, world.stripe, world.reads, Budget(rate_per_s=0.0, burst=20, reserve=0))
     before = world.sql("SELECT object_id, due_time, attempts, lease_time FROM rereads ORDER BY 1")
     assert await poor.drain() == 0
     assert world.sql("SELECT object_id, due_time, attempts, lease_time FROM rereads ORDER BY 1") == before

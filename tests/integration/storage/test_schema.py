@@ -101,6 +101,7 @@ VIOLATIONS = {
         " OVERRIDING SYSTEM VALUE SELECT 1, 0, 1, 0, 'running' FROM generate_series(1, 2)"
     ],
     "reconcile_runs_state_known": [RUN.format(done=0, state="'lost'", failed=0)],
+    "reconcile_runs_scope_known": [RUN.format(done=0, state="'running'", failed=0), "UPDATE reconcile_runs SET scope = 'moon'"],
     "reconcile_runs_within": [RUN.format(done=9, state="'running'", failed=0)],
     "reconcile_runs_complete_is_whole": [RUN.format(done=1, state="'complete'", failed=1)],
     "subscription_requests_pkey": [CUSTOMER, subscription_request(), subscription_request()],

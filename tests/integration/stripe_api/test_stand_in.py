@@ -94,7 +94,7 @@ async def test_a_customer_that_is_gone_is_told_apart(api: StripeApi) -> None:
 async def test_what_is_not_there_is_missing(api: StripeApi) -> None:
     """An id that Stripe does not know is a 404."""
     with pytest.raises(StripeDefinite) as caught:
-        await api.get_subscription("sub_gone")
+        await api.get_checkout_session("cs_gone")
     assert caught.value.missing
 
 

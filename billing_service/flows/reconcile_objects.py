@@ -1,0 +1,200 @@
+"""Reads from Stripe what we hold and what Stripe lists: subscriptions, purchases, or everything of one customer.
+
+For when the list of events does not reach back far enough, or is not to be trusted. Lists only discover ids; each object is
+then read by its id, which is an observation ordered by its fence. Ours are read as well as Stripe's, because a deletion that
+we missed is in no list of live ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.observation import METADATA_DEPLOYMENT, Observation
+from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.flows.reads import Reads, Verified
+from billing_service.flows.reconcile_run import Progress, recorded
+from billing_service.flows.request_budget import RequestBudget
+from billing_service.storage import customers, findings, history, objects, reconcile_runs, stripe_customers
+from billing_service.storage.database import Connection, Database
+from billing_service.storage.findings import FindingKind
+from billing_service.storage.reconcile_runs import Run, RunState, Scope
+from billing_service.stripe_api.errors import StripeBusy, StripeDefinite, StripeNoAnswer
+from billing_service.stripe_api.listing import Page, StripeListing
+
+MOST = 50  # objects between two recorded positions
+TRIES = 4  # of one read that Stripe did not answer
+PAUSE_S = 1.0  # after the first of them, twice as long after each
+OURS, THEIRS = "ours:", "theirs:"  # the two halves of a walk, as a recorded position begins
+
+log = structlog.get_logger(__name__)
+
+
+class ReconcileObjects:
+    """Compares objects with Stripe's, and brings what differs back in."""
+
+    def __init__(
+        self,
+        database: Database,
+        listing: StripeListing,
+        reads: Reads,
+        budget: RequestBudget,
+        deployment: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`now` is the one clock of the process."""
+        self._database = database
+        self._listing = listing.paced(budget.wait)
+        self._reads = reads
+        self._budget = budget
+        self._deployment = deployment
+        self._now = now
+
+    async def subscriptions(self, progress: Progress | None = None) -> Run:
+        """Read every subscription of ours that is not over, and every live one of Stripe's that we never heard of.
+
+        Goes on with a run that was left unfinished. Raises as `reconcile_run.recorded` does.
+        """
+        return await self._walk(
+            Scope.SUBSCRIPTIONS, ObjectKind.SUBSCRIPTION, self._listing.live_subscriptions, progress
+        )
+
+    async def purchases(self, progress: Progress | None = None) -> Run:
+        """Read every purchase of ours and of Stripe's, with its refunds, its disputes and whether its customer still exists.
+
+        Goes on with a run that was left unfinished. Raises as `reconcile_run.recorded` does.
+        """
+        listed = lambda after: self._listing.completed_sessions(after=after)  # noqa: E731 - one line says it
+        return await self._walk(Scope.PURCHASES, ObjectKind.CHECKOUT_SESSION, listed, progress)
+
+    async def customer(self, customer_id: str, progress: Progress | None = None) -> Run:
+        """Read everything of one customer, ours and Stripe's. Raises as `reconcile_run.recorded` does."""
+        until = int(self._now().timestamp())
+        run = await self._database.run(lambda c: reconcile_runs.begin(c, Scope.CUSTOMER, 0, until))
+
+        async def everything(run: Run) -> Run:
+            return replace(await self._customer(run, customer_id), done_until=run.until)
+
+        return await recorded(self._database, run, everything, progress)
+
+    async def _customer(self, run: Run, customer_id: str) -> Run:
+        stripe_ids = await self._database.run(lambda c: stripe_customers.of_customers(c, [customer_id]))
+        held = (await self._database.run(lambda c: customers.load(c, [customer_id]))).get(customer_id)
+        subscriptions = {one.subscription_id for one in held.facts.subscriptions} if held else set()
+        sessions = {one.checkout_session_id for one in held.facts.purchases} if held else set()
+        for stripe_id in sorted(stripe_ids):
+            async for page in self._listing.subscriptions(stripe_id):
+                subscriptions |= self._ids(page)
+            async for page in self._listing.completed_sessions(stripe_id):
+                sessions |= self._ids(page)
+        run = await self._each(run, ObjectKind.CUSTOMER, sorted(stripe_ids))
+        run = await self._each(run, ObjectKind.SUBSCRIPTION, sorted(subscriptions))
+        return await self._each(run, ObjectKind.CHECKOUT_SESSION, sorted(sessions))
+
+    async def _walk(
+        self, scope: Scope, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]], progress: Progress | None
+    ) -> Run:
+        left = await self._database.run(lambda c: reconcile_runs.last_unfinished(c, scope))
+        if left is None or left.failed:
+            until = int(self._now().timestamp())
+            left = await self._database.run(lambda c: reconcile_runs.begin(c, scope, 0, until))
+            left = replace(left, position=OURS)
+        return await recorded(
+            self._database,
+            replace(left, state=RunState.RUNNING),
+            lambda run: self._ours(run, kind) if run.position.startswith(OURS) else self._theirs(run, kind, listed),
+            progress,
+        )
+
+    async def _ours(self, run: Run, kind: ObjectKind) -> Run:
+        after, mode = run.position.removeprefix(OURS), None if kind is ObjectKind.SUBSCRIPTION else "payment"
+        ids = await self._database.run(lambda c: objects.unfinished(c, kind, after=after, most=MOST, mode=mode))
+        run = await self._each(run, kind, ids)
+        return replace(run, position=f"{OURS}{ids[-1]}" if ids else THEIRS)
+
+    async def _theirs(self, run: Run, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]]) -> Run:
+        """Take one page of Stripe's list; what we know of was read among ours."""
+        async for page in listed(run.position.removeprefix(THEIRS)):
+            ids = self._ids(page)
+            known = await self._database.run(lambda c, ids=ids: objects.known(c, ids))  # type: ignore[misc] # a default binds it now
+            run = await self._each(run, kind, sorted(ids - known))
+            if page.data and page.has_more:
+                return replace(run, position=f"{THEIRS}{page.data[-1]['id']}")
+        return replace(run, done_until=run.until)
+
+    def _ids(self, page: Page) -> set[str]:
+        """Give the ids on a page of a list, but for those of other deployments and sessions that lead to a subscription."""
+        return {str(one["id"]) for one in page.data if self._is_ours(one) and one.get("mode", "payment") == "payment"}
+
+    def _is_ours(self, listed: Mapping[str, Any]) -> bool:
+        metadata = listed.get("metadata")
+        named = metadata.get(METADATA_DEPLOYMENT) if isinstance(metadata, Mapping) else None
+        return named in {None, self._deployment}
+
+    async def _each(self, run: Run, kind: ObjectKind, ids: Iterable[str]) -> Run:
+        for object_id in ids:
+            run, verified = await self._one(run, kind, object_id)
+            if verified is not None and isinstance(verified.seen.view, SessionView):
+                run = await self._around(run, verified.seen, verified.seen.view)
+        return run
+
+    async def _around(self, run: Run, session: Observation, view: SessionView) -> Run:
+        """Read what bears on a purchase: refunds and disputes of its payment, and its customer."""
+        if session.stripe_customer_id is not None:
+            run, _ = await self._one(run, ObjectKind.CUSTOMER, session.stripe_customer_id)
+        if view.payment_intent_id is None:
+            return run
+        lists = {ObjectKind.REFUND: self._listing.refunds_of, ObjectKind.DISPUTE: self._listing.disputes_of}
+        for kind, listed in lists.items():
+            async for page in listed(view.payment_intent_id):
+                for one in page.data:
+                    run, _ = await self._one(run, kind, str(one["id"]))
+        return run
+
+    async def _one(self, run: Run, kind: ObjectKind, object_id: str) -> tuple[Run, Verified | None]:
+        """Read one object and count what came of it."""
+        try:
+            verified = await self._patiently(lambda: self._reads.verify(kind, object_id))
+        except StripeDefinite as error:
+            if not error.missing:
+                raise
+            detail = {"kind": kind.value, "answer": str(error)}
+            await self._note(FindingKind.DENIED_BY_STRIPE, object_id, None, detail)
+            return run.plus(denied=1), None
+        except MalformedError as error:
+            log.warning("reconcile_object_malformed", object_id=object_id, error=str(error))
+            return run.plus(failed=1), None
+        moved = await self._database.run(lambda c: history.changed_by_read(c, object_id, run.run_id))
+        for customer_id in sorted(moved):
+            await self._note(FindingKind.DRIFT, object_id, customer_id, {"run_id": run.run_id, "kind": kind.value})
+        return run.plus(found=1, repaired=int(verified.differs), drift=len(moved)), verified
+
+    async def _note(self, kind: FindingKind, subject: str, customer_id: str | None, detail: Mapping[str, Any]) -> None:
+        async def note(connection: Connection) -> None:
+            await findings.note(connection, kind, subject, customer_id, detail)
+
+        await self._database.run(note)
+
+    async def _patiently(self, read: Callable[[], Awaitable[Verified]]) -> Verified:
+        """Read within the budget, and again where Stripe does not answer or asks to wait.
+
+        Raises:
+            StripeCallError: Stripe answers something else, or nothing each time.
+        """
+        for attempt in range(1, TRIES):
+            await self._budget.wait()
+            try:
+                return await read()
+            except (StripeNoAnswer, StripeBusy, StripeDefinite) as error:
+                if isinstance(error, StripeDefinite) and not error.is_server_error:
+                    raise
+                log.info("reconcile_read_again", attempt=attempt, error=str(error))
+                await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
+        await self._budget.wait()
+        return await read()

@@ -1,0 +1,116 @@
+"""Takes quarantined events in again after their cause was mended, through the same path as webhooks.
+
+An event leaves the quarantine only after it was recorded; what fails again stays, with its new reason. So it can be broken
+off and begun again at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from billing_service.domain.errors import BillingError
+from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.flows.fulfill import Outcome, parse
+from billing_service.flows.reconcile import FulfillBatch
+from billing_service.storage import quarantine
+from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.quarantine import Reason
+
+MOST = 64  # events in one go, so that live webhooks do not queue behind them
+PAUSE_S = 10.0  # before the next try where the database is away
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Replayed:
+    """What became of the events that were replayed."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        """How many were replayed."""
+        return self.outcomes.total()
+
+    @property
+    def failed(self) -> int:
+        """How many stay in quarantine."""
+        return self.outcomes[Outcome.QUARANTINED]
+
+
+Progress = Callable[[Replayed], None]
+
+
+class Replay:
+    """Empties the quarantine, or a part of it."""
+
+    def __init__(self, database: Database, fulfill: FulfillBatch) -> None:
+        """`fulfill` is the one writer of the process."""
+        self._database = database
+        self._fulfill = fulfill
+
+    async def run(self) -> None:
+        """Take in what was ignored until this release used its type: once, at the start. Then wait for ever."""
+        while not await self._at_start():  # noqa: ASYNC110 - nothing tells us that the database is back
+            await asyncio.sleep(PAUSE_S)
+        await asyncio.Event().wait()
+
+    async def _at_start(self) -> bool:
+        try:
+            replayed = await self.ignored()
+        except (BillingError, UnwritableError) as error:
+            log.warning("replay_interrupted", error=str(error))
+            return False
+        if replayed.count:
+            log.info("ignored_events_replayed", count=replayed.count, failed=replayed.failed)
+        return True
+
+    async def event(self, event_key: str) -> Replayed:
+        """Replay one event; nothing where it is not in quarantine. Raises as `reasons` does."""
+        return await self._batches(frozenset(Reason), event_key, None)
+
+    async def reasons(self, reasons: Collection[Reason], progress: Progress | None = None) -> Replayed:
+        """Replay every event that is in quarantine for one of these reasons.
+
+        Raises:
+            BillingError: the database is away or too much is waiting; what was not replayed is still in quarantine.
+        """
+        return await self._batches(reasons, None, progress)
+
+    async def ignored(self, progress: Progress | None = None) -> Replayed:
+        """Replay the events that were recorded without effect and whose type is used now. Raises as `reasons` does.
+
+        They go through the quarantine, so that none is lost on the way.
+        """
+        while await self._database.run(lambda c: quarantine.take_ignored(c, HANDLED_TYPES.keys(), MOST)):
+            pass
+        return await self.reasons([Reason.IGNORED], progress)
+
+    async def _batches(self, reasons: Collection[Reason], key: str | None, progress: Progress | None) -> Replayed:
+        replayed, after = Replayed(), ""
+        moved: set[str] = set()  # malformed ones that were here by another key, and are by the hash of their bytes now
+        while batch := await self._next(reasons, key, after):
+            tried = {event_key: body for event_key, body in batch.items() if event_key not in moved}
+            results = await self._fulfill(list(tried.values())) if tried else ()
+            replayed.outcomes.update(result.outcome for result in results)
+            done = set()
+            for (event_key, body), result in zip(tried.items(), results, strict=True):
+                kept_as = parse(body).key if result.outcome is Outcome.QUARANTINED else None
+                if kept_as != event_key:
+                    done.add(event_key)
+                if kept_as is not None:
+                    moved.add(kept_as)
+            await self._database.run(lambda c, done=done: quarantine.release(c, done))  # type: ignore[misc] # bound now
+            after = max(batch)
+            if progress is not None:
+                progress(replayed)
+        return replayed
+
+    async def _next(self, reasons: Collection[Reason], key: str | None, after: str) -> Mapping[str, bytes]:
+        return await self._database.run(lambda c: quarantine.payloads(c, reasons, key=key, after=after, most=MOST))

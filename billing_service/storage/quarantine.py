@@ -1,0 +1,106 @@
+"""Events that wait for a cause to be mended: malformed, refused by the database, or of a type that nobody used. As raw bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from billing_service.storage.database import Connection
+
+
+class Reason(StrEnum):
+    """Why an event is here."""
+
+    MALFORMED = "malformed"  # not an event, or of a shape that is not known
+    UNWRITABLE = "unwritable"  # understood, and the database refuses it
+    IGNORED = "ignored"  # recorded without effect when its type was not used; it is now
+
+
+@dataclass(frozen=True)
+class QuarantinedEvent:
+    """An event in quarantine, without its bytes."""
+
+    event_key: str  # the event's id, or the hash of the bytes where there is none
+    reason: Reason
+    detail: str
+    attempts: int
+    create_time: datetime
+    update_time: datetime
+
+
+_KEEP = sa.text("""
+    INSERT INTO quarantined_events (event_key, payload, reason, detail)
+    VALUES (:event_key, :payload, :reason, :detail)
+    ON CONFLICT (event_key) DO UPDATE
+    SET payload = excluded.payload, reason = excluded.reason, detail = excluded.detail,
+        attempts = quarantined_events.attempts + 1, update_time = now()
+""")
+_RELEASE = sa.text("DELETE FROM quarantined_events WHERE event_key = ANY(CAST(:keys AS text[]))")
+_LIST = sa.text("""
+    SELECT event_key, reason, detail, attempts, create_time, update_time FROM quarantined_events
+    WHERE reason = ANY(CAST(:reasons AS text[])) ORDER BY create_time DESC, event_key LIMIT :most
+""")
+_COUNTS = sa.text("SELECT reason, count(*) AS total FROM quarantined_events GROUP BY reason ORDER BY reason")
+_PAYLOADS = sa.text("""
+    SELECT event_key, payload FROM quarantined_events
+    WHERE event_key > :after AND reason = ANY(CAST(:reasons AS text[]))
+      AND (CAST(:key AS text) IS NULL OR event_key = :key)
+    ORDER BY event_key LIMIT :most
+""")
+_MOVE_IGNORED = sa.text("""
+    WITH moved AS (
+        DELETE FROM stripe_events WHERE event_id IN (
+            SELECT event_id FROM stripe_events
+            WHERE outcome = 'ignored' AND type = ANY(CAST(:types AS text[]))
+            LIMIT :most FOR UPDATE SKIP LOCKED)
+        RETURNING event_id, payload, type)
+    INSERT INTO quarantined_events (event_key, payload, reason, detail)
+    SELECT event_id, payload, 'ignored', type || ' is used since' FROM moved
+    ON CONFLICT (event_key) DO NOTHING
+""")
+
+
+async def keep(connection: Connection, event_key: str, payload: bytes, reason: Reason, detail: str) -> None:
+    """Keep an event as raw bytes; the same key again counts one more attempt.
+
+    `detail` says what is wrong and carries no value of the payload.
+    """
+    values = {"event_key": event_key, "payload": payload, "reason": reason.value, "detail": detail}
+    await connection.execute(_KEEP, values)
+
+
+async def release(connection: Connection, event_keys: Collection[str]) -> None:
+    """Let events go that were recorded."""
+    await connection.execute(_RELEASE, {"keys": sorted(event_keys)})
+
+
+async def newest(connection: Connection, reasons: Collection[Reason], most: int) -> Sequence[QuarantinedEvent]:
+    """Give what was put here last."""
+    result = await connection.execute(_LIST, {"reasons": sorted(reasons), "most": most})
+    return [
+        QuarantinedEvent(r.event_key, Reason(r.reason), r.detail, r.attempts, r.create_time, r.update_time)
+        for r in result
+    ]
+
+
+async def counts(connection: Connection) -> Mapping[Reason, int]:
+    """Say how many there are of each reason."""
+    return {Reason(row.reason): row.total for row in await connection.execute(_COUNTS)}
+
+
+async def payloads(
+    connection: Connection, reasons: Collection[Reason], *, key: str | None, after: str, most: int
+) -> Mapping[str, bytes]:
+    """Give the bytes of the next events after a key, in the order of keys; of one alone where `key` is given."""
+    values = {"reasons": sorted(reasons), "key": key, "after": after, "most": most}
+    return {row.event_key: bytes(row.payload) for row in await connection.execute(_PAYLOADS, values)}
+
+
+async def take_ignored(connection: Connection, types: Collection[str], most: int) -> int:
+    """Move events of these types here that were recorded without effect; say how many."""
+    result = await connection.execute(_MOVE_IGNORED, {"types": sorted(types), "most": most})
+    return result.rowcount

@@ -1,0 +1,20 @@
+"""The typed client of the billing service: async (`BillingClient`) and for threads (`SyncBillingClient`).
+
+Errors that are not named here are in `billing_client.errors`, one per reason of the contract.
+"""
+
+from billing_client.aio import BillingClient
+from billing_client.errors import AlreadySubscribedError, BillingError, TransportError, UnavailableError
+from billing_client.options import TLS, Options
+from billing_client.sync import SyncBillingClient
+
+__all__ = [
+    "TLS",
+    "AlreadySubscribedError",
+    "BillingClient",
+    "BillingError",
+    "Options",
+    "SyncBillingClient",
+    "TransportError",
+    "UnavailableError",
+]
