@@ -104,6 +104,7 @@ class ChangeFeed:
                 await self._rest()
         finally:
             listener.cancel()
+            await asyncio.wait({listener})
 
     async def subscribe(self, customer_ids: Collection[str] | None) -> Subscription:
         """Begin to collect changes for a watch, from where the log is now.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -86,7 +86,9 @@ class WatchEntitlements:
         self._now = now
         self._watches = 0
 
-    async def __call__(self, customer_ids: Collection[str] | None, cursor: str | None) -> AsyncIterator[WatchMessage]:
+    async def __call__(
+        self, customer_ids: Collection[str] | None, cursor: str | None
+    ) -> AsyncGenerator[WatchMessage, None]:
         """Tell of these customers, or of all, for as long as the caller listens.
 
         Raises:
@@ -119,7 +121,7 @@ class WatchEntitlements:
         same = (known.scope, known.catalog_version) == (scope, self._prices.index.catalog.version)
         return Place(known.position, known.stamp) if same else None
 
-    async def _watch(self, one: Subscription, place: Place | None, scope: str) -> AsyncIterator[WatchMessage]:
+    async def _watch(self, one: Subscription, place: Place | None, scope: str) -> AsyncGenerator[WatchMessage, None]:
         if place is None or not await self._goes_on(place):
             pages = _Pages()
             async for message in self._snapshot(one, pages):
@@ -137,7 +139,7 @@ class WatchEntitlements:
         found = await self._database.run(lambda c: history.since(c, place, 0))
         return found is not None and self._feed.place.position - place.position <= MOST_CAUGHT_UP
 
-    async def _snapshot(self, one: Subscription, pages: _Pages) -> AsyncIterator[WatchMessage]:
+    async def _snapshot(self, one: Subscription, pages: _Pages) -> AsyncGenerator[WatchMessage, None]:
         """Tell of everybody, page by page; and in between of what changed on the pages that were told.
 
         What is handed over for a page that is still to come will be on it: it is read after the feed saw the change.
@@ -191,7 +193,7 @@ class WatchEntitlements:
         one.give_back(later)
         return [change for change in taken if change.position <= place.position]
 
-    async def _live(self, one: Subscription, place: Place, scope: str) -> AsyncIterator[WatchMessage]:
+    async def _live(self, one: Subscription, place: Place, scope: str) -> AsyncGenerator[WatchMessage, None]:
         async for change in self._caught_up(one, place):
             place = change.place
             yield self._changed(change, self._cursor(place, scope))
@@ -213,7 +215,7 @@ class WatchEntitlements:
         async for message in self._anew(one, scope):
             yield message
 
-    async def _anew(self, one: Subscription, scope: str) -> AsyncIterator[WatchMessage]:
+    async def _anew(self, one: Subscription, scope: str) -> AsyncGenerator[WatchMessage, None]:
         """Begin with a snapshot again: the database was restored, and the log says something else now."""
         fresh = await self._feed.subscribe(one.customer_ids)
         self._feed.unsubscribe(one)
@@ -223,7 +225,7 @@ class WatchEntitlements:
         finally:
             self._feed.unsubscribe(fresh)
 
-    async def _caught_up(self, one: Subscription, place: Place) -> AsyncIterator[LoggedChange]:
+    async def _caught_up(self, one: Subscription, place: Place) -> AsyncGenerator[LoggedChange, None]:
         """Give from the log what came between a place and what is handed over."""
         while place.position < one.place.position:
             found = await self._database.run(lambda c, place=place: history.since(c, place, CATCH_UP_PAGE))  # type: ignore[misc] # bound now

@@ -77,7 +77,7 @@ OUTCOMES: Final[Mapping[Outcome, fulfillment_service_pb2.FulfillResult.Outcome.V
 }
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp(moment: datetime | None) -> Timestamp | None:
     """Convert an aware time; protobuf reads a naive one as UTC whatever was meant, so that would be a defect."""
     if moment is None:
         return None
@@ -105,8 +105,8 @@ def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
         checkout_session_id=session.checkout_session_id,
         url=session.url or "",
         state=CHECKOUT_STATES[session.state],
-        expire_time=_timestamp(session.expire_time),
-        create_time=_timestamp(session.create_time),
+        expire_time=timestamp(session.expire_time),
+        create_time=timestamp(session.create_time),
         customer_id=session.customer_id,
         plan_key=session.plan_key,
         price_key=session.price_key,
@@ -122,8 +122,8 @@ def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.Get
         entitlements=[_entitlement(entitlement) for entitlement in entitlements.entitlements],
         sources=[_source(source) for source in entitlements.sources],
         plan_keys=entitlements.plan_keys,
-        read_time=_timestamp(entitlements.read_time),
-        next_change_time=_timestamp(entitlements.next_change_time),
+        read_time=timestamp(entitlements.read_time),
+        next_change_time=timestamp(entitlements.next_change_time),
         catalog_version=entitlements.catalog_version,
     )
 
@@ -131,9 +131,9 @@ def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.Get
 def _entitlement(entitlement: Entitlement) -> entitlement_pb2.Entitlement:
     return entitlement_pb2.Entitlement(
         feature_key=entitlement.feature_key,
-        value=_feature_value(entitlement.value),
+        value=feature_value(entitlement.value),
         source=None if entitlement.source is None else _source(entitlement.source),
-        next_change_time=_timestamp(entitlement.next_change_time),
+        next_change_time=timestamp(entitlement.next_change_time),
     )
 
 
@@ -145,12 +145,12 @@ def _source(source: Source) -> entitlement_pb2.Source:
         quantity=source.quantity,
         stripe_id=source.stripe_id or "",
         stripe_subscription_id=source.stripe_subscription_id or "",
-        start_time=_timestamp(source.start_time),
-        end_time=_timestamp(source.end_time),
+        start_time=timestamp(source.start_time),
+        end_time=timestamp(source.end_time),
     )
 
 
-def _feature_value(value: FeatureValue) -> plan_pb2.FeatureValue:
+def feature_value(value: FeatureValue) -> plan_pb2.FeatureValue:
     """Convert a value; the order matters: True is an int to Python, and UNLIMITED a str."""
     if isinstance(value, bool):
         return plan_pb2.FeatureValue(bool_value=value)
@@ -168,7 +168,7 @@ def watch_response(message: WatchMessage) -> watch_pb2.WatchEntitlementsResponse
         kind=WATCH_KINDS[message.kind],
         entitlements=None if told is None else get_entitlements_response(told),
         cause=_WatchResponse.CAUSE_UNSPECIFIED if message.cause is None else CAUSES[message.cause],
-        change_time=_timestamp(message.change_time),
+        change_time=timestamp(message.change_time),
         cursor=message.cursor or "",
     )
 
@@ -215,7 +215,7 @@ def _plan_features(plan: Plan, catalog: Catalog) -> list[plan_pb2.PlanFeature]:
         plan_pb2.PlanFeature(
             feature_key=key,
             display_name=feature.name,
-            value=_feature_value(plan.features[key]),
+            value=feature_value(plan.features[key]),
             scales_with_quantity=key in plan.scales,
         )
         for key, feature in catalog.features.items()

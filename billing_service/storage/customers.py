@@ -70,12 +70,12 @@ _DUE = sa.text("""
 """)
 _NEXT_DUE = sa.text("SELECT min(next_change_time) FROM customers WHERE next_change_time IS NOT NULL")
 _LOOK_AGAIN = sa.text("""
-    WITH some AS (
+    WITH next_ones AS (
         SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :most
         FOR NO KEY UPDATE),
     changed AS (
-        UPDATE customers AS c SET next_change_time = 'epoch' FROM some WHERE c.customer_id = some.customer_id)
-    SELECT max(customer_id) FROM some
+        UPDATE customers AS c SET next_change_time = 'epoch' FROM next_ones WHERE c.customer_id = next_ones.customer_id)
+    SELECT max(customer_id) FROM next_ones
 """)
 _PAGE = sa.text("""
     SELECT customer_id, revision, facts::text AS facts FROM customers
