@@ -144,6 +144,10 @@ class DatabaseUnavailableError(UnavailableError, reason="DATABASE_UNAVAILABLE"):
     """The service's database did not answer in time."""
 
 
+class WatcherTooSlowError(BillingError, reason="WATCHER_TOO_SLOW"):
+    """A watch was read more slowly than changes come."""
+
+
 class OverloadedError(UnavailableError, reason="OVERLOADED"):
     """A bounded queue is full."""
 
