@@ -86,6 +86,7 @@ class ChangeFeed:
         self._database = database
         self._url = url
         self._place: Place | None = None
+        self._beginning = asyncio.Lock()
         self._wake = asyncio.Event()
         self._all: set[Subscription] = set()
         self._by_customer: dict[str, set[Subscription]] = {}
@@ -112,9 +113,7 @@ class ChangeFeed:
         Raises:
             DatabaseUnavailableError: it is not known yet where that is.
         """
-        if self._place is None:
-            self._place = await self._database.run(history.tip)
-        one = Subscription(None if customer_ids is None else frozenset(customer_ids), self._place)
+        one = Subscription(None if customer_ids is None else frozenset(customer_ids), await self._begin())
         if one.customer_ids is None:
             self._all.add(one)
         else:
@@ -137,11 +136,16 @@ class ChangeFeed:
         """Say how far the log was read."""
         return self._place or BEGINNING
 
+    async def _begin(self) -> Place:
+        """Give how far the log was read; the first who asks finds where it ends, and nobody moves that on but the reader."""
+        async with self._beginning:
+            if self._place is None:
+                self._place = await self._database.run(history.tip)
+            return self._place
+
     async def _read(self) -> bool:
         """Hand the next changes over; say whether there may be more at once."""
-        if self._place is None:
-            self._place = await self._database.run(history.tip)
-        place = self._place
+        place = await self._begin()
         found = await self._database.run(lambda connection: history.since(connection, place, MOST_READ))
         if found is None:
             log.warning("change_feed_lost", position=place.position)

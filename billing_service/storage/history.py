@@ -230,8 +230,8 @@ _CHANGED = sa.text("""
     WHERE cause = 'event' AND cause_id = ANY(CAST(:ids AS text[]))
 """)
 _CHANGED_BY_READ = sa.text("""
-    SELECT DISTINCT customer_id FROM entitlement_changes JOIN reconcile_runs ON run_id = :run_id
-    WHERE cause = 'read' AND cause_id = :object_id AND change_time >= create_time
+    SELECT DISTINCT customer_id FROM entitlement_changes
+    WHERE cause = 'read' AND cause_id = :object_id AND position > :position
 """)
 
 
@@ -240,7 +240,7 @@ async def changed_by(connection: Connection, event_ids: Collection[str]) -> set[
     return {row.customer_id for row in await connection.execute(_CHANGED, {"ids": sorted(event_ids)})}
 
 
-async def changed_by_read(connection: Connection, object_id: str, run_id: int) -> set[str]:
-    """Give the customers whose entitlements a read of this object changed since a run of the reconciliation began."""
-    values = {"object_id": object_id, "run_id": run_id}
+async def changed_by_read(connection: Connection, object_id: str, place: Place) -> set[str]:
+    """Give the customers whose entitlements a read of this object changed after a place in the log."""
+    values = {"object_id": object_id, "position": place.position}
     return {row.customer_id for row in await connection.execute(_CHANGED_BY_READ, values)}

@@ -20,7 +20,9 @@ from billing_service.flows.change_feed import ChangeFeed
 from billing_service.flows.prices import Prices
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements, WatchKind, WatchMessage
-from billing_service.storage.database import Database
+from billing_service.storage import history
+from billing_service.storage.database import Connection, Database
+from billing_service.storage.history import Place
 from billing_service.stripe_api.client import StripeApi
 from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
 from tests.stripe_events import MONTH, START, event, invoice, purchase, subscription
@@ -342,3 +344,27 @@ async def test_a_quiet_watch_moves_its_cursor(
         await service.outcomes(*purchase("bob"))
         await until(stream, view, lambda v: v.cursor != first)
     assert view.causes == []
+
+
+async def test_a_watch_that_is_opened_while_the_feed_begins_misses_nothing(
+    service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The feed's first look at the log comes back after a change that the snapshot does not hold."""
+    looked, go = asyncio.Event(), asyncio.Event()
+    tip = history.tip
+
+    async def late(connection: Connection) -> Place:
+        if not looked.is_set():
+            looked.set()
+            await go.wait()
+        return await tip(connection)
+
+    monkeypatch.setattr(history, "tip", late)
+    async with watching(database_url, service) as watcher, opened(watcher) as stream:
+        view = View()
+        await looked.wait()  # the feed is on its way
+        opening = asyncio.create_task(until(stream, view, lambda v: v.plans.get("ann") == ("pro",)))
+        await asyncio.sleep(0)
+        await service.outcomes(*purchase("ann"))
+        go.set()
+        await opening
