@@ -7,10 +7,8 @@ from datetime import datetime
 
 from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import Entitlements, fold
-from billing_service.domain.facts import NO_FACTS
 from billing_service.flows.prices import Prices
-from billing_service.storage import customers
-from billing_service.storage.customers import CustomerRow
+from billing_service.storage.customer_reads import CustomerReads
 from billing_service.storage.database import Database
 
 
@@ -19,7 +17,7 @@ class ReadEntitlements:
 
     def __init__(self, database: Database, prices: Prices, now: Callable[[], datetime]) -> None:
         """`now` is the one clock of the process."""
-        self._database = database
+        self._rows = CustomerReads(database)
         self._prices = prices
         self._now = now
 
@@ -29,8 +27,7 @@ class ReadEntitlements:
         Raises:
             DatabaseUnavailableError: it does not answer.
         """
-        rows = await self._database.run(lambda connection: customers.load(connection, [customer_id]))
-        row = rows.get(customer_id, CustomerRow(customer_id, 0, NO_FACTS))
+        row = await self._rows.row(customer_id)
         plans = await self._prices.plans_for(row.facts)
         given = accesses(row.facts, plans.of_price, plans.of_key)
         return fold(customer_id, row.revision, given, plans.catalog, self._now())

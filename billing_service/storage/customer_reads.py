@@ -1,0 +1,244 @@
+"""The hot read: the rows of customers by key, gathered over every caller of the process into one query a turn.
+
+Always fresh: a row is sent for after it was asked for, and nothing is kept. While one query is on its way the next callers
+gather; so one caller alone waits for nobody, and many share one statement. It goes over a connection of its own, on libpq
+itself, because the way through a pool, a transaction and a driver's types costs several times what the look-up does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+import psycopg
+import structlog
+from psycopg import pq
+
+from billing_service.deadline import remaining_s
+from billing_service.domain.errors import DatabaseUnavailableError
+from billing_service.domain.facts import NO_FACTS, CustomerFacts
+from billing_service.storage.customers import CustomerRow
+from billing_service.storage.database import ConnectionLostError, Database, UnwritableError, translated
+
+MAX_BATCH: Final = 500  # keys of one query; the rest goes with the next one
+WAIT_LIMIT_S: Final = 10.0  # of one caller, or what his deadline leaves
+QUERY_LIMIT_S: Final = 3.0  # a look-up by key takes a millisecond; a connection that is silent for so long is given up
+TRIES: Final = 2  # of one caller's read: the connection may be of a server that was restarted
+
+# The statement's plan is right at every size of the table; left to statistics, it would be another one before the first
+# ANALYZE after a large import.
+SETTINGS: Final = ("SET enable_seqscan = off", "SET enable_bitmapscan = off", "SET plan_cache_mode = force_generic_plan")
+STATEMENT: Final = (
+    "PREPARE customer_rows (text[]) AS"
+    " SELECT customer_id, revision, facts::text FROM customers WHERE customer_id = ANY($1)"
+)
+_NAME: Final = b"customer_rows"
+_BINARY: Final = 1
+_TEXT_OID: Final = (25).to_bytes(4, "big")
+
+_decode_facts: Final = msgspec.json.Decoder(CustomerFacts).decode
+_log = structlog.get_logger(__name__)
+
+
+class _Read:
+    """One caller's wish: a key, and where the answer goes."""
+
+    __slots__ = ("answer", "key", "tries")
+
+    def __init__(self, key: bytes, answer: asyncio.Future[CustomerRow]) -> None:
+        self.key = key
+        self.answer = answer
+        self.tries = 0
+
+
+class CustomerReads:
+    """Reads customers' rows. To be used from one event loop; the database closes the connection with its own."""
+
+    def __init__(self, database: Database) -> None:
+        """Connects at the first read."""
+        self._database = database
+        self._waiting: list[_Read] = []
+        self._sent: list[_Read] = []
+        self._turn = False  # whether a query is to leave at the end of this turn, is on its way, or is being connected for
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._results: list[pq.PGresult] = []
+
+    async def row(self, customer_id: str) -> CustomerRow:
+        """Give a customer's row as it is committed now; revision 0 and no facts for one that nobody knows.
+
+        Raises:
+            DatabaseUnavailableError: it does not answer in time.
+            UnwritableError: the id is no text that Postgres can hold.
+        """
+        loop = asyncio.get_running_loop()
+        read = _Read(_key(customer_id), loop.create_future())
+        self._waiting.append(read)
+        if not self._turn:
+            self._turn = True
+            loop.call_soon(self._send)
+        timer = loop.call_later(remaining_s(WAIT_LIMIT_S), _fail, read, DatabaseUnavailableError())
+        try:
+            return await read.answer
+        finally:
+            timer.cancel()
+
+    def _send(self) -> None:
+        """Send what has gathered; nobody waits for it any more where all were cancelled."""
+        batch = [read for read in self._waiting if not read.answer.done()]
+        self._waiting, self._sent = batch[MAX_BATCH:], batch[:MAX_BATCH]
+        if not batch:
+            self._turn = False
+            return
+        connection = self._connection
+        if connection is None or connection.closed:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            return
+        keys = list({read.key for read in self._sent})
+        self._watchdog = asyncio.get_running_loop().call_later(QUERY_LIMIT_S, self._lost, ConnectionLostError())
+        try:
+            connection.pgconn.send_query_prepared(_NAME, [_array(keys)], [_BINARY], _BINARY)
+            self._flush()
+        except Exception as error:  # noqa: BLE001 - as in `_resume`
+            self._lost(translated(error))
+
+    def _flush(self) -> None:
+        """Write what libpq still holds, again whenever the socket takes more (a large batch, a slow server)."""
+        connection = self._connection
+        if connection is None:
+            return
+        loop, unsent = asyncio.get_running_loop(), connection.pgconn.flush()
+        if unsent:
+            loop.add_writer(connection.pgconn.socket, self._resume, self._flush)
+        else:
+            loop.remove_writer(connection.pgconn.socket)
+
+    def _resume(self, step: Callable[[], None]) -> None:
+        """Take a step that the socket calls for. A defect is the callers' to hear of too: nobody else would."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - see above
+            self._lost(translated(error))
+
+    def _receive(self) -> None:
+        """Take what the socket has; once the query is answered, answer its callers and send the next."""
+        connection = self._connection
+        if connection is None:
+            return
+        pgconn = connection.pgconn
+        pgconn.consume_input()
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                self._answer()
+                return
+            self._results.append(result)
+
+    def _answer(self) -> None:
+        if not self._sent:
+            return  # a notice between queries
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        sent, self._sent = self._sent, []
+        results, self._results = self._results, []
+        result = results[-1]
+        if result.status == pq.ExecStatus.TUPLES_OK:
+            _deliver(sent, result)
+        else:
+            error = translated(psycopg.errors.error_from_result(result))
+            if isinstance(error, ConnectionLostError):
+                self._sent = sent
+                self._lost(error)
+                return
+            for read in sent:
+                _fail(read, error)
+        self._next()
+
+    def _next(self) -> None:
+        if self._waiting:
+            self._send()
+        else:
+            self._turn = False
+
+    def _lost(self, error: Exception) -> None:
+        """Give the connection up; whoever has a try left goes with the next one."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            loop = asyncio.get_running_loop()
+            with suppress(psycopg.Error):
+                loop.remove_reader(connection.pgconn.socket)
+                loop.remove_writer(connection.pgconn.socket)
+            connection.pgconn.finish()
+        sent, self._sent, self._results = self._sent, [], []
+        for read in sent:
+            read.tries += 1
+            if read.tries >= TRIES:
+                _fail(read, error)
+        self._waiting = [read for read in sent if read.tries < TRIES] + self._waiting
+        _log.warning("hot_read_connection_lost", reads=len(sent))
+        self._next()
+
+    async def _connect(self) -> None:
+        """Connect and prepare, then send what has gathered. Whoever waited meanwhile is told where that fails."""
+        try:
+            connection = await self._database.connect()
+            for setting in SETTINGS:
+                await connection.execute(setting)
+            await connection.execute(STATEMENT)
+        except Exception as error:  # noqa: BLE001 - it is the callers' to hear of, whatever it is; this task has none
+            waiting, self._waiting, self._sent = [*self._sent, *self._waiting], [], []
+            self._turn = False
+            for read in waiting:
+                _fail(read, translated(error))
+            return
+        self._connection = connection
+        asyncio.get_running_loop().add_reader(connection.pgconn.socket, self._resume, self._receive)
+        self._waiting, self._sent = [*self._sent, *self._waiting], []
+        self._send()
+
+
+def _key(customer_id: str) -> bytes:
+    """Encode a key by itself, so that one that Postgres refuses does not spoil the query of its neighbours."""
+    try:
+        key = customer_id.encode()
+    except UnicodeEncodeError:
+        raise UnwritableError("text that is not Unicode") from None
+    if b"\0" in key:
+        raise UnwritableError("a text with a NUL character")
+    return key
+
+
+def _array(keys: Sequence[bytes]) -> bytes:
+    """Give a text[] in Postgres's binary format: dimensions, no nulls, element type, length, lower bound, elements."""
+    parts = [b"\0\0\0\1\0\0\0\0", _TEXT_OID, len(keys).to_bytes(4, "big"), b"\0\0\0\1"]
+    for key in keys:
+        parts += (len(key).to_bytes(4, "big"), key)
+    return b"".join(parts)
+
+
+def _deliver(sent: Sequence[_Read], result: pq.PGresult) -> None:
+    found: dict[bytes, CustomerRow] = {}
+    value = result.get_value
+    for index in range(result.ntuples):
+        key, revision, facts = value(index, 0), value(index, 1), value(index, 2)
+        if key is None or revision is None or facts is None:
+            raise TypeError("the columns are NOT NULL")
+        found[key] = CustomerRow(key.decode(), int.from_bytes(revision, "big"), _facts(facts))
+    for read in sent:
+        if not read.answer.done():
+            read.answer.set_result(found.get(read.key) or CustomerRow(read.key.decode(), 0, NO_FACTS))
+
+
+def _facts(raw: bytes) -> CustomerFacts:
+    return NO_FACTS if raw == b"{}" else _decode_facts(raw)
+
+
+def _fail(read: _Read, error: Exception) -> None:
+    if not read.answer.done():
+        read.answer.set_exception(error)
