@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from billing.internal.v1 import fulfillment_service_pb2
@@ -61,15 +62,17 @@ OUTCOMES: Final[Mapping[Outcome, fulfillment_service_pb2.FulfillResult.Outcome.V
 }
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def _timestamp(moment: datetime | None) -> Timestamp | None:
     """Convert an aware time; protobuf reads a naive one as UTC whatever was meant, so that would be a defect."""
     if moment is None:
         return None
     if moment.tzinfo is None:
         raise ValueError("a time without a zone is not to leave the service")
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
+    since = moment - _EPOCH  # Timestamp.FromDatetime does the same, several times slower
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def create_checkout_session_response(created: CreatedCheckout) -> checkout_pb2.CreateCheckoutSessionResponse:
@@ -100,25 +103,59 @@ def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
 
 def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.GetEntitlementsResponse:
     """Convert what one customer may use."""
-    return entitlement_pb2.GetEntitlementsResponse(
+    message = entitlement_pb2.GetEntitlementsResponse(
         customer_id=entitlements.customer_id,
         revision=entitlements.revision,
-        entitlements=[_entitlement(entitlement) for entitlement in entitlements.entitlements],
         sources=[_source(source) for source in entitlements.sources],
         plan_keys=entitlements.plan_keys,
         read_time=_timestamp(entitlements.read_time),
         next_change_time=_timestamp(entitlements.next_change_time),
         catalog_version=entitlements.catalog_version,
     )
+    message.MergeFromString(_entitlement_fields(entitlements.entitlements))
+    return message
 
 
-def _entitlement(entitlement: Entitlement) -> entitlement_pb2.Entitlement:
+# The hot path. Messages may be given in pieces, one after the other (https://protobuf.dev/programming-guides/encoding/#last-one-wins):
+# what a feature's key and value are, which is the same for many customers, and why, which is the same for most features of
+# one. Put together as bytes they cost a third of what they cost as messages.
+_ENTITLEMENTS_TAG: Final = bytes(
+    (entitlement_pb2.GetEntitlementsResponse.DESCRIPTOR.fields_by_name["entitlements"].number << 3 | 2,)
+)
+
+
+def _entitlement_fields(entitlements: Sequence[Entitlement]) -> bytes:
+    whys: dict[tuple[int, datetime | None], bytes] = {}
+    parts: list[bytes] = []
+    for one in entitlements:
+        what = _what(one.feature_key, one.value, isinstance(one.value, bool))
+        reason = (id(one.source), one.next_change_time)
+        why = whys.get(reason)
+        if why is None:
+            why = whys[reason] = _why(one.source, one.next_change_time)
+        parts += (_ENTITLEMENTS_TAG, _varint(len(what) + len(why)), what, why)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4_096)
+def _what(feature_key: str, value: FeatureValue, is_boolean: bool) -> bytes:
+    """Give the bytes of a key and value; `is_boolean` because True and 1 are one key to a cache."""
+    del is_boolean
+    return entitlement_pb2.Entitlement(feature_key=feature_key, value=_feature_value(value)).SerializeToString()
+
+
+def _why(source: Source | None, next_change_time: datetime | None) -> bytes:
     return entitlement_pb2.Entitlement(
-        feature_key=entitlement.feature_key,
-        value=_feature_value(entitlement.value),
-        source=None if entitlement.source is None else _source(entitlement.source),
-        next_change_time=_timestamp(entitlement.next_change_time),
-    )
+        source=None if source is None else _source(source), next_change_time=_timestamp(next_change_time)
+    ).SerializeToString()
+
+
+def _varint(number: int) -> bytes:
+    low = []
+    while number > 0x7F:
+        low.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*low, number))
 
 
 def _source(source: Source) -> entitlement_pb2.Source:
