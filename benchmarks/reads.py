@@ -35,6 +35,7 @@ import grpc
 import psycopg
 from billing.v1 import billing_service_pb2_grpc, entitlement_pb2
 
+from billing_service import garbage
 from billing_service.address import Address
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.flows.list_plans import ListPlans
@@ -103,6 +104,7 @@ async def serve(database_url: str) -> None:
     listeners = [public_listener(one) for one in (Empty(flows, answer), ours)]
     addresses = [await listener.start(Address("127.0.0.1", 0), "BENCHMARK") for listener in listeners]
     print(json.dumps([*(address.port for address in addresses), answer.ByteSize()]), flush=True)  # noqa: T201 - the parent reads it
+    garbage.settle()
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, sys.stdin.read)
     await asyncio.gather(*(listener.stop(0) for listener in listeners))

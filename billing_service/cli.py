@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from billing_service import repair
+from billing_service import garbage, repair
 from billing_service.address import ListenError
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.catalog_file import CatalogError, parse_catalog
@@ -125,4 +125,5 @@ async def _serve_until_signal(settings: Settings, catalog: Catalog) -> None:
 
 
 def _log_addresses(addresses: Addresses) -> None:
+    garbage.settle()
     _log.info("listening", grpc=str(addresses.grpc), internal=str(addresses.internal), ops=str(addresses.ops))

@@ -103,16 +103,18 @@ def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
 
 def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.GetEntitlementsResponse:
     """Convert what one customer may use."""
+    sources = [_source(source) for source in entitlements.sources]
     message = entitlement_pb2.GetEntitlementsResponse(
         customer_id=entitlements.customer_id,
         revision=entitlements.revision,
-        sources=[_source(source) for source in entitlements.sources],
+        sources=sources,
         plan_keys=entitlements.plan_keys,
         read_time=_timestamp(entitlements.read_time),
         next_change_time=_timestamp(entitlements.next_change_time),
         catalog_version=entitlements.catalog_version,
     )
-    message.MergeFromString(_entitlement_fields(entitlements.entitlements))
+    known = {id(source): made for source, made in zip(entitlements.sources, sources, strict=True)}
+    message.MergeFromString(_entitlement_fields(entitlements.entitlements, known))
     return message
 
 
@@ -124,30 +126,26 @@ _ENTITLEMENTS_TAG: Final = bytes(
 )
 
 
-def _entitlement_fields(entitlements: Sequence[Entitlement]) -> bytes:
+def _entitlement_fields(entitlements: Sequence[Entitlement], sources: Mapping[int, entitlement_pb2.Source]) -> bytes:
+    """Give the bytes of the field `entitlements`; `sources` has the messages of sources, by identity, that were made already."""
     whys: dict[tuple[int, datetime | None], bytes] = {}
     parts: list[bytes] = []
     for one in entitlements:
-        what = _what(one.feature_key, one.value, isinstance(one.value, bool))
+        what = _what(one.feature_key, one.value)
         reason = (id(one.source), one.next_change_time)
         why = whys.get(reason)
         if why is None:
-            why = whys[reason] = _why(one.source, one.next_change_time)
+            source = None if one.source is None else sources.get(id(one.source)) or _source(one.source)
+            times = _timestamp(one.next_change_time)
+            why = entitlement_pb2.Entitlement(source=source, next_change_time=times).SerializeToString()
+            whys[reason] = why
         parts += (_ENTITLEMENTS_TAG, _varint(len(what) + len(why)), what, why)
     return b"".join(parts)
 
 
-@lru_cache(maxsize=4_096)
-def _what(feature_key: str, value: FeatureValue, is_boolean: bool) -> bytes:
-    """Give the bytes of a key and value; `is_boolean` because True and 1 are one key to a cache."""
-    del is_boolean
+@lru_cache(maxsize=4_096, typed=True)  # typed: True and 1 are equal, and are not the same answer
+def _what(feature_key: str, value: FeatureValue) -> bytes:
     return entitlement_pb2.Entitlement(feature_key=feature_key, value=_feature_value(value)).SerializeToString()
-
-
-def _why(source: Source | None, next_change_time: datetime | None) -> bytes:
-    return entitlement_pb2.Entitlement(
-        source=None if source is None else _source(source), next_change_time=_timestamp(next_change_time)
-    ).SerializeToString()
 
 
 def _varint(number: int) -> bytes:

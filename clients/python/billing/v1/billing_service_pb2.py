@@ -27,7 +27,7 @@ from billing.v1 import entitlement_pb2 as billing_dot_v1_dot_entitlement__pb2
 from billing.v1 import plan_pb2 as billing_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n billing/v1/billing_service.proto\x12\nbilling.v1\x1a\x19\x62illing/v1/checkout.proto\x1a\x1c\x62illing/v1/entitlement.proto\x1a\x15\x62illing/v1/plan.proto\"\x12\n\x10ListPlansRequest\"M\n\x11ListPlansResponse\x12\x1f\n\x05plans\x18\x01 \x03(\x0b\x32\x10.billing.v1.Plan\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t2\x9d\x03\n\x0e\x42illingService\x12q\n\x15\x43reateCheckoutSession\x12(.billing.v1.CreateCheckoutSessionRequest\x1a).billing.v1.CreateCheckoutSessionResponse\"\x03\x90\x02\x02\x12h\n\x12GetCheckoutSession\x12%.billing.v1.GetCheckoutSessionRequest\x1a&.billing.v1.GetCheckoutSessionResponse\"\x03\x90\x02\x01\x12_\n\x0fGetEntitlements\x12\".billing.v1.GetEntitlementsRequest\x1a#.billing.v1.GetEntitlementsResponse\"\x03\x90\x02\x01\x12M\n\tListPlans\x12\x1c.billing.v1.ListPlansRequest\x1a\x1d.billing.v1.ListPlansResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n billing/v1/billing_service.proto\x12\nbilling.v1\x1a\x19\x62illing/v1/checkout.proto\x1a\x1c\x62illing/v1/entitlement.proto\x1a\x15\x62illing/v1/plan.proto\"\x12\n\x10ListPlansRequest\"M\n\x11ListPlansResponse\x12\x1f\n\x05plans\x18\x01 \x03(\x0b\x32\x10.billing.v1.Plan\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t2\xf1\x04\n\x0e\x42illingService\x12q\n\x15\x43reateCheckoutSession\x12(.billing.v1.CreateCheckoutSessionRequest\x1a).billing.v1.CreateCheckoutSessionResponse\"\x03\x90\x02\x02\x12h\n\x12GetCheckoutSession\x12%.billing.v1.GetCheckoutSessionRequest\x1a&.billing.v1.GetCheckoutSessionResponse\"\x03\x90\x02\x01\x12_\n\x0fGetEntitlements\x12\".billing.v1.GetEntitlementsRequest\x1a#.billing.v1.GetEntitlementsResponse\"\x03\x90\x02\x01\x12\x62\n\x10\x43heckEntitlement\x12#.billing.v1.CheckEntitlementRequest\x1a$.billing.v1.CheckEntitlementResponse\"\x03\x90\x02\x01\x12n\n\x14\x42\x61tchGetEntitlements\x12\'.billing.v1.BatchGetEntitlementsRequest\x1a(.billing.v1.BatchGetEntitlementsResponse\"\x03\x90\x02\x01\x12M\n\tListPlans\x12\x1c.billing.v1.ListPlansRequest\x1a\x1d.billing.v1.ListPlansResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BILLINGSERVICE'].methods_by_name['GetCheckoutSession']._serialized_options = b'\220\002\001'
   _globals['_BILLINGSERVICE'].methods_by_name['GetEntitlements']._loaded_options = None
   _globals['_BILLINGSERVICE'].methods_by_name['GetEntitlements']._serialized_options = b'\220\002\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['CheckEntitlement']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['CheckEntitlement']._serialized_options = b'\220\002\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['BatchGetEntitlements']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['BatchGetEntitlements']._serialized_options = b'\220\002\001'
   _globals['_BILLINGSERVICE'].methods_by_name['ListPlans']._loaded_options = None
   _globals['_BILLINGSERVICE'].methods_by_name['ListPlans']._serialized_options = b'\220\002\001'
   _globals['_LISTPLANSREQUEST']._serialized_start=128
@@ -47,5 +51,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPLANSRESPONSE']._serialized_start=148
   _globals['_LISTPLANSRESPONSE']._serialized_end=225
   _globals['_BILLINGSERVICE']._serialized_start=228
-  _globals['_BILLINGSERVICE']._serialized_end=641
+  _globals['_BILLINGSERVICE']._serialized_end=853
 # @@protoc_insertion_point(module_scope)

@@ -58,9 +58,24 @@ class BillingServiceStub:
     """
     GetEntitlements: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.GetEntitlementsRequest, _entitlement_pb2.GetEntitlementsResponse]
     """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-    plan; that is not an error. No side effects; safe to retry.
+    plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+    caller; safe to retry.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+    this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
+    """
+    CheckEntitlement: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]
+    """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+    database. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+    """
+    BatchGetEntitlements: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.BatchGetEntitlementsRequest, _entitlement_pb2.BatchGetEntitlementsResponse]
+    """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
     """
     ListPlans: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
@@ -91,9 +106,24 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """
     GetEntitlements: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.GetEntitlementsRequest, _entitlement_pb2.GetEntitlementsResponse]  # type: ignore[assignment]
     """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-    plan; that is not an error. No side effects; safe to retry.
+    plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+    caller; safe to retry.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+    this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
+    """
+    CheckEntitlement: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]  # type: ignore[assignment]
+    """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+    database. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+    """
+    BatchGetEntitlements: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.BatchGetEntitlementsRequest, _entitlement_pb2.BatchGetEntitlementsResponse]  # type: ignore[assignment]
+    """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
     """
     ListPlans: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]  # type: ignore[assignment]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
@@ -139,9 +169,36 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_entitlement_pb2.GetEntitlementsResponse, _abc.Awaitable[_entitlement_pb2.GetEntitlementsResponse]]:
         """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-        plan; that is not an error. No side effects; safe to retry.
+        plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+        caller; safe to retry.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+        this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckEntitlement(
+        self,
+        request: _entitlement_pb2.CheckEntitlementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entitlement_pb2.CheckEntitlementResponse, _abc.Awaitable[_entitlement_pb2.CheckEntitlementResponse]]:
+        """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+        database. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetEntitlements(
+        self,
+        request: _entitlement_pb2.BatchGetEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entitlement_pb2.BatchGetEntitlementsResponse, _abc.Awaitable[_entitlement_pb2.BatchGetEntitlementsResponse]]:
+        """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod
