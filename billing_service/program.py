@@ -14,10 +14,13 @@ import structlog
 from billing_service.address import Address, ListenError
 from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
+from billing_service.flows.change_subscription import ChangeSubscription
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
@@ -58,17 +61,22 @@ class Program:
         now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
         self._database = Database(database_url)
-        self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
+        budget = Budget(settings.stripe_background_rate)
+        self._budget = RequestBudget(self._database, budget)
+        self._stripe = StripeApi(
+            settings.stripe_api_key.get_secret_value(),
+            settings.stripe_api_base,
+            before=self._budget.spend,
+        )
         self._prices = Prices(self._database, self._stripe, catalog)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
-        budget = Budget(settings.stripe_background_rate)
         self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
         self._reconcile = Reconcile(
             self._database,
             self._stripe.listing,
             self._fulfill,
-            RequestBudget(self._database, budget),
+            self._budget,
             now,
             settings.reconcile_interval_s,
         )
@@ -89,6 +97,11 @@ class Program:
             get_checkout_session=GetCheckoutSession(self._database, now),
             read_entitlements=ReadEntitlements(self._database, self._prices, now),
             list_plans=ListPlans(self._prices),
+            change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
+            preview_subscription_update=PreviewSubscriptionUpdate(
+                self._database, self._stripe, self._prices, self._reads, now
+            ),
+            create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, self._reads, now),
         )
 
     async def serve(self, stop: asyncio.Event, listening: Callable[[Addresses], None]) -> None:
@@ -111,6 +124,7 @@ class Program:
             "prices": self._prices.run,
             "refresh": self._refresh.run,
             "reconcile": self._reconcile.run,
+            "budget": self._budget.run,
             "replay": self._replay.run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]

@@ -6,6 +6,7 @@ session that ties it to a customer. An event of a used type whose object has an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -36,6 +37,11 @@ from billing_service.domain.views import (
 
 METADATA_DEPLOYMENT = "billing_deployment"
 METADATA_CUSTOMER_ID = "billing_customer_id"
+
+# https://docs.stripe.com/event-destinations#thin-events
+THIN_OBJECT = "v2.core.event"
+THIN_PREFIX = "v1."  # before the type of the event whose object it names
+THIN_ID = re.compile(r"[A-Za-z0-9_]{1,255}")  # it becomes a part of a path
 
 
 class Fact(StrEnum):
@@ -109,8 +115,16 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What a thin event says: that something happened to an object, and nothing of what."""
+
+    object_id: str
+    kind: ObjectKind
+
+
+@dataclass(frozen=True)
 class Event:
-    """One event, understood. `observation` is None where the type is not one that we use."""
+    """One event, understood. `observation` and `notice` are None where the type is not one that we use; at most one is set."""
 
     event_id: str
     type: str
@@ -120,6 +134,12 @@ class Event:
     object_id: str | None
     observation: Observation | None = None
     facts: Mapping[Fact, int] = field(default_factory=dict)
+    notice: Notice | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has an effect."""
+        return self.observation is not None or self.notice is not None
 
 
 def read_event(body: object) -> Event:
@@ -137,6 +157,8 @@ def read_event(body: object) -> Event:
         api_version=optional_text(envelope, "api_version"),
         object_id=_event_object_id(envelope),
     )
+    if envelope.get("object") == THIN_OBJECT:
+        return Event(**{**vars(event), "notice": _notice(event)})
     kind = HANDLED_TYPES.get(event.type)
     if kind is None:
         return event
@@ -146,6 +168,20 @@ def read_event(body: object) -> Event:
     observation = observe(data, kind)
     facts = _facts_of(event.type, event.created, observation.view)
     return Event(**{**vars(event), "observation": observation, "facts": facts})
+
+
+def _notice(event: Event) -> Notice | None:
+    """Say which object a thin event of a used type is about.
+
+    Raises:
+        MalformedError: it names none.
+    """
+    kind = HANDLED_TYPES.get(event.type.removeprefix(THIN_PREFIX)) if event.type.startswith(THIN_PREFIX) else None
+    if kind is None:
+        return None
+    if not event.object_id or not THIN_ID.fullmatch(event.object_id):
+        raise MalformedError("related_object.id is not an id")
+    return Notice(event.object_id, kind)
 
 
 def observe(data: Mapping[str, Any], kind: ObjectKind) -> Observation:

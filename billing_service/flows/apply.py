@@ -33,6 +33,7 @@ from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.history import Cause, CauseKind, Change
+from billing_service.storage.rereads import Ask
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +51,13 @@ class Context:
     now: datetime
 
 
-async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Context) -> set[str]:
-    """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet."""
+async def apply(
+    connection: Connection, arrivals: Sequence[Arrival], context: Context, also_read: Sequence[Ask] = ()
+) -> set[str]:
+    """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet.
+
+    Asks for the re-reads that are needed, and for those of `also_read`.
+    """
     named = {a.state.stripe_customer_id for a in arrivals if a.state.stripe_customer_id is not None}
     await price_memory.learn(connection, (arrival.state for arrival in arrivals), context.plans)
     linked = await _lock_anchors(connection, arrivals)
@@ -65,7 +71,7 @@ async def apply(connection: Connection, arrivals: Sequence[Arrival], context: Co
     await _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
     await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
     loose_ids = ids - owners.keys()
-    asks = wanted_reads(arrivals, before, known, loose_ids)
+    asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
         await rereads.ask(connection, asks)
     return loose_ids

@@ -27,9 +27,10 @@ from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
-from billing_service.storage import events, quarantine
+from billing_service.storage import events, quarantine, rereads
 from billing_service.storage.database import Connection, Database, UnwritableError
 from billing_service.storage.events import EventRow, RecordedOutcome
+from billing_service.storage.rereads import Ask
 
 MAX_BATCH_EVENTS = 256  # in one transaction; as many as one call may bring
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # a call brings 4 MiB at the most
@@ -38,7 +39,12 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 BATCH_LIMIT_S = 8.0  # for one transaction, retries included
 CALL_LIMIT_S = 15.0  # for one call that came without a deadline
 
-PRICE_TYPES = ("product.", "price.")  # without effect on what anybody holds; they only hint that prices may have moved
+PRICE_TYPES = (
+    "product.",
+    "price.",
+    "v1.product.",
+    "v1.price.",
+)  # without effect on what anybody holds; they only hint that prices may have moved
 
 log = structlog.get_logger(__name__)
 
@@ -217,19 +223,25 @@ class Fulfill:
             for event_id, (event, _) in distinct.items()
             if outcomes.get(event_id) is Outcome.APPLIED and event.observation is not None
         }
+        asks = [
+            Ask(event.notice.object_id, event.notice.kind, delay_s=0)
+            for event_id, (event, _) in distinct.items()
+            if outcomes.get(event_id) is Outcome.APPLIED and event.notice is not None
+        ]
         if used:
             arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used.values()]
-            parked = await apply(connection, arrivals, Context(plans, self._deployment, self._now()))
+            parked = await apply(connection, arrivals, Context(plans, self._deployment, self._now()), asks)
             outcomes |= {i: Outcome.PARKED for i, (_, seen) in used.items() if seen.object_id in parked}
+        elif asks:
+            await rereads.ask(connection, asks)
         if receipts:
             await quarantine.release(connection, receipts)
         return outcomes
 
     def _row(self, event: Event, payload: bytes) -> EventRow:
-        outcome = RecordedOutcome.IGNORED
-        if event.observation is not None:
-            theirs = event.observation.claim.deployment not in {None, self._deployment}
-            outcome = RecordedOutcome.NOT_OURS if theirs else RecordedOutcome.APPLIED
+        outcome = RecordedOutcome.APPLIED if event.is_used else RecordedOutcome.IGNORED
+        if event.observation is not None and event.observation.claim.deployment not in {None, self._deployment}:
+            outcome = RecordedOutcome.NOT_OURS
         return EventRow(
             event_id=event.event_id,
             type=event.type,

@@ -108,6 +108,15 @@ class Prices:
             raise PriceNotAvailableError(metadata={"lookup_key": price.lookup_key})
         return row.price_id
 
+    def price_key_of(self, price_id: str, lookup_key: str | None) -> str | None:
+        """Give the key of the price that a Stripe price is or was of its plan; None where neither is known."""
+        row = self._rows.get(price_id)
+        if row is not None:
+            return row.price_key
+        plan = self.index.of_price(price_id, lookup_key)
+        prices = plan.prices if plan else ()
+        return next((price.price_key for price in prices if price.lookup_key == lookup_key), None)
+
     def available(self) -> frozenset[tuple[str, str]]:
         """Give what can be bought now, as (plan key, price key)."""
         return frozenset(

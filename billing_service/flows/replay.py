@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from billing_service.domain.errors import BillingError
-from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.domain.observation import HANDLED_TYPES, THIN_PREFIX
 from billing_service.flows.fulfill import Outcome, parse
 from billing_service.flows.reconcile import FulfillBatch
 from billing_service.storage import quarantine
@@ -22,6 +22,7 @@ from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.quarantine import Reason
 
 MOST = 64  # events in one go, so that live webhooks do not queue behind them
+USED_TYPES = frozenset({*HANDLED_TYPES, *(f"{THIN_PREFIX}{one}" for one in HANDLED_TYPES)})
 PAUSE_S = 10.0  # before the next try where the database is away
 
 log = structlog.get_logger(__name__)
@@ -88,7 +89,7 @@ class Replay:
 
         They go through the quarantine, so that none is lost on the way.
         """
-        while await self._database.run(lambda c: quarantine.take_ignored(c, HANDLED_TYPES.keys(), MOST)):
+        while await self._database.run(lambda c: quarantine.take_ignored(c, USED_TYPES, MOST)):
             pass
         return await self.reasons([Reason.IGNORED], progress)
 

@@ -65,7 +65,7 @@ OUTCOMES: Final[Mapping[Outcome, fulfillment_service_pb2.FulfillResult.Outcome.V
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp(moment: datetime | None) -> Timestamp | None:
     """Convert an aware time; protobuf reads a naive one as UTC whatever was meant, so that would be a defect."""
     if moment is None:
         return None
@@ -92,8 +92,8 @@ def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
         checkout_session_id=session.checkout_session_id,
         url=session.url or "",
         state=CHECKOUT_STATES[session.state],
-        expire_time=_timestamp(session.expire_time),
-        create_time=_timestamp(session.create_time),
+        expire_time=timestamp(session.expire_time),
+        create_time=timestamp(session.create_time),
         customer_id=session.customer_id,
         plan_key=session.plan_key,
         price_key=session.price_key,
@@ -109,8 +109,8 @@ def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.Get
         revision=entitlements.revision,
         sources=sources,
         plan_keys=entitlements.plan_keys,
-        read_time=_timestamp(entitlements.read_time),
-        next_change_time=_timestamp(entitlements.next_change_time),
+        read_time=timestamp(entitlements.read_time),
+        next_change_time=timestamp(entitlements.next_change_time),
         catalog_version=entitlements.catalog_version,
     )
     known = {id(source): made for source, made in zip(entitlements.sources, sources, strict=True)}
@@ -136,7 +136,7 @@ def _entitlement_fields(entitlements: Sequence[Entitlement], sources: Mapping[in
         why = whys.get(reason)
         if why is None:
             source = None if one.source is None else sources.get(id(one.source)) or _source(one.source)
-            times = _timestamp(one.next_change_time)
+            times = timestamp(one.next_change_time)
             why = entitlement_pb2.Entitlement(source=source, next_change_time=times).SerializeToString()
             whys[reason] = why
         parts += (_ENTITLEMENTS_TAG, _varint(len(what) + len(why)), what, why)
@@ -145,7 +145,7 @@ def _entitlement_fields(entitlements: Sequence[Entitlement], sources: Mapping[in
 
 @lru_cache(maxsize=4_096, typed=True)  # typed: True and 1 are equal, and are not the same answer
 def _what(feature_key: str, value: FeatureValue) -> bytes:
-    return entitlement_pb2.Entitlement(feature_key=feature_key, value=_feature_value(value)).SerializeToString()
+    return entitlement_pb2.Entitlement(feature_key=feature_key, value=feature_value(value)).SerializeToString()
 
 
 def _varint(number: int) -> bytes:
@@ -164,12 +164,12 @@ def _source(source: Source) -> entitlement_pb2.Source:
         quantity=source.quantity,
         stripe_id=source.stripe_id or "",
         stripe_subscription_id=source.stripe_subscription_id or "",
-        start_time=_timestamp(source.start_time),
-        end_time=_timestamp(source.end_time),
+        start_time=timestamp(source.start_time),
+        end_time=timestamp(source.end_time),
     )
 
 
-def _feature_value(value: FeatureValue) -> plan_pb2.FeatureValue:
+def feature_value(value: FeatureValue) -> plan_pb2.FeatureValue:
     """Convert a value; the order matters: True is an int to Python, and UNLIMITED a str."""
     if isinstance(value, bool):
         return plan_pb2.FeatureValue(bool_value=value)
@@ -222,7 +222,7 @@ def _plan_features(plan: Plan, catalog: Catalog) -> list[plan_pb2.PlanFeature]:
         plan_pb2.PlanFeature(
             feature_key=key,
             display_name=feature.name,
-            value=_feature_value(plan.features[key]),
+            value=feature_value(plan.features[key]),
             scales_with_quantity=key in plan.scales,
         )
         for key, feature in catalog.features.items()

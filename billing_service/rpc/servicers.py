@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
-from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, checkout_pb2, entitlement_pb2
+from billing.v1 import (
+    billing_service_pb2,
+    billing_service_pb2_grpc,
+    checkout_pb2,
+    entitlement_pb2,
+    subscription_pb2,
+)
 
+from billing_service.flows.change_subscription import ChangeSubscription
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.read_entitlements import ReadEntitlements
-from billing_service.rpc import requests, responses
+from billing_service.rpc import requests, responses, subscription_requests, subscription_responses
 from billing_service.rpc.layers import Context
 
 
@@ -24,6 +33,9 @@ class BillingFlows:
     get_checkout_session: GetCheckoutSession
     read_entitlements: ReadEntitlements
     list_plans: ListPlans
+    change_subscription: ChangeSubscription
+    preview_subscription_update: PreviewSubscriptionUpdate
+    create_portal_session: CreatePortalSession
 
 
 class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
@@ -55,6 +67,46 @@ class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
         del context
         entitlements = await self._flows.read_entitlements(requests.customer_id(request))
         return responses.get_entitlements_response(entitlements)
+
+    async def UpdateSubscription(  # noqa: N802 - the contract's name
+        self, request: subscription_pb2.UpdateSubscriptionRequest, context: Context
+    ) -> subscription_pb2.UpdateSubscriptionResponse:
+        """Change plan, price or quantity."""
+        del context
+        changed = await self._flows.change_subscription(subscription_requests.update_request(request))
+        return subscription_responses.update_subscription_response(changed)
+
+    async def PreviewSubscriptionUpdate(  # noqa: N802 - the contract's name
+        self, request: subscription_pb2.PreviewSubscriptionUpdateRequest, context: Context
+    ) -> subscription_pb2.PreviewSubscriptionUpdateResponse:
+        """Say what a change would cost and change."""
+        del context
+        preview = await self._flows.preview_subscription_update(subscription_requests.preview_request(request))
+        return subscription_responses.preview_subscription_update_response(preview)
+
+    async def CancelSubscription(  # noqa: N802 - the contract's name
+        self, request: subscription_pb2.CancelSubscriptionRequest, context: Context
+    ) -> subscription_pb2.CancelSubscriptionResponse:
+        """End a subscription."""
+        del context
+        changed = await self._flows.change_subscription(subscription_requests.cancel_request(request))
+        return subscription_responses.cancel_subscription_response(changed)
+
+    async def ResumeSubscription(  # noqa: N802 - the contract's name
+        self, request: subscription_pb2.ResumeSubscriptionRequest, context: Context
+    ) -> subscription_pb2.ResumeSubscriptionResponse:
+        """Take back a cancellation."""
+        del context
+        changed = await self._flows.change_subscription(subscription_requests.resume_request(request))
+        return subscription_responses.resume_subscription_response(changed)
+
+    async def CreatePortalSession(  # noqa: N802 - the contract's name
+        self, request: subscription_pb2.CreatePortalSessionRequest, context: Context
+    ) -> subscription_pb2.CreatePortalSessionResponse:
+        """Make a page on which a person manages what they have bought."""
+        del context
+        url = await self._flows.create_portal_session(subscription_requests.portal_request(request))
+        return subscription_pb2.CreatePortalSessionResponse(url=url)
 
     async def ListPlans(  # noqa: N802 - the contract's name; gRPC awaits it
         self, request: billing_service_pb2.ListPlansRequest, context: Context

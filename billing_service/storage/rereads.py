@@ -72,6 +72,14 @@ _TAKE = sa.text("""
     WHERE least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1 >= :reserve
     RETURNING 1
 """)
+# People never wait. However many they are, a quarter of what comes back stays for background work.
+_SPEND = sa.text("""
+    UPDATE stripe_budget
+    SET tokens = greatest(
+            least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - :requests,
+            least(:reserve + 1, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate / 4)),
+        update_time = clock_timestamp()
+""")
 
 
 async def ask(connection: Connection, asks: Iterable[Ask]) -> None:
@@ -114,3 +122,9 @@ async def take_budget(connection: Connection, *, rate_per_s: float, burst: int, 
     """Take one request from the budget that all processes share; False where only the reserve is left."""
     values = {"rate": rate_per_s, "burst": burst, "reserve": reserve}
     return (await connection.execute(_TAKE, values)).one_or_none() is not None
+
+
+async def spend_budget(connection: Connection, requests: int, *, rate_per_s: float, burst: int, reserve: int) -> None:
+    """Count requests that were made whatever was left of the budget."""
+    values = {"rate": rate_per_s, "burst": burst, "reserve": reserve, "requests": requests}
+    await connection.execute(_SPEND, values)

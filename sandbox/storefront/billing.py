@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
-from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2
+from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2, subscription_pb2
 from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
@@ -53,6 +53,15 @@ class Order:
         return replace(self, request_id=request_id)
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a person asked of a subscription of theirs. `request_id` came with the form, as an order's."""
+
+    request_id: str
+    customer_id: str
+    subscription_id: str
+
+
 def error_of(error: grpc.RpcError) -> BillingError:
     """Read the status of a failed call: its code, and the reason in its google.rpc.ErrorInfo where there is one."""
     code = error.code() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else grpc.StatusCode.UNKNOWN
@@ -68,7 +77,7 @@ def error_of(error: grpc.RpcError) -> BillingError:
 
 
 class Billing:
-    """The four calls of billing.v1.BillingService, in the shape that the pages need."""
+    """The calls of billing.v1.BillingService, in the shape that the pages need."""
 
     def __init__(self, stub: BillingServiceAsyncStub) -> None:
         """Take the stub over an open channel."""
@@ -125,6 +134,52 @@ class Billing:
             raise
         session = answer.checkout_session
         return session if session.customer_id == customer_id else None
+
+    async def update(
+        self, change: Change, plan_key: str | None, price_key: str | None, quantity: int | None, *, now: bool
+    ) -> None:
+        """Change a subscription's plan, now or when its period ends.
+
+        Raises:
+            BillingError: it cannot be changed so, or not now; see the reason. So do those below.
+        """
+        timing = (
+            subscription_pb2.UPDATE_TIMING_NOW_WITH_PRORATION if now else subscription_pb2.UPDATE_TIMING_AT_PERIOD_END
+        )
+        request = subscription_pb2.UpdateSubscriptionRequest(
+            request_id=change.request_id,
+            customer_id=change.customer_id,
+            stripe_subscription_id=change.subscription_id,
+            plan_key=plan_key,
+            price_key=price_key,
+            quantity=quantity,
+            timing=timing,
+        )
+        await _answer(self._stub.UpdateSubscription(request, timeout=_CHECKOUT_DEADLINE_S))
+
+    async def cancel(self, change: Change) -> None:
+        """End a subscription with the period that is paid."""
+        request = subscription_pb2.CancelSubscriptionRequest(
+            request_id=change.request_id,
+            customer_id=change.customer_id,
+            stripe_subscription_id=change.subscription_id,
+            timing=subscription_pb2.CANCEL_TIMING_AT_PERIOD_END,
+        )
+        await _answer(self._stub.CancelSubscription(request, timeout=_CHECKOUT_DEADLINE_S))
+
+    async def resume(self, change: Change) -> None:
+        """Take a cancellation back."""
+        request = subscription_pb2.ResumeSubscriptionRequest(
+            request_id=change.request_id,
+            customer_id=change.customer_id,
+            stripe_subscription_id=change.subscription_id,
+        )
+        await _answer(self._stub.ResumeSubscription(request, timeout=_CHECKOUT_DEADLINE_S))
+
+    async def portal(self, customer_id: str, return_url: str) -> str:
+        """Give the page of Stripe's on which a person manages what they have bought."""
+        request = subscription_pb2.CreatePortalSessionRequest(customer_id=customer_id, return_url=return_url)
+        return (await _answer(self._stub.CreatePortalSession(request, timeout=_CHECKOUT_DEADLINE_S))).url
 
 
 @asynccontextmanager

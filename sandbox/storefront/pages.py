@@ -49,7 +49,11 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
 )
 _templates.globals.update(
-    value_words=words.value_words, is_on=words.is_on, new_request_id=lambda: str(uuid.uuid4()), Mode=plan_pb2.PlanMode
+    value_words=words.value_words,
+    is_on=words.is_on,
+    is_ending=words.is_ending,
+    new_request_id=lambda: str(uuid.uuid4()),
+    Mode=plan_pb2.PlanMode,
 )
 
 
@@ -116,6 +120,11 @@ async def _pricing(request: web.Request, notice: Notice | None, *, status: int =
 
 async def account(request: web.Request) -> web.Response:
     """GET /account: what the visitor may use and why; after a checkout also where the payment stands."""
+    return await account_page(request, words.DONE.get(request.query.get("done", "")))
+
+
+async def account_page(request: web.Request, notice: Notice | None, *, status: int = 200) -> web.Response:
+    """Show the account, under a notice where there is one."""
     billing, visitor = request.app[BILLING], request[VISITOR]
     session_id = request.query.get("checkout_session_id")
     # The purchase is read before the entitlements, so that these are never older than what is said about that.
@@ -123,19 +132,22 @@ async def account(request: web.Request) -> web.Response:
     plans, held = await asyncio.gather(billing.plans(), billing.entitlements(visitor.customer_id))
     plan_names = {plan.plan_key: plan.display_name for plan in plans}
     feature_names = {feature.feature_key: feature.display_name for plan in plans for feature in plan.features}
-    notice = None
     if session_id is not None:
         name = plan_names.get(session.plan_key, session.plan_key) if session else ""
         notice = words.notice_of_checkout(session, name, held.plan_keys)
     return _page(
         request,
         "account.html",
+        status=status,
         notice=notice,
         look_again=_look_again(request, session, held.plan_keys),
         check_again=f"/account?{urlencode({'checkout_session_id': session_id or ''})}",
         plan_titles=[plan_names.get(key, key) for key in held.plan_keys],
         features=words.feature_facts(held.entitlements, feature_names, plan_names),
         sources=words.source_facts(held.sources, plan_names),
+        subscriptions=words.changeable(held.sources),
+        plans=[plan for plan in plans if plan.mode == plan_pb2.PLAN_MODE_SUBSCRIPTION],
+        plan_names=plan_names,
     )
 
 

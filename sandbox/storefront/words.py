@@ -26,6 +26,16 @@ _REASONS: Mapping[str, str] = {
     "CHECKOUT_SUPERSEDED": "You started another checkout meanwhile. Please finish that one, or choose again.",
     "REQUEST_IN_PROGRESS": "We are still working on your last click. Please try again in a moment.",
     "REQUEST_ID_REUSED": "This page was out of date. It is fresh now: please choose again.",
+    "SUBSCRIPTION_NOT_FOUND": "You have no such subscription.",
+    "SUBSCRIPTION_NOT_LIVE": "This subscription is over. You can buy a plan again whenever you like.",
+    "SUBSCRIPTION_ENDING": "This subscription is about to end. Keep it first, then change it.",
+    "SUBSCRIPTION_PAUSED": "This subscription is paused. Resume it first, then change it.",
+    "SUBSCRIPTION_UNPAID": "The last payment has not arrived. Please pay it first; “Payment and invoices” leads there.",
+    "SUBSCRIPTION_CHANGE_PENDING": "A change of this subscription is under way already. Please ask our team.",
+    "SUBSCRIPTION_CHANGE_SUPERSEDED": "You changed this subscription meanwhile. Please look at what you have now.",
+    "PLAN_GROUP_MISMATCH": "Your subscription cannot be changed to this plan.",
+    "PAYMENT_FAILED": "Your card was declined, so nothing was changed. “Payment and invoices” lets you replace it.",
+    "CUSTOMER_UNKNOWN_TO_STRIPE": "You have not bought anything yet, so there is nothing to manage.",
     "INVALID_FIELDS": "Something in that order does not hold. Please check it and choose again.",
 }
 
@@ -146,6 +156,26 @@ def source_facts(sources: Iterable[entitlement_pb2.Source], plan_names: Mapping[
         )
         for source in sources
     ]
+
+
+DONE: Mapping[str, Notice] = {
+    "change-now": Notice(Tone.GOOD, "Changed", "Your new plan is yours at once."),
+    "change-later": Notice(
+        Tone.GOOD, "Noted", "Your plan changes when the period that is paid ends. Nothing is charged before."
+    ),
+    "cancel": Notice(Tone.GOOD, "Cancelled", "Your plan is yours until the period that is paid ends."),
+    "resume": Notice(Tone.GOOD, "Welcome back", "Your plan renews as before."),
+}
+
+
+def changeable(sources: Iterable[entitlement_pb2.Source]) -> list[entitlement_pb2.Source]:
+    """Give what can be managed: subscriptions that are not over."""
+    return [one for one in sources if one.stripe_subscription_id and one.state != _State.STATE_ENDED]
+
+
+def is_ending(source: entitlement_pb2.Source) -> bool:
+    """Say whether a subscription is to end, or stands still, and so can be resumed."""
+    return source.state in {_State.STATE_ENDING, _State.STATE_PAUSED}
 
 
 def value_words(value: plan_pb2.FeatureValue) -> str:

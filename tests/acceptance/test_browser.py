@@ -119,6 +119,33 @@ async def test_a_person_buys_pro_and_has_it(person: Person) -> None:
     await person.look("already-subscribed")
 
 
+async def test_a_person_changes_cancels_keeps_and_manages_what_they_have(person: Person) -> None:
+    """All from the account page; a declined card changes nothing and says what to do."""
+    await person.upgrade()
+    await person.press("Pay €")
+    await person.expect_notice("Thank you!")
+    await person.page.get_by_role("combobox").select_option(label="Team, €9 per seat and month")
+    await person.page.get_by_role("spinbutton").fill("4")
+    await person.look("account-manage")
+    await person.press("Change now")
+    await person.expect_notice("Changed")
+    await person.expect_plan("Team")
+    await expect(person.page.locator(".facts div", has_text="Seats")).to_contain_text("4")
+    await person.press("Cancel when the period ends")
+    await person.expect_notice("Cancelled")
+    await expect(person.page.locator(".sources")).to_contain_text("Ends on")
+    await person.look("account-cancelled")
+    await person.press("Keep Team")
+    await person.expect_notice("Welcome back")
+    await person.press("Change when the period ends")
+    await person.expect_notice("That did not work")
+    await person.press("Payment and invoices")
+    await expect(person.page.get_by_role("heading", name="Your subscriptions")).to_be_visible()
+    await person.look("portal")
+    await person.page.get_by_role("link", name="Back to the shop").click()
+    await person.expect_plan("Team")
+
+
 async def test_a_person_pays_by_bank_debit(person: Person, world: World) -> None:
     """A delayed payment grants nothing until it has settled; the account says so meanwhile."""
     await person.upgrade()

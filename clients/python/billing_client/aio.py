@@ -16,6 +16,18 @@ from billing.v1.checkout_pb2 import (
     GetCheckoutSessionResponse,
 )
 from billing.v1.entitlement_pb2 import GetEntitlementsRequest, GetEntitlementsResponse
+from billing.v1.subscription_pb2 import (
+    CancelSubscriptionRequest,
+    CancelSubscriptionResponse,
+    CreatePortalSessionRequest,
+    CreatePortalSessionResponse,
+    PreviewSubscriptionUpdateRequest,
+    PreviewSubscriptionUpdateResponse,
+    ResumeSubscriptionRequest,
+    ResumeSubscriptionResponse,
+    UpdateSubscriptionRequest,
+    UpdateSubscriptionResponse,
+)
 
 from billing_client.errors import error_of
 from billing_client.options import Options
@@ -76,6 +88,36 @@ class BillingClient:
     ) -> GetEntitlementsResponse:
         """Say what a customer may use now."""
         return await self._call(self._stub.GetEntitlements, request, timeout)
+
+    async def update_subscription(
+        self, request: UpdateSubscriptionRequest, *, timeout: timedelta | None = None
+    ) -> UpdateSubscriptionResponse:
+        """Change plan, price or quantity, now or at the period's end. Keep the request id until an answer came."""
+        return await self._call(self._stub.UpdateSubscription, request, timeout)
+
+    async def preview_subscription_update(
+        self, request: PreviewSubscriptionUpdateRequest, *, timeout: timedelta | None = None
+    ) -> PreviewSubscriptionUpdateResponse:
+        """Say what such a change would cost and change."""
+        return await self._call(self._stub.PreviewSubscriptionUpdate, request, timeout)
+
+    async def cancel_subscription(
+        self, request: CancelSubscriptionRequest, *, timeout: timedelta | None = None
+    ) -> CancelSubscriptionResponse:
+        """End a subscription, now or with its period. Keep the request id until an answer came."""
+        return await self._call(self._stub.CancelSubscription, request, timeout)
+
+    async def resume_subscription(
+        self, request: ResumeSubscriptionRequest, *, timeout: timedelta | None = None
+    ) -> ResumeSubscriptionResponse:
+        """Take a cancellation back, or end a pause. Keep the request id until an answer came."""
+        return await self._call(self._stub.ResumeSubscription, request, timeout)
+
+    async def create_portal_session(
+        self, request: CreatePortalSessionRequest, *, timeout: timedelta | None = None
+    ) -> CreatePortalSessionResponse:
+        """Give Stripe's page for managing what was bought; its URL is as good as a password for some minutes."""
+        return await self._call(self._stub.CreatePortalSession, request, timeout)
 
     async def list_plans(
         self, request: ListPlansRequest | None = None, *, timeout: timedelta | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 
 import psycopg
 import pytest
@@ -124,16 +123,8 @@ async def test_an_event_that_comes_again_after_the_cause_is_mended_leaves_the_qu
 
 async def test_ignored_is_decided_by_the_type_alone(service: Service) -> None:
     unknown = event("payout.paid", {"object": "payout", "id": "po_1"})
-    thin = json.dumps(
-        {
-            "id": "evt_thin",
-            "object": "v2.core.event",
-            "type": "v1.customer.subscription.updated",
-            "created": "2026-09-30T12:00:00.000Z",
-            "related_object": {"id": "sub_1", "type": "subscription", "url": "/v1/subscriptions/sub_1"},
-        }
-    ).encode()
-    assert await service.outcomes(unknown, thin) == ["ignored", "ignored"]
+    never_heard_of = event("customer.subscription.updated", subscription("nobody"))
+    assert await service.outcomes(unknown, never_heard_of) == ["ignored", "applied"]
     assert await service.outcomes(unknown) == ["duplicate"]
 
 

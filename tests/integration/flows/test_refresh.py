@@ -42,7 +42,7 @@ class World:
         self.database_url = database_url
         self.proxy = proxy
         self.stripe = stripe
-        prices = Prices(database, stripe, CATALOG)
+        prices = self.prices = Prices(database, stripe, CATALOG)
         now = lambda: datetime.now(UTC)  # noqa: E731 - the clock, in one line
         self.fulfill = Fulfill(database, prices, "default", now)
         self.read = ReadEntitlements(database, prices, now)

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aiohttp import web
 from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2
-from billing.v1.billing_service_pb2_grpc import BillingServiceServicer, add_BillingServiceServicer_to_server
+from billing.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
@@ -21,6 +21,7 @@ from sandbox.ports import HOST, free_port
 from sandbox.storefront.app import build_app
 from sandbox.storefront.billing import open_billing
 from sandbox.storefront.settings import Settings, SettingsError
+from tests.unserved import Unserved
 
 _Session = checkout_pb2.CheckoutSession
 _PRO = plan_pb2.Plan(
@@ -37,7 +38,7 @@ _PRO = plan_pb2.Plan(
 
 
 @dataclass
-class _Service(BillingServiceServicer):
+class _Service(Unserved):
     """Answers from what the test has put there, and keeps what it was asked."""
 
     sessions: dict[str, checkout_pb2.CheckoutSession] = field(default_factory=dict)
@@ -137,6 +138,17 @@ async def test_an_order_names_a_plan_and_goes_to_the_page_to_pay_on(shop: _Shop)
 async def test_a_form_from_elsewhere_is_refused(shop: _Shop, origin: str) -> None:
     response = await shop.order(origin=origin)
     assert (response.status, shop.service.asked) == (403, [])
+    for path in ("/account/subscription", "/account/portal"):
+        async with shop.http.post(shop.url + path, data={"action": "cancel"}, headers={"Origin": origin}) as answer:
+            assert answer.status == 403
+
+
+@pytest.mark.parametrize("form", [{}, {"action": "own"}, {"action": "change-now", "quantity": "-1"}])
+async def test_a_form_of_the_account_that_does_not_hold_is_told(shop: _Shop, form: dict[str, str]) -> None:
+    headers = {"Origin": shop.url}
+    async with shop.http.post(f"{shop.url}/account/subscription", data=form, headers=headers) as answer:
+        assert answer.status == 400
+        assert "does not hold" in await answer.text()
 
 
 @pytest.mark.parametrize(

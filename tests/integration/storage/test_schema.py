@@ -23,6 +23,20 @@ RUN = "INSERT INTO reconcile_runs (since, until, done_until, state, failed) VALU
 CHANGE = "INSERT INTO entitlement_changes VALUES ('ann', 1, now(), {cause}, NULL, '', '{{}}', '{{}}')"
 FINDING = "INSERT INTO findings (kind, subject, detail) VALUES ({kind}, 's', '{{}}')"
 PRICE = "INSERT INTO prices VALUES ({id}, 'pro', 'monthly', 'pro_monthly', true, true)"
+SUBSCRIPTION_REQUEST = """
+    INSERT INTO subscription_requests (request_id, intent_id, fingerprint, customer_id, stripe_subscription_id,
+        subscription_item_id, operation, state, attempt, request_body, answer, create_time)
+    VALUES ({request}, {intent}, '', 'ann', 'sub_1', {item}, {operation}, {state}, {attempt}, {body}, {answer}, now())
+"""
+PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h', {attempt})"
+
+
+def subscription_request(**over: str) -> str:
+    given = {
+        "request": "'r'", "intent": "gen_random_uuid()", "operation": "'resume'", "state": "'superseded'",
+        "attempt": "1", "body": "'{}'", "item": "'si_1'", "answer": "NULL",
+    }  # fmt: skip
+    return SUBSCRIPTION_REQUEST.format(**(given | over))
 
 
 def intent(**over: str) -> str:
@@ -90,6 +104,26 @@ VIOLATIONS = {
     "reconcile_runs_scope_known": [RUN.format(done=0, state="'running'", failed=0), "UPDATE reconcile_runs SET scope = 'moon'"],
     "reconcile_runs_within": [RUN.format(done=9, state="'running'", failed=0)],
     "reconcile_runs_complete_is_whole": [RUN.format(done=1, state="'complete'", failed=1)],
+    "subscription_requests_pkey": [CUSTOMER, subscription_request(), subscription_request()],
+    "subscription_requests_intent_id_key": [
+        CUSTOMER,
+        *(subscription_request(request=f"'{number}'", intent="'00000000-0000-0000-0000-000000000000'") for number in "12"),
+    ],
+    "subscription_requests_customer_id_fkey": [subscription_request()],
+    "subscription_requests_operation_known": [CUSTOMER, subscription_request(operation="'forget'")],
+    "subscription_requests_state_known": [CUSTOMER, subscription_request(state="'lost'")],
+    "subscription_requests_done_has_answer": [CUSTOMER, subscription_request(state="'done'")],
+    "subscription_requests_done_was_prepared": [
+        CUSTOMER, subscription_request(state="'done'", answer="'{}'", body="NULL", item="NULL"),
+    ],
+    "subscription_requests_body_with_item": [CUSTOMER, subscription_request(item="NULL")],
+    "subscription_requests_body_object": [CUSTOMER, subscription_request(body="'[]'")],
+    "subscription_requests_attempt_positive": [CUSTOMER, subscription_request(attempt="0")],
+    "subscription_requests_one_unfinished_key": [
+        CUSTOMER, *(subscription_request(request=f"'{number}'", state="'changing'") for number in "12"),
+    ],
+    "portal_configurations_pkey": [PORTAL.format(attempt="1"), PORTAL.format(attempt="1")],
+    "portal_configurations_attempt_positive": [PORTAL.format(attempt="0")],
     "rereads_wanted_positive": ["INSERT INTO rereads (object_id, kind, wanted) VALUES ('sub_1', 'x', 0)"],
     "checkout_requests_intent_id_fkey": [
         "INSERT INTO checkout_requests VALUES ('r', '', gen_random_uuid(), false, now())"

@@ -47,7 +47,7 @@ def test_every_value_of_the_domain_is_the_one_of_the_same_name_on_the_wire(
     [(True, "bool_value"), (False, "bool_value"), (0, "integer_value"), (UNLIMITED, "unlimited"), ("", "text_value")],
 )
 def test_a_feature_value_keeps_its_type(value: FeatureValue, kind: str) -> None:
-    assert responses._feature_value(value).WhichOneof("kind") == kind
+    assert responses.feature_value(value).WhichOneof("kind") == kind
 
 
 def _session(url: str | None) -> CheckoutSession:
@@ -100,7 +100,7 @@ def test_entitlements_reach_the_wire_whole() -> None:
 
 def test_a_time_without_a_zone_does_not_leave_the_service() -> None:
     with pytest.raises(ValueError, match="zone"):
-        responses._timestamp(_NOW.replace(tzinfo=None))
+        responses.timestamp(_NOW.replace(tzinfo=None))
 
 
 def test_the_plans_reach_the_wire_in_the_order_of_the_catalog() -> None:

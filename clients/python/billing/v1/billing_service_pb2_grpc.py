@@ -6,6 +6,7 @@ import warnings
 from billing.v1 import billing_service_pb2 as billing_dot_v1_dot_billing__service__pb2
 from billing.v1 import checkout_pb2 as billing_dot_v1_dot_checkout__pb2
 from billing.v1 import entitlement_pb2 as billing_dot_v1_dot_entitlement__pb2
+from billing.v1 import subscription_pb2 as billing_dot_v1_dot_subscription__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -28,7 +29,7 @@ if _version_not_supported:
 
 
 class BillingServiceStub:
-    """Sends customers to pay for a plan, and says what they may use now.
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now.
     """
 
     def __init__(self, channel):
@@ -62,6 +63,31 @@ class BillingServiceStub:
                 request_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
                 response_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
                 _registered_method=True)
+        self.UpdateSubscription = channel.unary_unary(
+                '/billing.v1.BillingService/UpdateSubscription',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.PreviewSubscriptionUpdate = channel.unary_unary(
+                '/billing.v1.BillingService/PreviewSubscriptionUpdate',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/billing.v1.BillingService/CancelSubscription',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ResumeSubscription = channel.unary_unary(
+                '/billing.v1.BillingService/ResumeSubscription',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CreatePortalSession = channel.unary_unary(
+                '/billing.v1.BillingService/CreatePortalSession',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionResponse.FromString,
+                _registered_method=True)
         self.ListPlans = channel.unary_unary(
                 '/billing.v1.BillingService/ListPlans',
                 request_serializer=billing_dot_v1_dot_billing__service__pb2.ListPlansRequest.SerializeToString,
@@ -70,7 +96,7 @@ class BillingServiceStub:
 
 
 class BillingServiceServicer:
-    """Sends customers to pay for a plan, and says what they may use now.
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now.
     """
 
     def CreateCheckoutSession(self, request, context):
@@ -131,6 +157,71 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateSubscription(self, request, context):
+        """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+        asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+        SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+        PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewSubscriptionUpdate(self, request, context):
+        """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+        SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSubscription(self, request, context):
+        """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+        the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+        Idempotent by request_id.
+
+        Errors: those of CancelSubscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreatePortalSession(self, request, context):
+        """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+        do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+        (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPlans(self, request, context):
         """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
         side effects; safe to retry.
@@ -167,6 +258,31 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     request_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.FromString,
                     response_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.SerializeToString,
             ),
+            'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSubscription,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionResponse.SerializeToString,
+            ),
+            'PreviewSubscriptionUpdate': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewSubscriptionUpdate,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'ResumeSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSubscription,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionResponse.SerializeToString,
+            ),
+            'CreatePortalSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePortalSession,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionResponse.SerializeToString,
+            ),
             'ListPlans': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPlans,
                     request_deserializer=billing_dot_v1_dot_billing__service__pb2.ListPlansRequest.FromString,
@@ -181,7 +297,7 @@ def add_BillingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BillingService:
-    """Sends customers to pay for a plan, and says what they may use now.
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now.
     """
 
     @staticmethod
@@ -309,6 +425,141 @@ class BillingService:
             '/billing.v1.BillingService/BatchGetEntitlements',
             billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
             billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/UpdateSubscription',
+            billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewSubscriptionUpdate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/PreviewSubscriptionUpdate',
+            billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/CancelSubscription',
+            billing_dot_v1_dot_subscription__pb2.CancelSubscriptionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/ResumeSubscription',
+            billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePortalSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/CreatePortalSession',
+            billing_dot_v1_dot_subscription__pb2.CreatePortalSessionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.CreatePortalSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

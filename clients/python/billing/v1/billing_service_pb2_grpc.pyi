@@ -10,6 +10,7 @@ set one on every call.
 from billing.v1 import billing_service_pb2 as _billing_service_pb2
 from billing.v1 import checkout_pb2 as _checkout_pb2
 from billing.v1 import entitlement_pb2 as _entitlement_pb2
+from billing.v1 import subscription_pb2 as _subscription_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -33,7 +34,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BillingServiceStub:
-    """Sends customers to pay for a plan, and says what they may use now."""
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -77,6 +78,51 @@ class BillingServiceStub:
     Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
     DATABASE_UNAVAILABLE).
     """
+    UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]
+    """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+    asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+    SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+    PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    PreviewSubscriptionUpdate: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.PreviewSubscriptionUpdateRequest, _subscription_pb2.PreviewSubscriptionUpdateResponse]
+    """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+    SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    CancelSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]
+    """Ends a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]
+    """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+    the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+    Idempotent by request_id.
+
+    Errors: those of CancelSubscription.
+    """
+    CreatePortalSession: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.CreatePortalSessionRequest, _subscription_pb2.CreatePortalSessionResponse]
+    """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+    do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+    (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
     ListPlans: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
     side effects; safe to retry.
@@ -84,7 +130,7 @@ class BillingServiceStub:
 
 @_typing.type_check_only
 class BillingServiceAsyncStub(BillingServiceStub):
-    """Sends customers to pay for a plan, and says what they may use now."""
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCheckoutSession: _aio.UnaryUnaryMultiCallable[_checkout_pb2.CreateCheckoutSessionRequest, _checkout_pb2.CreateCheckoutSessionResponse]  # type: ignore[assignment]
@@ -125,13 +171,58 @@ class BillingServiceAsyncStub(BillingServiceStub):
     Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
     DATABASE_UNAVAILABLE).
     """
+    UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
+    """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+    asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+    SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+    PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    PreviewSubscriptionUpdate: _aio.UnaryUnaryMultiCallable[_subscription_pb2.PreviewSubscriptionUpdateRequest, _subscription_pb2.PreviewSubscriptionUpdateResponse]  # type: ignore[assignment]
+    """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+    SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
+    """Ends a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    ResumeSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
+    """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+    the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+    Idempotent by request_id.
+
+    Errors: those of CancelSubscription.
+    """
+    CreatePortalSession: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CreatePortalSessionRequest, _subscription_pb2.CreatePortalSessionResponse]  # type: ignore[assignment]
+    """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+    do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+    (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
     ListPlans: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]  # type: ignore[assignment]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
     side effects; safe to retry.
     """
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sends customers to pay for a plan, and says what they may use now."""
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now."""
 
     @_abc_1.abstractmethod
     def CreateCheckoutSession(
@@ -199,6 +290,81 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
         DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateSubscription(
+        self,
+        request: _subscription_pb2.UpdateSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.UpdateSubscriptionResponse, _abc.Awaitable[_subscription_pb2.UpdateSubscriptionResponse]]:
+        """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+        asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+        SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+        PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewSubscriptionUpdate(
+        self,
+        request: _subscription_pb2.PreviewSubscriptionUpdateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.PreviewSubscriptionUpdateResponse, _abc.Awaitable[_subscription_pb2.PreviewSubscriptionUpdateResponse]]:
+        """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+        SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def CancelSubscription(
+        self,
+        request: _subscription_pb2.CancelSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.CancelSubscriptionResponse, _abc.Awaitable[_subscription_pb2.CancelSubscriptionResponse]]:
+        """Ends a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSubscription(
+        self,
+        request: _subscription_pb2.ResumeSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_subscription_pb2.ResumeSubscriptionResponse]]:
+        """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+        the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+        Idempotent by request_id.
+
+        Errors: those of CancelSubscription.
+        """
+
+    @_abc_1.abstractmethod
+    def CreatePortalSession(
+        self,
+        request: _subscription_pb2.CreatePortalSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.CreatePortalSessionResponse, _abc.Awaitable[_subscription_pb2.CreatePortalSessionResponse]]:
+        """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+        do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+        (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod
