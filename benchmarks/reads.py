@@ -38,7 +38,7 @@ from billing.v1 import billing_service_pb2_grpc, entitlement_pb2
 from billing_service import garbage
 from billing_service.address import Address
 from billing_service.domain.catalog_file import parse_catalog
-from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.logs import configure_logs
@@ -97,7 +97,8 @@ async def serve(database_url: str) -> None:
     prices = Prices(database, stripe, parse_catalog((ROOT / "catalog.toml").read_text()))
     read = ReadEntitlements(database, prices, lambda: datetime.now(UTC))
     unused: Any = None  # the other use cases are never called
-    flows = BillingFlows(unused, unused, read, ListPlans(prices))
+    get = GetEntitlements(prices, read, unused, unused)
+    flows = BillingFlows(unused, unused, get, unused, unused, unused, unused, unused)
     ours = BillingServicer(flows)
     request = entitlement_pb2.GetEntitlementsRequest(customer_id=f"{STEM}0")
     answer = await ours.GetEntitlements(request, unused)

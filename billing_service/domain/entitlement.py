@@ -22,7 +22,6 @@ from billing_service.domain.catalog import (
     Unlimited,
 )
 
-
 MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
 NOTHING: Mapping[FeatureType, FeatureValue] = {
     FeatureType.BOOLEAN: False,

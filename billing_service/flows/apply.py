@@ -27,7 +27,17 @@ from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
-from billing_service.storage import checkouts, customers, findings, history, links, objects, rereads, stripe_customers
+from billing_service.storage import (
+    checkouts,
+    customer_facts,
+    customers,
+    findings,
+    history,
+    links,
+    objects,
+    rereads,
+    stripe_customers,
+)
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
@@ -200,6 +210,7 @@ async def _refold(
     changed = [change for change in changes if change.row != rows[change.row.customer_id]]
     if changed:
         await customers.save(connection, [change.row for change in changed])
+        await customer_facts.append(connection, [change.row for change in changed], context.now)
     given = [change for change in changed if change.gives]
     if given:
         await history.append(connection, given, context.plans.catalog.version)

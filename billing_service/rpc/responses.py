@@ -103,7 +103,7 @@ def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
 
 def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.GetEntitlementsResponse:
     """Convert what one customer may use."""
-    sources = [_source(source) for source in entitlements.sources]
+    sources = [source_message(source) for source in entitlements.sources]
     message = entitlement_pb2.GetEntitlementsResponse(
         customer_id=entitlements.customer_id,
         revision=entitlements.revision,
@@ -135,7 +135,7 @@ def _entitlement_fields(entitlements: Sequence[Entitlement], sources: Mapping[in
         reason = (id(one.source), one.next_change_time)
         why = whys.get(reason)
         if why is None:
-            source = None if one.source is None else sources.get(id(one.source)) or _source(one.source)
+            source = None if one.source is None else sources.get(id(one.source)) or source_message(one.source)
             times = timestamp(one.next_change_time)
             why = entitlement_pb2.Entitlement(source=source, next_change_time=times).SerializeToString()
             whys[reason] = why
@@ -156,7 +156,8 @@ def _varint(number: int) -> bytes:
     return bytes((*low, number))
 
 
-def _source(source: Source) -> entitlement_pb2.Source:
+def source_message(source: Source) -> entitlement_pb2.Source:
+    """Convert a source as it stands at one moment."""
     return entitlement_pb2.Source(
         type=SOURCE_TYPES[source.type],
         state=SOURCE_STATES[source.state],

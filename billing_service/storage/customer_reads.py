@@ -20,6 +20,7 @@ import msgspec
 import psycopg
 import structlog
 from psycopg import pq
+from psycopg.pq.abc import PGresult
 
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
@@ -38,7 +39,11 @@ TRIES: Final = 2  # of one caller's read: the connection may be of a server that
 
 # The statement's plan is right at every size of the table; left to statistics, it would be another one before the first
 # ANALYZE after a large import.
-SETTINGS: Final = ("SET enable_seqscan = off", "SET enable_bitmapscan = off", "SET plan_cache_mode = force_generic_plan")
+SETTINGS: Final = (
+    "SET enable_seqscan = off",
+    "SET enable_bitmapscan = off",
+    "SET plan_cache_mode = force_generic_plan",
+)
 STATEMENT: Final = (
     "PREPARE customer_rows (text[]) AS"
     " SELECT customer_id, revision, facts::text FROM customers WHERE customer_id = ANY($1)"
@@ -79,7 +84,7 @@ class CustomerReads:
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at = inf  # the loop's time at which the first of those who wait has waited for long enough
         self._watchdog: asyncio.TimerHandle | None = None
-        self._results: list[pq.PGresult] = []
+        self._results: list[PGresult] = []
 
     async def row(self, customer_id: str) -> CustomerRow:
         """Give a customer's row as it is committed now; revision 0 and no facts for one that nobody knows.
@@ -265,7 +270,7 @@ def _array(keys: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _deliver(sent: Sequence[_Read], result: pq.PGresult) -> None:
+def _deliver(sent: Sequence[_Read], result: PGresult) -> None:
     found: dict[bytes, CustomerRow] = {}
     value = result.get_value
     for index in range(result.ntuples):
