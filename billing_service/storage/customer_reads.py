@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextvars import Context
+from enum import Enum
 from math import inf
 from typing import Any, Final
 
@@ -56,6 +57,15 @@ _decode_facts: Final = msgspec.json.Decoder(CustomerFacts).decode
 _log = structlog.get_logger(__name__)
 
 
+class _Stage(Enum):
+    """Where the next query is. Every stage but the first has something pending that leads on."""
+
+    IDLE = "nobody waits"
+    GATHERING = "a look is due in the next turn"
+    CONNECTING = "a task connects"
+    SENT = "the socket, or the watchdog, will tell"
+
+
 class _Read:
     """One caller's wish: a key, where the answer goes, and until when it is of use (the loop's time)."""
 
@@ -76,10 +86,11 @@ class CustomerReads:
         self._database = database
         self._waiting: list[_Read] = []
         self._sent: list[_Read] = []
-        self._busy = False  # whether a query is to leave soon, is on its way, or is being connected for
+        self._stage = _Stage.IDLE
         self._leave_at = self._turn_at = 0.0  # the loop's time: when the next query leaves at the latest; the last look
         self._quiet = 0  # turns on end in which nothing else ran
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._socket = -1
         self._connecting: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at = inf  # the loop's time at which the first of those who wait has waited for long enough
@@ -96,8 +107,7 @@ class CustomerReads:
         loop = asyncio.get_running_loop()
         read = _Read(_key(customer_id), loop.create_future(), loop.time() + remaining_s(WAIT_LIMIT_S))
         self._waiting.append(read)
-        if not self._busy:
-            self._busy = True
+        if self._stage is _Stage.IDLE:
             self._leave()
         if read.end < self._sweep_at:
             self._sweep(read.end)
@@ -119,6 +129,7 @@ class CustomerReads:
 
     def _leave(self) -> None:
         """Have what gathers sent once the loop has nothing else to do, or the first has waited for `GATHER_S`."""
+        self._stage = _Stage.GATHERING
         loop = asyncio.get_running_loop()
         self._leave_at = loop.time() + GATHER_S
         self._quiet, self._turn_at = 0, 0.0
@@ -140,12 +151,14 @@ class CustomerReads:
         batch = [read for read in self._waiting if not read.answer.done()]
         self._waiting, self._sent = batch[MAX_BATCH:], batch[:MAX_BATCH]
         if not batch:
-            self._busy = False
+            self._stage = _Stage.IDLE
             return
         connection = self._connection
-        if connection is None or connection.closed:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        if connection is None:
+            self._stage = _Stage.CONNECTING
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=Context())
             return
+        self._stage = _Stage.SENT
         keys = list({read.key for read in self._sent})
         self._watchdog = asyncio.get_running_loop().call_later(QUERY_LIMIT_S, self._lost, ConnectionLostError())
         try:
@@ -161,9 +174,9 @@ class CustomerReads:
             return
         loop, unsent = asyncio.get_running_loop(), connection.pgconn.flush()
         if unsent:
-            loop.add_writer(connection.pgconn.socket, self._resume, self._flush)
+            loop.add_writer(self._socket, self._resume, self._flush)
         else:
-            loop.remove_writer(connection.pgconn.socket)
+            loop.remove_writer(self._socket)
 
     def _resume(self, step: Callable[[], None]) -> None:
         """Take a step that the socket calls for. A defect is the callers' to hear of too: nobody else would."""
@@ -187,7 +200,8 @@ class CustomerReads:
             self._results.append(result)
 
     def _answer(self) -> None:
-        if not self._sent:
+        if self._stage is not _Stage.SENT:
+            self._results.clear()
             return  # a notice between queries
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -210,7 +224,7 @@ class CustomerReads:
         if self._waiting:
             self._leave()
         else:
-            self._busy = False
+            self._stage = _Stage.IDLE
 
     def _lost(self, error: Exception) -> None:
         """Give the connection up; whoever has a try left goes with the next one."""
@@ -218,18 +232,21 @@ class CustomerReads:
             self._watchdog.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
+            # By its number: libpq may have closed the socket, and the next connection gets the same number.
             loop = asyncio.get_running_loop()
-            with suppress(psycopg.Error):
-                loop.remove_reader(connection.pgconn.socket)
-                loop.remove_writer(connection.pgconn.socket)
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
             connection.pgconn.finish()
-        sent, self._sent, self._results = self._sent, [], []
+            _log.warning("hot_read_connection_lost", reads=len(self._sent))
+        self._results.clear()
+        if self._stage is not _Stage.SENT:
+            return  # what gathers goes with the next connection
+        sent, self._sent = self._sent, []
         for read in sent:
             read.tries += 1
             if read.tries >= TRIES:
                 _fail(read, error)
         self._waiting = [read for read in sent if read.tries < TRIES] + self._waiting
-        _log.warning("hot_read_connection_lost", reads=len(sent))
         self._next()
 
     async def _connect(self) -> None:
@@ -241,12 +258,12 @@ class CustomerReads:
             await connection.execute(STATEMENT)
         except Exception as error:  # noqa: BLE001 - it is the callers' to hear of, whatever it is; this task has none
             waiting, self._waiting, self._sent = [*self._sent, *self._waiting], [], []
-            self._busy = False
+            self._stage = _Stage.IDLE
             for read in waiting:
                 _fail(read, translated(error))
             return
-        self._connection = connection
-        asyncio.get_running_loop().add_reader(connection.pgconn.socket, self._resume, self._receive)
+        self._connection, self._socket = connection, connection.pgconn.socket
+        asyncio.get_running_loop().add_reader(self._socket, self._resume, self._receive)
         self._waiting, self._sent = [*self._sent, *self._waiting], []
         self._send()
 
@@ -271,20 +288,29 @@ def _array(keys: Sequence[bytes]) -> bytes:
 
 
 def _deliver(sent: Sequence[_Read], result: PGresult) -> None:
-    found: dict[bytes, CustomerRow] = {}
-    value = result.get_value
-    for index in range(result.ntuples):
-        key, revision, facts = value(index, 0), value(index, 1), value(index, 2)
-        if key is None or revision is None or facts is None:
-            raise TypeError("the columns are NOT NULL")
-        found[key] = CustomerRow(key.decode(), int.from_bytes(revision, "big"), _facts(facts))
+    found = {result.get_value(index, 0): index for index in range(result.ntuples)}
+    rows: dict[bytes, CustomerRow] = {}
     for read in sent:
-        if not read.answer.done():
-            read.answer.set_result(found.get(read.key) or CustomerRow(read.key.decode(), 0, NO_FACTS))
+        if read.answer.done():
+            continue
+        row = rows.get(read.key)
+        if row is None:
+            try:
+                row = rows[read.key] = _row(read.key, result, found.get(read.key))
+            except Exception as error:  # noqa: BLE001 - what cannot be read of one customer is no trouble of the others
+                _fail(read, error)
+                continue
+        read.answer.set_result(row)
 
 
-def _facts(raw: bytes) -> CustomerFacts:
-    return NO_FACTS if raw == b"{}" else _decode_facts(raw)
+def _row(key: bytes, result: PGresult, index: int | None) -> CustomerRow:
+    if index is None:
+        return CustomerRow(key.decode(), 0, NO_FACTS)
+    revision, facts = result.get_value(index, 1), result.get_value(index, 2)
+    if revision is None or facts is None:
+        raise TypeError("the columns are NOT NULL")
+    known = NO_FACTS if facts == b"{}" else _decode_facts(facts)
+    return CustomerRow(key.decode(), int.from_bytes(revision, "big"), known)
 
 
 def _fail(read: _Read, error: Exception) -> None:

@@ -136,6 +136,9 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         for connection in self._own:
+            if not connection.closed:
+                # Whoever keeps it may listen to its socket, and the next one may get the same number.
+                asyncio.get_running_loop().remove_reader(connection.fileno())
             await connection.close()
         await self._engine.dispose()
 

@@ -144,8 +144,20 @@ class DatabaseUnavailableError(UnavailableError, reason="DATABASE_UNAVAILABLE"):
     """The service's database did not answer in time."""
 
 
+class RevisionNotReachedError(UnavailableError, reason="REVISION_NOT_REACHED"):
+    """The customer stayed below the min_revision that was asked for; `metadata["revision"]` has the one that is known."""
+
+
 class OverloadedError(UnavailableError, reason="OVERLOADED"):
     """A bounded queue is full."""
+
+
+class FeatureNotFoundError(BillingError, reason="FEATURE_NOT_FOUND"):
+    """The catalog has no feature of this key, which `metadata["feature_key"]` has."""
+
+
+class AsOfNotKeptError(BillingError, reason="AS_OF_NOT_KEPT"):
+    """What was answered then is not kept; `metadata["kept_since"]` says since when it is."""
 
 
 class UnauthenticatedError(BillingError, reason="UNAUTHENTICATED"):
