@@ -14,16 +14,22 @@ import structlog
 from billing_service.address import Address, ListenError
 from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
+from billing_service.flows.admit_catalog import AdmitCatalog
+from billing_service.flows.asked_reads import AskedReads
+from billing_service.flows.await_checkout import AwaitCheckout
 from billing_service.flows.change_feed import ChangeFeed
 from billing_service.flows.change_subscription import ChangeSubscription
+from billing_service.flows.check_entitlement import CheckEntitlement
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
+from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.list_plans import ListPlans
 from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.flows.read_past import ReadPast
 from billing_service.flows.reads import Reads
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
@@ -71,7 +77,8 @@ class Program:
             settings.stripe_api_base,
             before=self._budget.spend,
         )
-        self._prices = Prices(self._database, self._stripe, catalog)
+        admit = AdmitCatalog(self._database, catalog, now)
+        self._prices = Prices(self._database, self._stripe, catalog, admit)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
         self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
@@ -86,11 +93,14 @@ class Program:
         self._replay = Replay(self._database, self._fulfill)
         self._feed = ChangeFeed(self._database, database_url)
         self._time_changes = TimeChanges(self._database, self._prices, now)
+        self._read = ReadEntitlements(self._database, self._prices, now)
+        asked = AskedReads(self._database, self._reads, now)
+        self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
         self._probe = Database(database_url, pool_size=1)
-        self._watch = ReadinessWatch(self._probe, self._announce)
+        self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)
         self._ops = OpsListener(build_app(lambda: self._watch.current, self._prices.warnings))
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
@@ -100,7 +110,10 @@ class Program:
                 self._database, self._stripe, self._prices, self._reads, deployment, now
             ),
             get_checkout_session=GetCheckoutSession(self._database, now),
-            read_entitlements=ReadEntitlements(self._database, self._prices, now),
+            get_entitlements=GetEntitlements(
+                self._prices, self._read, ReadPast(self._database, self._prices, now), self._await_checkout
+            ),
+            check_entitlement=CheckEntitlement(self._prices, self._read),
             list_plans=ListPlans(self._prices),
             watch_entitlements=WatchEntitlements(self._database, self._prices, self._feed, now),
             change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
@@ -188,6 +201,7 @@ class Program:
             _log.warning("drain_incomplete", waited_s=WRITER_DRAIN_S)
 
     async def _close(self) -> None:
+        await self._await_checkout.close()
         await self._ops.stop()
         await self._stripe.close()
         await self._probe.close()

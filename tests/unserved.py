@@ -10,6 +10,14 @@ from billing.v1 import billing_service_pb2_grpc
 class Unserved(billing_service_pb2_grpc.BillingServiceServicer):
     """Every method is there and fails."""
 
+    async def CheckEntitlement(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
+        """Fail."""
+        raise NotImplementedError
+
+    async def BatchGetEntitlements(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
+        """Fail."""
+        raise NotImplementedError
+
     async def CreateCheckoutSession(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
         """Fail."""
         raise NotImplementedError

@@ -42,6 +42,25 @@ class InvalidFieldsError(BillingError):
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
 
 
+class FeatureNotFoundError(InvalidFieldsError):
+    """The catalog has no feature of this key."""
+
+    reason = "FEATURE_NOT_FOUND"
+
+    def __init__(self, field: str, feature_key: str) -> None:
+        """Take the field of the request, and the key in it."""
+        super().__init__(
+            [FieldViolation(field, "is not a feature of the catalog; ListPlans names those that plans give")]
+        )
+        self.metadata["feature_key"] = feature_key
+
+
+class AsOfNotKeptError(BillingError):
+    """What was answered then is not kept; the history begins later."""
+
+    reason = "AS_OF_NOT_KEPT"
+
+
 class NotFoundError(BillingError):
     """A named resource does not exist."""
 
@@ -194,6 +213,12 @@ class DatabaseUnavailableError(UnavailableError):
     """The database does not answer; call again, with the same request_id where the call has one."""
 
     reason = "DATABASE_UNAVAILABLE"
+
+
+class RevisionNotReachedError(UnavailableError):
+    """The customer has not reached this revision here; come again, or ask without it."""
+
+    reason = "REVISION_NOT_REACHED"
 
 
 class OverloadedError(UnavailableError):

@@ -27,7 +27,17 @@ from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
-from billing_service.storage import checkouts, customers, findings, history, links, objects, rereads, stripe_customers
+from billing_service.storage import (
+    checkouts,
+    customer_facts,
+    customers,
+    findings,
+    history,
+    links,
+    objects,
+    rereads,
+    stripe_customers,
+)
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
@@ -209,6 +219,7 @@ async def _refold(
     if changed:
         ends = {change.row.customer_id: change.after.next_change_time for change in changed}
         await customers.save(connection, [change.row for change in changed], ends)
+        await customer_facts.append(connection, [change.row for change in changed], context.now)
     await _note_bought_twice(connection, [change.row for change in changed], context.plans)
     return owners, [change for change in changed if change.gives]
 

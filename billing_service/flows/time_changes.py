@@ -19,7 +19,7 @@ from billing_service.domain.errors import BillingError
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
-from billing_service.storage import customers, derivations, history
+from billing_service.storage import customer_facts, customers, derivations, history
 from billing_service.storage.customers import NEVER_LOOKED_AT, DueCustomer
 from billing_service.storage.database import Connection, Database, UnwritableError
 from billing_service.storage.history import Cause, CauseKind, Change
@@ -82,6 +82,7 @@ class TimeChanges:
         await customers.save(connection, [change.row for change in changes], ends)
         given = [change for change in changes if change.gives]
         if given:
+            await customer_facts.append(connection, [change.row for change in given], now)
             await history.append(connection, given, plans.catalog.version, now)
         return len(due)
 

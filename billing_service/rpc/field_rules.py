@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import unicodedata
 from urllib.parse import SplitResult, urlsplit
 
 MAX_REQUEST_ID_CHARS = 128
@@ -27,11 +26,13 @@ _SUBSCRIPTION_ID = re.compile(r"sub_[A-Za-z0-9_]{1,255}")
 _HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _EMAIL = re.compile(r"[^@\s]+@[\w-]+(\.[\w-]+)+")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
+
 _NEEDED = "is required"
 
 
 def _has_control(text: str) -> bool:
-    return any(unicodedata.category(char) == "Cc" for char in text)
+    return _CONTROL.search(text) is not None
 
 
 def request_id_problem(value: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from billing.internal.v1 import fulfillment_service_pb2
-from billing.v1 import checkout_pb2, entitlement_pb2, watch_pb2
+from billing.v1 import checkout_pb2, watch_pb2
 
 from billing_service.domain.checkout import CheckoutRequest
 from billing_service.domain.errors import FieldViolation, InvalidFieldsError
@@ -81,16 +81,6 @@ def checkout_session_id(message: checkout_pb2.GetCheckoutSessionRequest) -> str:
         iter([("checkout_session_id", field_rules.checkout_session_id_problem(message.checkout_session_id))]),
     )
     return message.checkout_session_id
-
-
-def customer_id(message: entitlement_pb2.GetEntitlementsRequest) -> str:
-    """Read a GetEntitlementsRequest.
-
-    Raises:
-        InvalidFieldsError: when the customer_id breaks a rule of the contract.
-    """
-    refuse(iter([("customer_id", field_rules.customer_id_problem(message.customer_id))]))
-    return message.customer_id
 
 
 def watch_request(message: watch_pb2.WatchEntitlementsRequest) -> tuple[Sequence[str] | None, str | None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from billing.internal.v1 import fulfillment_service_pb2
@@ -77,15 +78,17 @@ OUTCOMES: Final[Mapping[Outcome, fulfillment_service_pb2.FulfillResult.Outcome.V
 }
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def timestamp(moment: datetime | None) -> Timestamp | None:
     """Convert an aware time; protobuf reads a naive one as UTC whatever was meant, so that would be a defect."""
     if moment is None:
         return None
     if moment.tzinfo is None:
         raise ValueError("a time without a zone is not to leave the service")
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
+    since = moment - _EPOCH  # Timestamp.FromDatetime does the same, several times slower
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def create_checkout_session_response(created: CreatedCheckout) -> checkout_pb2.CreateCheckoutSessionResponse:
@@ -116,28 +119,61 @@ def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
 
 def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.GetEntitlementsResponse:
     """Convert what one customer may use."""
-    return entitlement_pb2.GetEntitlementsResponse(
+    sources = [source_message(source) for source in entitlements.sources]
+    message = entitlement_pb2.GetEntitlementsResponse(
         customer_id=entitlements.customer_id,
         revision=entitlements.revision,
-        entitlements=[_entitlement(entitlement) for entitlement in entitlements.entitlements],
-        sources=[_source(source) for source in entitlements.sources],
+        sources=sources,
         plan_keys=entitlements.plan_keys,
         read_time=timestamp(entitlements.read_time),
         next_change_time=timestamp(entitlements.next_change_time),
         catalog_version=entitlements.catalog_version,
     )
+    known = {id(source): made for source, made in zip(entitlements.sources, sources, strict=True)}
+    message.MergeFromString(_entitlement_fields(entitlements.entitlements, known))
+    return message
 
 
-def _entitlement(entitlement: Entitlement) -> entitlement_pb2.Entitlement:
-    return entitlement_pb2.Entitlement(
-        feature_key=entitlement.feature_key,
-        value=feature_value(entitlement.value),
-        source=None if entitlement.source is None else _source(entitlement.source),
-        next_change_time=timestamp(entitlement.next_change_time),
-    )
+# The hot path. Messages may be given in pieces, one after the other (https://protobuf.dev/programming-guides/encoding/#last-one-wins):
+# what a feature's key and value are, which is the same for many customers, and why, which is the same for most features of
+# one. Put together as bytes they cost a third of what they cost as messages.
+_ENTITLEMENTS_TAG: Final = bytes(
+    (entitlement_pb2.GetEntitlementsResponse.DESCRIPTOR.fields_by_name["entitlements"].number << 3 | 2,)
+)
 
 
-def _source(source: Source) -> entitlement_pb2.Source:
+def _entitlement_fields(entitlements: Sequence[Entitlement], sources: Mapping[int, entitlement_pb2.Source]) -> bytes:
+    """Give the bytes of the field `entitlements`; `sources` has the messages of sources, by identity, that were made already."""
+    whys: dict[tuple[int, datetime | None], bytes] = {}
+    parts: list[bytes] = []
+    for one in entitlements:
+        what = _what(one.feature_key, one.value)
+        reason = (id(one.source), one.next_change_time)
+        why = whys.get(reason)
+        if why is None:
+            source = None if one.source is None else sources.get(id(one.source)) or source_message(one.source)
+            times = timestamp(one.next_change_time)
+            why = entitlement_pb2.Entitlement(source=source, next_change_time=times).SerializeToString()
+            whys[reason] = why
+        parts += (_ENTITLEMENTS_TAG, _varint(len(what) + len(why)), what, why)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4_096, typed=True)  # typed: True and 1 are equal, and are not the same answer
+def _what(feature_key: str, value: FeatureValue) -> bytes:
+    return entitlement_pb2.Entitlement(feature_key=feature_key, value=feature_value(value)).SerializeToString()
+
+
+def _varint(number: int) -> bytes:
+    low = []
+    while number > 0x7F:
+        low.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*low, number))
+
+
+def source_message(source: Source) -> entitlement_pb2.Source:
+    """Convert a source as it stands at one moment."""
     return entitlement_pb2.Source(
         type=SOURCE_TYPES[source.type],
         state=SOURCE_STATES[source.state],

@@ -17,15 +17,23 @@ from billing.v1 import (
 )
 
 from billing_service.flows.change_subscription import ChangeSubscription
+from billing_service.flows.check_entitlement import CheckEntitlement
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
+from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.list_plans import ListPlans
 from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
-from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.watch_entitlements import WatchEntitlements
-from billing_service.rpc import requests, responses, subscription_requests, subscription_responses
+from billing_service.rpc import (
+    entitlement_requests,
+    entitlement_responses,
+    requests,
+    responses,
+    subscription_requests,
+    subscription_responses,
+)
 from billing_service.rpc.layers import Context
 
 
@@ -35,7 +43,8 @@ class BillingFlows:
 
     create_checkout_session: CreateCheckoutSession
     get_checkout_session: GetCheckoutSession
-    read_entitlements: ReadEntitlements
+    get_entitlements: GetEntitlements
+    check_entitlement: CheckEntitlement
     list_plans: ListPlans
     watch_entitlements: WatchEntitlements
     change_subscription: ChangeSubscription
@@ -70,8 +79,25 @@ class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
     ) -> entitlement_pb2.GetEntitlementsResponse:
         """Say what a customer may use now."""
         del context
-        entitlements = await self._flows.read_entitlements(requests.customer_id(request))
-        return responses.get_entitlements_response(entitlements)
+        answer, outcome = await self._flows.get_entitlements(entitlement_requests.entitlements_query(request))
+        return entitlement_responses.read_response(answer, outcome)
+
+    async def CheckEntitlement(  # noqa: N802 - the contract's name
+        self, request: entitlement_pb2.CheckEntitlementRequest, context: Context
+    ) -> entitlement_pb2.CheckEntitlementResponse:
+        """Say whether a customer may use one feature now."""
+        del context
+        query = entitlement_requests.check_query(request)
+        check = await self._flows.check_entitlement(query.customer_id, query.feature_key, query.min_revision)
+        return entitlement_responses.check_response(check)
+
+    async def BatchGetEntitlements(  # noqa: N802 - the contract's name
+        self, request: entitlement_pb2.BatchGetEntitlementsRequest, context: Context
+    ) -> entitlement_pb2.BatchGetEntitlementsResponse:
+        """Say what several customers may use."""
+        del context
+        answers = await self._flows.get_entitlements.many(entitlement_requests.batch_query(request))
+        return entitlement_responses.batch_response(answers)
 
     async def UpdateSubscription(  # noqa: N802 - the contract's name
         self, request: subscription_pb2.UpdateSubscriptionRequest, context: Context

@@ -71,7 +71,8 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         """Connects when first used."""
-        info = conninfo(url)
+        info = self._conninfo = conninfo(url)
+        self._own: list[psycopg.AsyncConnection[Any]] = []  # as many as have called `connect`: a handful
 
         async def connect(*_: Any, **__: Any) -> psycopg.AsyncConnection[Any]:
             return await _PromptConnection.connect(info)
@@ -119,8 +120,26 @@ class Database:
         """
         await self.run(lambda connection: connection.execute(sa.text("SELECT 1")))
 
+    async def connect(self) -> psycopg.AsyncConnection[Any]:
+        """Open a connection beside the pool, in autocommit, for one that keeps it. It is closed with the pool.
+
+        Raises:
+            DatabaseUnavailableError: it does not answer.
+        """
+        try:
+            connection = await _PromptConnection.connect(self._conninfo, autocommit=True)
+        except (psycopg.Error, OSError) as error:
+            raise translated(error) from error
+        self._own = [*(one for one in self._own if not one.closed), connection]
+        return connection
+
     async def close(self) -> None:
-        """Close every connection of the pool."""
+        """Close every connection."""
+        for connection in self._own:
+            if not connection.closed:
+                # Whoever keeps it may listen to its socket, and the next one may get the same number.
+                asyncio.get_running_loop().remove_reader(connection.fileno())
+            await connection.close()
         await self._engine.dispose()
 
     @asynccontextmanager

@@ -54,6 +54,16 @@ _CLAIM = sa.text("""
         ORDER BY due_time LIMIT :most FOR UPDATE SKIP LOCKED)
     RETURNING object_id, kind, wanted
 """)
+# For somebody who waits: at once, unless somebody is at it, it was read a moment ago, or it failed and was put off.
+_CLAIM_NOW = sa.text("""
+    INSERT INTO rereads AS r (object_id, kind, attempts, lease_time)
+    SELECT :object_id, :kind, 1, now() + CAST(:lease AS interval)
+    WHERE NOT EXISTS (SELECT 1 FROM stripe_objects WHERE object_id = :object_id AND read_request_time >= :since)
+    ON CONFLICT (object_id) DO UPDATE
+    SET lease_time = excluded.lease_time, attempts = r.attempts + 1
+    WHERE (r.lease_time IS NULL OR r.lease_time < now()) AND (r.attempts = 0 OR r.due_time <= now())
+    RETURNING wanted
+""")
 _DONE = sa.text("DELETE FROM rereads WHERE object_id = :object_id AND wanted = :wanted")
 _AGAIN = sa.text("UPDATE rereads SET lease_time = NULL, attempts = 0 WHERE object_id = :object_id")
 _LATER = sa.text("""
@@ -100,6 +110,16 @@ async def claim(connection: Connection, most: int) -> list[Claim]:
     """Take what is due and nobody works on, the longest due first."""
     result = await connection.execute(_CLAIM, {"most": most, "lease": LEASE})
     return [Claim(row.object_id, ObjectKind(row.kind), row.wanted) for row in result]
+
+
+async def claim_now(connection: Connection, object_id: str, kind: ObjectKind, since: int) -> Claim | None:
+    """Take one object for somebody who waits for it; None where another is at it or just was, so that it need not be read.
+
+    `since`: a read whose request left at this Unix second or later is fresh enough.
+    """
+    values = {"object_id": object_id, "kind": kind.value, "lease": LEASE, "since": since}
+    row = (await connection.execute(_CLAIM_NOW, values)).one_or_none()
+    return None if row is None else Claim(object_id, kind, row.wanted)
 
 
 async def done(connection: Connection, claimed: Claim) -> None:

@@ -17,7 +17,14 @@ from billing.v1.checkout_pb2 import (
     GetCheckoutSessionRequest,
     GetCheckoutSessionResponse,
 )
-from billing.v1.entitlement_pb2 import GetEntitlementsRequest, GetEntitlementsResponse
+from billing.v1.entitlement_pb2 import (
+    BatchGetEntitlementsRequest,
+    BatchGetEntitlementsResponse,
+    CheckEntitlementRequest,
+    CheckEntitlementResponse,
+    GetEntitlementsRequest,
+    GetEntitlementsResponse,
+)
 from billing.v1.subscription_pb2 import (
     CancelSubscriptionRequest,
     CancelSubscriptionResponse,
@@ -92,6 +99,18 @@ class BillingClient:
     ) -> GetEntitlementsResponse:
         """Say what a customer may use now."""
         return await self._call(self._stub.GetEntitlements, request, timeout)
+
+    async def check_entitlement(
+        self, request: CheckEntitlementRequest, *, timeout: timedelta | None = None
+    ) -> CheckEntitlementResponse:
+        """Say whether a customer may use one feature now, why, and what to buy otherwise."""
+        return await self._call(self._stub.CheckEntitlement, request, timeout)
+
+    async def batch_get_entitlements(
+        self, request: BatchGetEntitlementsRequest, *, timeout: timedelta | None = None
+    ) -> BatchGetEntitlementsResponse:
+        """Say what several customers may use, in the order of the requests."""
+        return await self._call(self._stub.BatchGetEntitlements, request, timeout)
 
     async def update_subscription(
         self, request: UpdateSubscriptionRequest, *, timeout: timedelta | None = None

@@ -148,8 +148,20 @@ class WatcherTooSlowError(BillingError, reason="WATCHER_TOO_SLOW"):
     """A watch was read more slowly than changes come."""
 
 
+class RevisionNotReachedError(UnavailableError, reason="REVISION_NOT_REACHED"):
+    """The customer stayed below the min_revision that was asked for; `metadata["revision"]` has the one that is known."""
+
+
 class OverloadedError(UnavailableError, reason="OVERLOADED"):
     """A bounded queue is full."""
+
+
+class FeatureNotFoundError(BillingError, reason="FEATURE_NOT_FOUND"):
+    """The catalog has no feature of this key, which `metadata["feature_key"]` has."""
+
+
+class AsOfNotKeptError(BillingError, reason="AS_OF_NOT_KEPT"):
+    """What was answered then is not kept; `metadata["kept_since"]` says since when it is."""
 
 
 class UnauthenticatedError(BillingError, reason="UNAUTHENTICATED"):

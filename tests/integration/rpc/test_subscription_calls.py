@@ -12,12 +12,14 @@ from billing.v1 import billing_service_pb2_grpc, entitlement_pb2
 from billing.v1 import subscription_pb2 as pb
 
 from billing_service.flows.change_feed import ChangeFeed
+from billing_service.flows.check_entitlement import CheckEntitlement
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.list_plans import ListPlans
 from billing_service.flows.watch_entitlements import WatchEntitlements
 from billing_service.rpc.server import public_listener
 from billing_service.rpc.servicers import BillingFlows, BillingServicer
 from billing_service.storage.database import Database
+from tests.entitlement_flows import get_entitlements
 from tests.integration.flows.subscriber import Clock, Subscriber, decline, stand_in, subscriber
 from tests.integration.rpc.wire import error_info, listening
 
@@ -39,7 +41,8 @@ async def caller(database_url: str) -> AsyncIterator[Caller]:
         flows = BillingFlows(
             create_checkout_session=ann.buy,
             get_checkout_session=GetCheckoutSession(database, clock),
-            read_entitlements=ann.read,
+            get_entitlements=get_entitlements(database, ann.prices, ann.read, ann.reads, clock),
+            check_entitlement=CheckEntitlement(ann.prices, ann.read),
             list_plans=ListPlans(ann.prices),
             watch_entitlements=WatchEntitlements(database, ann.prices, ChangeFeed(database, database_url), clock),
             change_subscription=ann.change,

@@ -28,6 +28,10 @@ SUBSCRIPTION_REQUEST = """
         subscription_item_id, operation, state, attempt, request_body, answer, create_time)
     VALUES ({request}, {intent}, '', 'ann', 'sub_1', {item}, {operation}, {state}, {attempt}, {body}, {answer}, now())
 """
+CATALOG = "INSERT INTO catalog_versions (version, content) VALUES ('v', {content})"
+FACTS = (
+    "INSERT INTO customer_facts (customer_id, change_time, revision, facts) VALUES ('ann', now(), {revision}, {facts})"
+)
 PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h', {attempt})"
 
 
@@ -133,6 +137,21 @@ VIOLATIONS = {
     ],
     "portal_configurations_pkey": [PORTAL.format(attempt="1"), PORTAL.format(attempt="1")],
     "portal_configurations_attempt_positive": [PORTAL.format(attempt="0")],
+    "catalog_versions_pkey": [CATALOG.format(content="'{}'"), CATALOG.format(content="'{}'")],
+    "catalog_versions_content_object": [CATALOG.format(content="'[]'")],
+    "catalog_activations_pkey": [
+        CATALOG.format(content="'{}'"),
+        "INSERT INTO catalog_activations OVERRIDING SYSTEM VALUE SELECT 1, 'v', now() FROM generate_series(1, 2)",
+    ],
+    "catalog_activations_version_fkey": [
+        "INSERT INTO catalog_activations (version, active_since) VALUES ('never', now())"
+    ],
+    "customer_facts_pkey": [
+        CUSTOMER, "INSERT INTO customer_facts OVERRIDING SYSTEM VALUE SELECT 'ann', 1, now(), 0, '{}' FROM generate_series(1, 2)",
+    ],
+    "customer_facts_customer_id_fkey": [FACTS.format(revision=0, facts="'{}'")],
+    "customer_facts_revision_not_negative": [CUSTOMER, FACTS.format(revision=-1, facts="'{}'")],
+    "customer_facts_object": [CUSTOMER, FACTS.format(revision=0, facts="'[]'")],
     "rereads_wanted_positive": ["INSERT INTO rereads (object_id, kind, wanted) VALUES ('sub_1', 'x', 0)"],
     "checkout_requests_intent_id_fkey": [
         "INSERT INTO checkout_requests VALUES ('r', '', gen_random_uuid(), false, now())"

@@ -59,6 +59,16 @@ class BillingServiceStub:
                 request_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
                 response_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
                 _registered_method=True)
+        self.CheckEntitlement = channel.unary_unary(
+                '/billing.v1.BillingService/CheckEntitlement',
+                request_serializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementResponse.FromString,
+                _registered_method=True)
+        self.BatchGetEntitlements = channel.unary_unary(
+                '/billing.v1.BillingService/BatchGetEntitlements',
+                request_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
+                _registered_method=True)
         self.UpdateSubscription = channel.unary_unary(
                 '/billing.v1.BillingService/UpdateSubscription',
                 request_serializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionRequest.SerializeToString,
@@ -122,9 +132,12 @@ class BillingServiceServicer:
 
     def GetEntitlements(self, request, context):
         """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-        plan; that is not an error. No side effects; safe to retry.
+        plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+        caller; safe to retry.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+        this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +152,26 @@ class BillingServiceServicer:
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
         (DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckEntitlement(self, request, context):
+        """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+        database. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetEntitlements(self, request, context):
+        """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,6 +272,16 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.WatchEntitlements,
                     request_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.FromString,
                     response_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.SerializeToString,
+            ),
+            'CheckEntitlement': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckEntitlement,
+                    request_deserializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementResponse.SerializeToString,
+            ),
+            'BatchGetEntitlements': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetEntitlements,
+                    request_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.SerializeToString,
             ),
             'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateSubscription,
@@ -380,6 +423,60 @@ class BillingService:
             '/billing.v1.BillingService/WatchEntitlements',
             billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
             billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckEntitlement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/CheckEntitlement',
+            billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.SerializeToString,
+            billing_dot_v1_dot_entitlement__pb2.CheckEntitlementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetEntitlements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/BatchGetEntitlements',
+            billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
+            billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

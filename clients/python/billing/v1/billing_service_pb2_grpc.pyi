@@ -60,9 +60,12 @@ class BillingServiceStub:
     """
     GetEntitlements: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.GetEntitlementsRequest, _entitlement_pb2.GetEntitlementsResponse]
     """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-    plan; that is not an error. No side effects; safe to retry.
+    plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+    caller; safe to retry.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+    this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
     """
     WatchEntitlements: _grpc.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]
     """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
@@ -73,6 +76,18 @@ class BillingServiceStub:
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
     (DATABASE_UNAVAILABLE).
+    """
+    CheckEntitlement: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]
+    """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+    database. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+    """
+    BatchGetEntitlements: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.BatchGetEntitlementsRequest, _entitlement_pb2.BatchGetEntitlementsResponse]
+    """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
     """
     UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]
     """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
@@ -148,9 +163,12 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """
     GetEntitlements: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.GetEntitlementsRequest, _entitlement_pb2.GetEntitlementsResponse]  # type: ignore[assignment]
     """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-    plan; that is not an error. No side effects; safe to retry.
+    plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+    caller; safe to retry.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+    this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
     """
     WatchEntitlements: _aio.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]  # type: ignore[assignment]
     """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
@@ -161,6 +179,18 @@ class BillingServiceAsyncStub(BillingServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
     (DATABASE_UNAVAILABLE).
+    """
+    CheckEntitlement: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]  # type: ignore[assignment]
+    """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+    database. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+    """
+    BatchGetEntitlements: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.BatchGetEntitlementsRequest, _entitlement_pb2.BatchGetEntitlementsResponse]  # type: ignore[assignment]
+    """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
     """
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
     """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
@@ -251,9 +281,12 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_entitlement_pb2.GetEntitlementsResponse, _abc.Awaitable[_entitlement_pb2.GetEntitlementsResponse]]:
         """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-        plan; that is not an error. No side effects; safe to retry.
+        plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+        caller; safe to retry.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+        this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod
@@ -270,6 +303,30 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
         (DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckEntitlement(
+        self,
+        request: _entitlement_pb2.CheckEntitlementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entitlement_pb2.CheckEntitlementResponse, _abc.Awaitable[_entitlement_pb2.CheckEntitlementResponse]]:
+        """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+        database. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetEntitlements(
+        self,
+        request: _entitlement_pb2.BatchGetEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entitlement_pb2.BatchGetEntitlementsResponse, _abc.Awaitable[_entitlement_pb2.BatchGetEntitlementsResponse]]:
+        """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod

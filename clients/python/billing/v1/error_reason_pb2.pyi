@@ -77,6 +77,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 17
     """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+    ERROR_REASON_FEATURE_NOT_FOUND: _ErrorReason.ValueType  # 18
+    """INVALID_ARGUMENT. The catalog has no feature of this key; google.rpc.BadRequest names the field, and
+    ErrorInfo.metadata has "feature_key". Example: GetEntitlements with feature_keys ["projetcs"].
+    """
+    ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 19
+    """UNAVAILABLE. The customer's revision is below the min_revision that was asked for, and stayed so for as long as the
+    call could wait; google.rpc.RetryInfo says when to come again. It was not given by this installation, or the database
+    was restored to an earlier time. ErrorInfo.metadata has "revision", the one that is known.
+    """
+    ERROR_REASON_AS_OF_NOT_KEPT: _ErrorReason.ValueType  # 20
+    """OUT_OF_RANGE. What was answered at this as_of is not kept: it lies before the history begins. ErrorInfo.metadata has
+    "kept_since", an RFC 3339 time, where there is one.
+    """
     ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
     else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
@@ -187,6 +200,19 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 17
 """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+ERROR_REASON_FEATURE_NOT_FOUND: ErrorReason.ValueType  # 18
+"""INVALID_ARGUMENT. The catalog has no feature of this key; google.rpc.BadRequest names the field, and
+ErrorInfo.metadata has "feature_key". Example: GetEntitlements with feature_keys ["projetcs"].
+"""
+ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 19
+"""UNAVAILABLE. The customer's revision is below the min_revision that was asked for, and stayed so for as long as the
+call could wait; google.rpc.RetryInfo says when to come again. It was not given by this installation, or the database
+was restored to an earlier time. ErrorInfo.metadata has "revision", the one that is known.
+"""
+ERROR_REASON_AS_OF_NOT_KEPT: ErrorReason.ValueType  # 20
+"""OUT_OF_RANGE. What was answered at this as_of is not kept: it lies before the history begins. ErrorInfo.metadata has
+"kept_since", an RFC 3339 time, where there is one.
+"""
 ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
 else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
