@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from billing.v1.billing_service_pb2_grpc import BillingServiceAsyncStub  # a name of the type stubs alone
 
 _READ_DEADLINE_S = 5.0
+_PURCHASE_DEADLINE_S = 10.0  # the service waits for a purchase that was just made
+_LOOK_DEADLINE_S = 1.5  # for a page that looks again by itself
 _CHECKOUT_DEADLINE_S = 20.0  # it waits for Stripe
 _ERROR_DOMAIN = "billing.v1"
 
@@ -101,6 +103,25 @@ class Billing:
         request = entitlement_pb2.GetEntitlementsRequest(customer_id=customer_id)
         return await _answer(self._stub.GetEntitlements(request, timeout=_READ_DEADLINE_S))
 
+    async def purchase(
+        self, customer_id: str, checkout_session_id: str, *, patient: bool
+    ) -> entitlement_pb2.GetEntitlementsResponse | None:
+        """Say what a customer may use once a purchase of theirs is settled; None when they have made no such purchase.
+
+        Raises:
+            BillingError: the service does not answer.
+        """
+        request = entitlement_pb2.GetEntitlementsRequest(
+            customer_id=customer_id, after_checkout_session_id=checkout_session_id
+        )
+        timeout = _PURCHASE_DEADLINE_S if patient else _LOOK_DEADLINE_S
+        try:
+            return await _answer(self._stub.GetEntitlements(request, timeout=timeout))
+        except BillingError as error:
+            if error.code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}:
+                return None
+            raise
+
     async def checkout(self, order: Order, *, success_url: str, cancel_url: str) -> checkout_pb2.CheckoutSession:
         """Give the page on which this order can be paid.
 
@@ -119,21 +140,15 @@ class Billing:
         answer = await _answer(self._stub.CreateCheckoutSession(request, timeout=_CHECKOUT_DEADLINE_S))
         return answer.checkout_session
 
-    async def checkout_session(self, checkout_session_id: str, customer_id: str) -> checkout_pb2.CheckoutSession | None:
-        """Say where an attempt to buy stands; None when this customer has no such attempt. Whose id it is comes from a URL.
+    async def plan_key_of(self, checkout_session_id: str) -> str:
+        """Say which plan an attempt to buy is for.
 
         Raises:
             BillingError: the service does not answer.
         """
         request = checkout_pb2.GetCheckoutSessionRequest(checkout_session_id=checkout_session_id)
-        try:
-            answer = await _answer(self._stub.GetCheckoutSession(request, timeout=_READ_DEADLINE_S))
-        except BillingError as error:
-            if error.code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}:
-                return None
-            raise
-        session = answer.checkout_session
-        return session if session.customer_id == customer_id else None
+        answer = await _answer(self._stub.GetCheckoutSession(request, timeout=_READ_DEADLINE_S))
+        return answer.checkout_session.plan_key
 
     async def update(
         self, change: Change, plan_key: str | None, price_key: str | None, quantity: int | None, *, now: bool
