@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +98,7 @@ async def serve(database_url: str) -> None:
     read = ReadEntitlements(database, prices, lambda: datetime.now(UTC))
     unused: Any = None  # the other use cases are never called
     get = GetEntitlements(prices, read, unused, unused)
-    flows = BillingFlows(unused, unused, get, unused, unused, unused, unused, unused)
+    flows = BillingFlows(**{field.name: unused for field in fields(BillingFlows)} | {"get_entitlements": get})
     ours = BillingServicer(flows)
     request = entitlement_pb2.GetEntitlementsRequest(customer_id=f"{STEM}0")
     answer = await ours.GetEntitlements(request, unused)

@@ -17,6 +17,7 @@ from billing_service.domain.catalog import Catalog
 from billing_service.flows.admit_catalog import AdmitCatalog
 from billing_service.flows.asked_reads import AskedReads
 from billing_service.flows.await_checkout import AwaitCheckout
+from billing_service.flows.change_feed import ChangeFeed
 from billing_service.flows.change_subscription import ChangeSubscription
 from billing_service.flows.check_entitlement import CheckEntitlement
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
@@ -34,6 +35,8 @@ from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import Budget, RequestBudget
+from billing_service.flows.time_changes import TimeChanges
+from billing_service.flows.watch_entitlements import WatchEntitlements
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -91,6 +94,8 @@ class Program:
         self._read = ReadEntitlements(self._database, self._prices, now)
         asked = AskedReads(self._database, self._reads, now)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
+        self._feed = ChangeFeed(self._database, database_url)
+        self._time_changes = TimeChanges(self._database, self._prices, now)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
@@ -110,6 +115,7 @@ class Program:
             ),
             check_entitlement=CheckEntitlement(self._prices, self._read),
             list_plans=ListPlans(self._prices),
+            watch_entitlements=WatchEntitlements(self._database, self._prices, self._feed, now),
             change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
             preview_subscription_update=PreviewSubscriptionUpdate(
                 self._database, self._stripe, self._prices, self._reads, now
@@ -139,6 +145,8 @@ class Program:
             "reconcile": self._reconcile.run,
             "budget": self._budget.run,
             "replay": self._replay.run,
+            "change feed": self._feed.run,
+            "time changes": self._time_changes.run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         watch = asyncio.create_task(self._watch.run(), name="readiness")

@@ -53,3 +53,9 @@ class Unserved(billing_service_pb2_grpc.BillingServiceServicer):
     async def CreatePortalSession(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
         """Fail."""
         raise NotImplementedError
+
+    async def WatchEntitlements(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
+        """Fail, as a stream does."""
+        if request or context:
+            raise NotImplementedError
+        yield

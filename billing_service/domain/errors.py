@@ -227,6 +227,12 @@ class OverloadedError(UnavailableError):
     reason = "OVERLOADED"
 
 
+class WatcherTooSlowError(BillingError):
+    """The caller reads a watch more slowly than changes come; open it again with the last cursor."""
+
+    reason = "WATCHER_TOO_SLOW"
+
+
 class UnauthenticatedError(BillingError):
     """The call carries no valid token; send "authorization: Bearer <token>"."""
 

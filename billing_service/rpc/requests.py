@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from billing.internal.v1 import fulfillment_service_pb2
-from billing.v1 import checkout_pb2
+from billing.v1 import checkout_pb2, watch_pb2
 
 from billing_service.domain.checkout import CheckoutRequest
 from billing_service.domain.errors import FieldViolation, InvalidFieldsError
 from billing_service.rpc import field_rules
 
 MAX_EVENTS = 256  # of one Fulfill, as the contract says
+MAX_WATCHED = 1_000  # customers of one watch, as the contract says
+MAX_CURSOR_CHARS = 500
 MAX_REPORTED_ENTRIES = 64  # entries of a map that are looked at one by one; an error is not to grow with the request
 MAX_SHOWN_KEY_CHARS = 40
 
@@ -79,6 +81,30 @@ def checkout_session_id(message: checkout_pb2.GetCheckoutSessionRequest) -> str:
         iter([("checkout_session_id", field_rules.checkout_session_id_problem(message.checkout_session_id))]),
     )
     return message.checkout_session_id
+
+
+def watch_request(message: watch_pb2.WatchEntitlementsRequest) -> tuple[Sequence[str] | None, str | None]:
+    """Read a WatchEntitlementsRequest: the customers, None for all, and the cursor, None where there is none.
+
+    Raises:
+        InvalidFieldsError: with every field that breaks a rule of the contract.
+    """
+    refuse(_watch_problems(message))
+    return list(message.customer_ids) or None, message.cursor or None
+
+
+def _watch_problems(message: watch_pb2.WatchEntitlementsRequest) -> Problems:
+    ids = message.customer_ids
+    if len(ids) > MAX_WATCHED:
+        yield "customer_ids", f"must have at most {MAX_WATCHED} customers; watch all with none"
+    if len(set(ids)) != len(ids):
+        yield "customer_ids", "must have each customer once"
+    for index, one in enumerate(ids[:MAX_REPORTED_ENTRIES]):
+        yield f"customer_ids[{index}]", field_rules.customer_id_problem(one)
+    if any(field_rules.customer_id_problem(one) for one in ids[MAX_REPORTED_ENTRIES:]):
+        yield "customer_ids", "must have customers' ids alone"
+    if len(message.cursor) > MAX_CURSOR_CHARS:
+        yield "cursor", "must be the last cursor that was received, or empty"
 
 
 def event_payloads(message: fulfillment_service_pb2.FulfillRequest) -> Sequence[bytes]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from billing.internal.v1 import fulfillment_service_pb2
-from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2
+from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2, watch_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from billing_service.domain.access import Source, SourceState, SourceType
@@ -17,9 +17,11 @@ from billing_service.domain.checkout import CheckoutSession, CheckoutState, Crea
 from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
+from billing_service.flows.watch_entitlements import ChangeCause, WatchKind, WatchMessage
 
 _SourceMessage = entitlement_pb2.Source
 _SessionMessage = checkout_pb2.CheckoutSession
+_WatchResponse = watch_pb2.WatchEntitlementsResponse
 _ResultMessage = fulfillment_service_pb2.FulfillResult
 
 CHECKOUT_STATES: Final[Mapping[CheckoutState, checkout_pb2.CheckoutSession.State.ValueType]] = {
@@ -46,6 +48,20 @@ SOURCE_STATES: Final[Mapping[SourceState, entitlement_pb2.Source.State.ValueType
     SourceState.UNRESOLVED: _SourceMessage.STATE_UNRESOLVED,
     SourceState.REFUNDED: _SourceMessage.STATE_REFUNDED,
     SourceState.DISPUTED: _SourceMessage.STATE_DISPUTED,
+}
+WATCH_KINDS: Final[Mapping[WatchKind, watch_pb2.WatchEntitlementsResponse.Kind.ValueType]] = {
+    WatchKind.SNAPSHOT_BEGIN: _WatchResponse.KIND_SNAPSHOT_BEGIN,
+    WatchKind.SNAPSHOT: _WatchResponse.KIND_SNAPSHOT,
+    WatchKind.SNAPSHOT_END: _WatchResponse.KIND_SNAPSHOT_END,
+    WatchKind.CHANGE: _WatchResponse.KIND_CHANGE,
+    WatchKind.PROGRESS: _WatchResponse.KIND_PROGRESS,
+}
+CAUSES: Final[Mapping[ChangeCause, watch_pb2.WatchEntitlementsResponse.Cause.ValueType]] = {
+    ChangeCause.EVENT: _WatchResponse.CAUSE_EVENT,
+    ChangeCause.READ: _WatchResponse.CAUSE_READ,
+    ChangeCause.GRANT: _WatchResponse.CAUSE_GRANT,
+    ChangeCause.TIME: _WatchResponse.CAUSE_TIME,
+    ChangeCause.BINDING: _WatchResponse.CAUSE_BINDING,
 }
 PLAN_MODES: Final[Mapping[PlanMode, plan_pb2.PlanMode.ValueType]] = {
     PlanMode.FREE: plan_pb2.PLAN_MODE_FREE,
@@ -179,6 +195,18 @@ def feature_value(value: FeatureValue) -> plan_pb2.FeatureValue:
     if isinstance(value, int):
         return plan_pb2.FeatureValue(integer_value=value)
     return plan_pb2.FeatureValue(text_value=value)
+
+
+def watch_response(message: WatchMessage) -> watch_pb2.WatchEntitlementsResponse:
+    """Convert one message of a watch."""
+    told = message.entitlements
+    return watch_pb2.WatchEntitlementsResponse(
+        kind=WATCH_KINDS[message.kind],
+        entitlements=None if told is None else get_entitlements_response(told),
+        cause=_WatchResponse.CAUSE_UNSPECIFIED if message.cause is None else CAUSES[message.cause],
+        change_time=timestamp(message.change_time),
+        cursor=message.cursor or "",
+    )
 
 
 def list_plans_response(listing: PlanListing) -> billing_service_pb2.ListPlansResponse:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
@@ -11,6 +13,7 @@ from billing.v1 import (
     checkout_pb2,
     entitlement_pb2,
     subscription_pb2,
+    watch_pb2,
 )
 
 from billing_service.flows.change_subscription import ChangeSubscription
@@ -22,6 +25,7 @@ from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.list_plans import ListPlans
 from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
+from billing_service.flows.watch_entitlements import WatchEntitlements
 from billing_service.rpc import (
     entitlement_requests,
     entitlement_responses,
@@ -42,6 +46,7 @@ class BillingFlows:
     get_entitlements: GetEntitlements
     check_entitlement: CheckEntitlement
     list_plans: ListPlans
+    watch_entitlements: WatchEntitlements
     change_subscription: ChangeSubscription
     preview_subscription_update: PreviewSubscriptionUpdate
     create_portal_session: CreatePortalSession
@@ -133,6 +138,16 @@ class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
         del context
         url = await self._flows.create_portal_session(subscription_requests.portal_request(request))
         return subscription_pb2.CreatePortalSessionResponse(url=url)
+
+    async def WatchEntitlements(  # noqa: N802 - the contract's name
+        self, request: watch_pb2.WatchEntitlementsRequest, context: Context
+    ) -> AsyncIterator[watch_pb2.WatchEntitlementsResponse]:
+        """Tell what customers may use, and each change."""
+        del context
+        customer_ids, cursor = requests.watch_request(request)
+        async with aclosing(self._flows.watch_entitlements(customer_ids, cursor)) as messages:
+            async for message in messages:
+                yield responses.watch_response(message)
 
     async def ListPlans(  # noqa: N802 - the contract's name; gRPC awaits it
         self, request: billing_service_pb2.ListPlansRequest, context: Context

@@ -55,6 +55,7 @@ CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "STRIPE_REFUSED": grpc.StatusCode.FAILED_PRECONDITION,
     "STRIPE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "DATABASE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "WATCHER_TOO_SLOW": grpc.StatusCode.ABORTED,
     "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "FEATURE_NOT_FOUND": grpc.StatusCode.INVALID_ARGUMENT,
     "REVISION_NOT_REACHED": grpc.StatusCode.UNAVAILABLE,

@@ -71,11 +71,11 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         """Connects when first used."""
-        conninfo = self._conninfo = _conninfo(url)
+        info = self._conninfo = conninfo(url)
         self._own: list[psycopg.AsyncConnection[Any]] = []  # as many as have called `connect`: a handful
 
         async def connect(*_: Any, **__: Any) -> psycopg.AsyncConnection[Any]:
-            return await _PromptConnection.connect(conninfo)
+            return await _PromptConnection.connect(info)
 
         self._engine = create_async_engine(
             "postgresql+psycopg://",
@@ -197,10 +197,10 @@ def translated(error: Exception) -> Exception:
 
 def connect_sync(url: str) -> psycopg.Connection[Any]:
     """Open one blocking connection, for migrations."""
-    return psycopg.connect(_conninfo(url))
+    return psycopg.connect(conninfo(url))
 
 
-def _conninfo(url: str) -> str:
+def conninfo(url: str) -> str:
     """Add what the URL leaves open: a bound on connecting, and on a transaction whose process hangs."""
     given = conninfo_to_dict(url)
     defaults: dict[str, Any] = {

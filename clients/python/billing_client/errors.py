@@ -148,6 +148,10 @@ class RevisionNotReachedError(UnavailableError, reason="REVISION_NOT_REACHED"):
     """The customer stayed below the min_revision that was asked for; `metadata["revision"]` has the one that is known."""
 
 
+class WatcherTooSlowError(BillingError, reason="WATCHER_TOO_SLOW"):
+    """A watch was read more slowly than changes come."""
+
+
 class OverloadedError(UnavailableError, reason="OVERLOADED"):
     """A bounded queue is full."""
 

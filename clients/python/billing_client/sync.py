@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -35,8 +37,10 @@ from billing.v1.subscription_pb2 import (
     UpdateSubscriptionRequest,
     UpdateSubscriptionResponse,
 )
+from billing.v1.watch_pb2 import WatchEntitlementsRequest, WatchEntitlementsResponse
 
 from billing_client.errors import error_of
+from billing_client.following import Following
 from billing_client.options import Options
 
 Request = TypeVar("Request")
@@ -137,6 +141,25 @@ class SyncBillingClient:
     ) -> CreatePortalSessionResponse:
         """Give Stripe's page for managing what was bought; its URL is as good as a password for some minutes."""
         return self._call(self._stub.CreatePortalSession, request, timeout)
+
+    def watch_entitlements(
+        self, request: WatchEntitlementsRequest | None = None
+    ) -> Iterator[WatchEntitlementsResponse]:
+        """Tell what customers may use and each change, for ever: a stream that broke is gone on from its last cursor.
+
+        After KIND_SNAPSHOT_BEGIN forget what was told before. Raises BillingError where coming again cannot help.
+        """
+        following = Following(request or WatchEntitlementsRequest())
+        while True:
+            try:
+                stream = self._stub.WatchEntitlements(following.request(), metadata=self._options.metadata())
+                for message in stream:
+                    following.heard(message)
+                    yield message
+                pause_s = following.pause_s()
+            except grpc.RpcError as raised:
+                pause_s = following.pause_after(error_of(raised))
+            time.sleep(pause_s)
 
     def list_plans(
         self, request: ListPlansRequest | None = None, *, timeout: timedelta | None = None

@@ -95,6 +95,15 @@ VIOLATIONS = {
     "entitlement_changes_pkey": [CUSTOMER, CHANGE.format(cause="'event'"), CHANGE.format(cause="'event'")],
     "entitlement_changes_customer_id_fkey": [CHANGE.format(cause="'event'")],
     "entitlement_changes_cause_known": [CUSTOMER, CHANGE.format(cause="'whim'")],
+    "entitlement_changes_position_key": [
+        CUSTOMER, CHANGE.format(cause="'event'"),
+        """
+        INSERT INTO entitlement_changes
+        SELECT customer_id, 2, change_time, cause, cause_id, catalog_version, before, after, position
+        FROM entitlement_changes
+        """,
+    ],
+    "derivations_pkey": ["INSERT INTO derivations (name, version) VALUES ('x', '1'), ('x', '2')"],
     "findings_pkey": [FINDING.format(kind="'drift'"), FINDING.format(kind="'drift'")],
     "findings_kind_known": [FINDING.format(kind="'gossip'")],
     "rereads_pkey": ["INSERT INTO rereads (object_id, kind) VALUES ('sub_1', 'x'), ('sub_1', 'x')"],

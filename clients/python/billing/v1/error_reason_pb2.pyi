@@ -133,6 +133,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     undo it, or be undone. ErrorInfo.metadata has "pending": "update" (an update whose payment is awaited) or "schedule" (a
     subscription schedule). The operator settles it in Stripe's dashboard.
     """
+    ERROR_REASON_WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 40
+    """ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
+    him. Open it again with the last cursor, or without one for a snapshot.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed. Every error of these APIs carries exactly one google.rpc.ErrorInfo whose domain is
@@ -251,5 +255,9 @@ ERROR_REASON_SUBSCRIPTION_CHANGE_PENDING: ErrorReason.ValueType  # 39
 """FAILED_PRECONDITION. Something that was not set up here waits to change the subscription at Stripe; a change now would
 undo it, or be undone. ErrorInfo.metadata has "pending": "update" (an update whose payment is awaited) or "schedule" (a
 subscription schedule). The operator settles it in Stripe's dashboard.
+"""
+ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason.ValueType  # 40
+"""ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
+him. Open it again with the last cursor, or without one for a snapshot.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
