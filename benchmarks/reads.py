@@ -44,6 +44,7 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.logs import configure_logs
 from billing_service.rpc.server import public_listener
 from billing_service.rpc.servicers import BillingFlows, BillingServicer
+from billing_service.storage.customer_reads import SETTINGS, STATEMENT
 from billing_service.storage.database import Database
 from billing_service.storage.schema import migrate
 from billing_service.stripe_api.client import StripeApi
@@ -292,6 +293,12 @@ def fill(database_url: str, customers: int) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(FILL, {"count": customers})
         connection.execute("VACUUM ANALYZE customers")
+        for statement in (*SETTINGS, STATEMENT):
+            connection.execute(statement)
+        row = connection.execute("EXPLAIN (FORMAT JSON) EXECUTE customer_rows (ARRAY['customer-1'])").fetchone()
+        plan = row[0][0]["Plan"] if row else {}
+        if (plan.get("Node Type"), plan.get("Index Name")) != ("Index Scan", "customers_pkey"):
+            raise SystemExit(f"the hot read is no look-up in the index: {plan}")
 
 
 def measure(server: EmbeddedPostgres, customers: int, options: argparse.Namespace) -> dict[str, Any]:
