@@ -91,11 +91,11 @@ class Program:
             settings.reconcile_interval_s,
         )
         self._replay = Replay(self._database, self._fulfill)
+        self._feed = ChangeFeed(self._database, database_url)
+        self._time_changes = TimeChanges(self._database, self._prices, now)
         self._read = ReadEntitlements(self._database, self._prices, now)
         asked = AskedReads(self._database, self._reads, now)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
-        self._feed = ChangeFeed(self._database, database_url)
-        self._time_changes = TimeChanges(self._database, self._prices, now)
         self._public = public_listener(BillingServicer(self._billing_flows(now)))
         self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.

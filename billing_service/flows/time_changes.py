@@ -82,7 +82,7 @@ class TimeChanges:
         await customers.save(connection, [change.row for change in changes], ends)
         given = [change for change in changes if change.gives]
         if given:
-            await customer_facts.append(connection, [change.row for change in given], now)  # for the revision
+            await customer_facts.append(connection, [change.row for change in given], now)
             await history.append(connection, given, plans.catalog.version, now)
         return len(due)
 

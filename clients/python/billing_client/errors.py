@@ -144,12 +144,12 @@ class DatabaseUnavailableError(UnavailableError, reason="DATABASE_UNAVAILABLE"):
     """The service's database did not answer in time."""
 
 
-class RevisionNotReachedError(UnavailableError, reason="REVISION_NOT_REACHED"):
-    """The customer stayed below the min_revision that was asked for; `metadata["revision"]` has the one that is known."""
-
-
 class WatcherTooSlowError(BillingError, reason="WATCHER_TOO_SLOW"):
     """A watch was read more slowly than changes come."""
+
+
+class RevisionNotReachedError(UnavailableError, reason="REVISION_NOT_REACHED"):
+    """The customer stayed below the min_revision that was asked for; `metadata["revision"]` has the one that is known."""
 
 
 class OverloadedError(UnavailableError, reason="OVERLOADED"):

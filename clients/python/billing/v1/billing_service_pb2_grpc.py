@@ -54,6 +54,11 @@ class BillingServiceStub:
                 request_serializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.SerializeToString,
                 response_deserializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.FromString,
                 _registered_method=True)
+        self.WatchEntitlements = channel.unary_stream(
+                '/billing.v1.BillingService/WatchEntitlements',
+                request_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
+                _registered_method=True)
         self.CheckEntitlement = channel.unary_unary(
                 '/billing.v1.BillingService/CheckEntitlement',
                 request_serializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.SerializeToString,
@@ -63,11 +68,6 @@ class BillingServiceStub:
                 '/billing.v1.BillingService/BatchGetEntitlements',
                 request_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
                 response_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
-                _registered_method=True)
-        self.WatchEntitlements = channel.unary_stream(
-                '/billing.v1.BillingService/WatchEntitlements',
-                request_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
-                response_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
                 _registered_method=True)
         self.UpdateSubscription = channel.unary_unary(
                 '/billing.v1.BillingService/UpdateSubscription',
@@ -143,6 +143,20 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEntitlements(self, request, context):
+        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckEntitlement(self, request, context):
         """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
         database. No side effects; safe to retry.
@@ -158,20 +172,6 @@ class BillingServiceServicer:
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
         DATABASE_UNAVAILABLE).
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def WatchEntitlements(self, request, context):
-        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
-        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
-
-        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
-        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
-
-        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
-        (DATABASE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,6 +268,11 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     request_deserializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.FromString,
                     response_serializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.SerializeToString,
             ),
+            'WatchEntitlements': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEntitlements,
+                    request_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.SerializeToString,
+            ),
             'CheckEntitlement': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckEntitlement,
                     request_deserializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.FromString,
@@ -277,11 +282,6 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.BatchGetEntitlements,
                     request_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.FromString,
                     response_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.SerializeToString,
-            ),
-            'WatchEntitlements': grpc.unary_stream_rpc_method_handler(
-                    servicer.WatchEntitlements,
-                    request_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.FromString,
-                    response_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.SerializeToString,
             ),
             'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateSubscription,
@@ -407,6 +407,33 @@ class BillingService:
             _registered_method=True)
 
     @staticmethod
+    def WatchEntitlements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/billing.v1.BillingService/WatchEntitlements',
+            billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
+            billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CheckEntitlement(request,
             target,
             options=(),
@@ -450,33 +477,6 @@ class BillingService:
             '/billing.v1.BillingService/BatchGetEntitlements',
             billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
             billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def WatchEntitlements(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/billing.v1.BillingService/WatchEntitlements',
-            billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
-            billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,16 @@ class BillingServiceStub:
     this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
     DATABASE_UNAVAILABLE).
     """
+    WatchEntitlements: _grpc.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]
+    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (DATABASE_UNAVAILABLE).
+    """
     CheckEntitlement: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]
     """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
     database. No side effects; safe to retry.
@@ -78,16 +88,6 @@ class BillingServiceStub:
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
     DATABASE_UNAVAILABLE).
-    """
-    WatchEntitlements: _grpc.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]
-    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
-    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
-
-    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
-    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
-
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
-    (DATABASE_UNAVAILABLE).
     """
     UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]
     """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
@@ -170,6 +170,16 @@ class BillingServiceAsyncStub(BillingServiceStub):
     this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
     DATABASE_UNAVAILABLE).
     """
+    WatchEntitlements: _aio.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]  # type: ignore[assignment]
+    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (DATABASE_UNAVAILABLE).
+    """
     CheckEntitlement: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]  # type: ignore[assignment]
     """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
     database. No side effects; safe to retry.
@@ -181,16 +191,6 @@ class BillingServiceAsyncStub(BillingServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
     DATABASE_UNAVAILABLE).
-    """
-    WatchEntitlements: _aio.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]  # type: ignore[assignment]
-    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
-    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
-
-    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
-    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
-
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
-    (DATABASE_UNAVAILABLE).
     """
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
     """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
@@ -290,6 +290,22 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def WatchEntitlements(
+        self,
+        request: _watch_pb2.WatchEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_watch_pb2.WatchEntitlementsResponse], _abc.AsyncIterator[_watch_pb2.WatchEntitlementsResponse]]:
+        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
     def CheckEntitlement(
         self,
         request: _entitlement_pb2.CheckEntitlementRequest,
@@ -311,22 +327,6 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
         DATABASE_UNAVAILABLE).
-        """
-
-    @_abc_1.abstractmethod
-    def WatchEntitlements(
-        self,
-        request: _watch_pb2.WatchEntitlementsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_watch_pb2.WatchEntitlementsResponse], _abc.AsyncIterator[_watch_pb2.WatchEntitlementsResponse]]:
-        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
-        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
-
-        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
-        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
-
-        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
-        (DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod
