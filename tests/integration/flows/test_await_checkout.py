@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,12 @@ async def process(database_url: str, stripe_url: str) -> AsyncIterator[Process]:
         yield one
 
 
+async def bounded(wait: Awaitable[Any]) -> None:
+    """Wait for what must come."""
+    async with asyncio.timeout(20):
+        await wait
+
+
 async def looking(process: Process) -> None:
     """Wait until somebody waits for a change, so that he has looked and found nothing."""
     while not process.after._changes._waiting:  # noqa: ASYNC110 - nothing tells
@@ -127,7 +134,7 @@ async def test_a_completed_session_is_not_entitled_before_its_subscription_was_f
     arrived, go = asyncio.Event(), asyncio.Event()
     process.flows.proxy.next("GET", f"/v1/subscriptions/{session['subscription']}", held(arrived, go))
     waiting = asyncio.create_task(process.waited(session_id))
-    await arrived.wait()
+    await bounded(arrived.wait())
     assert not waiting.done()
     go.set()
     settled = await waiting
@@ -153,7 +160,7 @@ async def test_the_caller_who_was_first_takes_nobody_along(process: Process) -> 
     arrived, go = asyncio.Event(), asyncio.Event()
     process.flows.proxy.next("GET", f"/v1/checkout/sessions/{session_id}", held(arrived, go))
     first = asyncio.create_task(process.waited(session_id))
-    await arrived.wait()
+    await bounded(arrived.wait())
     second = asyncio.create_task(process.waited(session_id))
     await asyncio.sleep(0)
     first.cancel()

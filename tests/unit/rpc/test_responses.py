@@ -140,7 +140,7 @@ def test_an_answer_is_on_the_wire_what_its_messages_would_be() -> None:
     values: tuple[FeatureValue, ...] = (True, 1, False, 0, UNLIMITED, "unlimited", "", long, 2**63 - 1)
     deciders = (*sources, None)
     entitlements = tuple(
-        Entitlement(f"feature-{number}", value, deciders[number % 3], _NOW if number % 2 else None)
+        Entitlement("feature", value, deciders[number % 3], _NOW if number % 2 else None)
         for number, value in enumerate(values)
     )
     message = responses.get_entitlements_response(
