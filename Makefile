@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 STUBS := clients/python
 PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated docs torture lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated docs torture bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ SEED ?= 1
 DELIVERIES ?= 100000
 torture: $(STAMP) ## random lives, every fault, programs killed: SEED=1 DELIVERIES=100000
 	@$(BIN)/python -m tests.torture --seed $(SEED) --deliveries $(DELIVERIES)
+
+bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; tells ratios (10 minutes)
+	@$(BIN)/python -m benchmarks.webhooks
+	@$(BIN)/python -m benchmarks.reads --customers 1000
+	@$(BIN)/python -m benchmarks.watch
 
 check: lint types contracts protos generated docs ## everything that must stay true beside the tests
 

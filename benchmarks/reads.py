@@ -117,7 +117,7 @@ async def serve(database_url: str) -> None:
 @contextmanager
 def serving(database_url: str) -> Iterator[tuple[int, int, int, int]]:
     """Run the server pinned to the first core; gives both ports, the size of an answer, and the process's id."""
-    process = subprocess.Popen(  # noqa: S603 - our own module
+    process = subprocess.Popen(
         ["taskset", "-c", "0", sys.executable, "-m", "benchmarks.reads", "--serve", database_url],  # noqa: S607 - util-linux
         cwd=ROOT,
         stdin=subprocess.PIPE,

@@ -35,6 +35,12 @@ LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
 RETRY_PAUSE_S = 0.02
 WAIT_INTERVAL_S = 0.1  # psycopg's own: how often a wait looks up
 
+# Every statement here is a handful of look-ups by key. The planner's guesses about arrays and recursion say otherwise, and
+# at some size of the tables it would read one whole: so it is told, and one plan per statement and connection is enough.
+_BY_KEY = (
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+)
+
 _CONFLICTS = frozenset({"40001", "40P01"})
 # https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
 _AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
@@ -207,6 +213,6 @@ def conninfo(url: str) -> str:
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "billing-service",
         "options": "-c idle_in_transaction_session_timeout=30s -c lock_timeout=8s -c statement_timeout=9s"
-        " -c client_connection_check_interval=1s",
+        f" -c client_connection_check_interval=1s {_BY_KEY}",
     }
     return make_conninfo(**{**defaults, **{key: value for key, value in given.items() if value is not None}})
