@@ -37,9 +37,7 @@ WAIT_INTERVAL_S = 0.1  # psycopg's own: how often a wait looks up
 
 # Every statement here is a handful of look-ups by key. The planner's guesses about arrays and recursion say otherwise, and
 # at some size of the tables it would read one whole: so it is told, and one plan per statement and connection is enough.
-_BY_KEY = (
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
-)
+_BY_KEY = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 # https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
