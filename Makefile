@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 STUBS := clients/python
 PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check lint types contracts protos generate generated docs torture lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated docs torture bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,17 @@ DELIVERIES ?= 100000
 torture: $(STAMP) ## random lives, every fault, programs killed: SEED=1 DELIVERIES=100000
 	@$(BIN)/python -m tests.torture --seed $(SEED) --deliveries $(DELIVERIES)
 
+bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; tells ratios (10 minutes)
+	@$(BIN)/python -m benchmarks.webhooks
+	@$(BIN)/python -m benchmarks.reads --customers 1000
+	@$(BIN)/python -m benchmarks.watch
+
 check: lint types contracts protos generated docs ## everything that must stay true beside the tests
+
+runtime: ## both programs import with requirements/runtime.txt alone, as the image has them
+	@rm -rf build/runtime && $(PYTHON) -m venv build/runtime
+	@build/runtime/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" build/runtime/bin/python -P tools/runtime_imports.py
 
 lint: $(STAMP) ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 """Merges observations and refolds the customers that they touch, inside one transaction.
 
 Events and our own reads of Stripe both come through here: one merge for everything. The order of locks is the same
-everywhere: event ids, prices, anchors, Stripe customers, customers, objects, checkout intents, findings; each sorted.
+everywhere: event ids, prices, anchors, Stripe customers, customers, objects, checkout intents, findings, re-reads, log; each sorted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
-from billing_service.storage import checkouts, customers, findings, history, links, objects, rereads, stripe_customers
+from billing_service.storage import (
+    checkouts,
+    customer_facts,
+    customers,
+    findings,
+    history,
+    links,
+    objects,
+    rereads,
+    stripe_customers,
+)
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
@@ -66,7 +76,7 @@ async def apply(
     await objects.lock(connection, {arrival.state.object_id for arrival in arrivals})
     touched = set(bound.values())
     before, known = await _merge(connection, arrivals, touched)
-    owners = await _refold(connection, known.values(), touched, context, _causes(arrivals))
+    owners, given = await _refold(connection, known.values(), touched, context, _causes(arrivals))
     ids = {arrival.state.object_id for arrival in arrivals}
     await _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
     await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
@@ -74,6 +84,7 @@ async def apply(
     asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
         await rereads.ask(connection, asks)
+    await _log(connection, given, context)
     return loose_ids
 
 
@@ -109,7 +120,14 @@ def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
     known = await objects.load(connection, (), customer_ids)
-    await _refold(connection, known, customer_ids, context, {state.object_id: cause for state in known})
+    _, given = await _refold(connection, known, customer_ids, context, {state.object_id: cause for state in known})
+    await _log(connection, given, context)
+
+
+async def _log(connection: Connection, given: Sequence[Change], context: Context) -> None:
+    """Append changes to the log, whose lock is the last: from here on every other writer waits for our commit."""
+    if given:
+        await history.append(connection, given, context.plans.catalog.version, context.now)
 
 
 def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, str]:
@@ -176,13 +194,13 @@ async def _refold(
     touched: Collection[str],
     context: Context,
     causes: Mapping[str, Cause],
-) -> Mapping[str, str]:
-    """Work out the facts of locked customers anew; a change of what they give takes the next revision and is kept.
+) -> tuple[Mapping[str, str], Sequence[Change]]:
+    """Work out the facts of locked customers anew; a change of what they give takes the next revision, and is to be logged.
 
-    Returns whose each object is, for those whose customer is known.
+    Returns whose each object is, for those whose customer is known, and what is to be logged.
     """
     if not touched:
-        return {}
+        return {}, ()
     states = list(known)
     owners = owners_of(states, await stripe_customers.of_customers(connection, touched))
     by_customer: dict[str, list[ObjectState]] = {customer_id: [] for customer_id in touched}
@@ -199,12 +217,11 @@ async def _refold(
     ]
     changed = [change for change in changes if change.row != rows[change.row.customer_id]]
     if changed:
-        await customers.save(connection, [change.row for change in changed])
-    given = [change for change in changed if change.gives]
-    if given:
-        await history.append(connection, given, context.plans.catalog.version)
+        ends = {change.row.customer_id: change.after.next_change_time for change in changed}
+        await customers.save(connection, [change.row for change in changed], ends)
+        await customer_facts.append(connection, [change.row for change in changed], context.now)
     await _note_bought_twice(connection, [change.row for change in changed], context.plans)
-    return owners
+    return owners, [change for change in changed if change.gives]
 
 
 def _folded(

@@ -217,6 +217,8 @@ class Fulfill:
         """Record events by id and merge those that are new; give the outcome of each of these."""
         rows = [self._row(event, payload) for event, payload in distinct.values()]
         receipts = await events.record(connection, rows)
+        if receipts:
+            await quarantine.release(connection, receipts)
         outcomes = {row.event_id: Outcome(row.outcome.value) for row in rows if row.event_id in receipts}
         used = {
             event_id: (event, event.observation)
@@ -234,8 +236,6 @@ class Fulfill:
             outcomes |= {i: Outcome.PARKED for i, (_, seen) in used.items() if seen.object_id in parked}
         elif asks:
             await rereads.ask(connection, asks)
-        if receipts:
-            await quarantine.release(connection, receipts)
         return outcomes
 
     def _row(self, event: Event, payload: bytes) -> EventRow:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import unicodedata
 from urllib.parse import SplitResult, urlsplit
 
 MAX_REQUEST_ID_CHARS = 128
@@ -23,14 +22,17 @@ MAX_METADATA_VALUE_CHARS = 500  # Stripe's limit
 RESERVED_METADATA_PREFIX = "billing_"
 
 _CHECKOUT_SESSION_ID = re.compile(r"cs_[A-Za-z0-9_]{1,255}")
+_SUBSCRIPTION_ID = re.compile(r"sub_[A-Za-z0-9_]{1,255}")
 _HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _EMAIL = re.compile(r"[^@\s]+@[\w-]+(\.[\w-]+)+")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
 _NEEDED = "is required"
 
 
 def _has_control(text: str) -> bool:
-    return any(unicodedata.category(char) == "Cc" for char in text)
+    return _CONTROL.search(text) is not None
 
 
 def request_id_problem(value: str) -> str | None:
@@ -157,4 +159,13 @@ def checkout_session_id_problem(value: str) -> str | None:
         return _NEEDED
     if _CHECKOUT_SESSION_ID.fullmatch(value) is None:
         return 'must be the id of a Stripe checkout session, "cs_..."'
+    return None
+
+
+def subscription_id_problem(value: str) -> str | None:
+    """Check a stripe_subscription_id for being one of Stripe's: "sub_" and letters, digits or underscores."""
+    if not value:
+        return _NEEDED
+    if _SUBSCRIPTION_ID.fullmatch(value) is None:
+        return 'must be the id of a Stripe subscription, "sub_..."'
     return None

@@ -66,7 +66,7 @@ class CallLog(Layer):
         try:
             yield
             code = grpc.StatusCode.OK
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where the caller of a stream went away
             code = _code_of_cancelled(context)
             raise
         except grpc.aio.AbortError:

@@ -20,6 +20,7 @@ from billing_service.rpc.layers import RequestDecoding
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024  # as the contract says
 MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and more only queues for the database
 MAX_OTHER_CALLS: Final = 200  # health and reflection beside them
+MAX_WATCHES: Final = 2_000  # streams; the flow refuses more with a reason
 HEALTH_UPDATE_LIMIT_S: Final = 1.0  # a watcher that does not read is not to hold the truth up
 
 PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"].full_name
@@ -28,7 +29,7 @@ INTERNAL_SERVICE: Final = fulfillment_service_pb2.DESCRIPTOR.services_by_name["F
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS),
+    ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS + MAX_WATCHES),
     # Off: with it two programs on one port both start, and each gets half of the calls.
     ("grpc.so_reuseport", 0),
     # A peer that vanished (no FIN) is noticed within 80 s, and its calls cancelled.
@@ -62,7 +63,7 @@ class Listener:
         self._server = grpc.aio.server(
             interceptors=_interceptors(self._admission, self._streams, tokens),
             options=OPTIONS,
-            maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS,
+            maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES,
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

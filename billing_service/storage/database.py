@@ -35,6 +35,10 @@ LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
 RETRY_PAUSE_S = 0.02
 WAIT_INTERVAL_S = 0.1  # psycopg's own: how often a wait looks up
 
+# Every statement here is a handful of look-ups by key. The planner's guesses about arrays and recursion say otherwise, and
+# at some size of the tables it would read one whole: so it is told, and one plan per statement and connection is enough.
+_BY_KEY = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+
 _CONFLICTS = frozenset({"40001", "40P01"})
 # https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
 _AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
@@ -71,10 +75,11 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         """Connects when first used."""
-        conninfo = _conninfo(url)
+        info = self._conninfo = conninfo(url)
+        self._own: list[psycopg.AsyncConnection[Any]] = []  # as many as have called `connect`: a handful
 
         async def connect(*_: Any, **__: Any) -> psycopg.AsyncConnection[Any]:
-            return await _PromptConnection.connect(conninfo)
+            return await _PromptConnection.connect(info)
 
         self._engine = create_async_engine(
             "postgresql+psycopg://",
@@ -119,8 +124,26 @@ class Database:
         """
         await self.run(lambda connection: connection.execute(sa.text("SELECT 1")))
 
+    async def connect(self) -> psycopg.AsyncConnection[Any]:
+        """Open a connection beside the pool, in autocommit, for one that keeps it. It is closed with the pool.
+
+        Raises:
+            DatabaseUnavailableError: it does not answer.
+        """
+        try:
+            connection = await _PromptConnection.connect(self._conninfo, autocommit=True)
+        except (psycopg.Error, OSError) as error:
+            raise translated(error) from error
+        self._own = [*(one for one in self._own if not one.closed), connection]
+        return connection
+
     async def close(self) -> None:
-        """Close every connection of the pool."""
+        """Close every connection."""
+        for connection in self._own:
+            if not connection.closed:
+                # Whoever keeps it may listen to its socket, and the next one may get the same number.
+                asyncio.get_running_loop().remove_reader(connection.fileno())
+            await connection.close()
         await self._engine.dispose()
 
     @asynccontextmanager
@@ -178,16 +201,16 @@ def translated(error: Exception) -> Exception:
 
 def connect_sync(url: str) -> psycopg.Connection[Any]:
     """Open one blocking connection, for migrations."""
-    return psycopg.connect(_conninfo(url))
+    return psycopg.connect(conninfo(url))
 
 
-def _conninfo(url: str) -> str:
+def conninfo(url: str) -> str:
     """Add what the URL leaves open: a bound on connecting, and on a transaction whose process hangs."""
     given = conninfo_to_dict(url)
     defaults: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "billing-service",
         "options": "-c idle_in_transaction_session_timeout=30s -c lock_timeout=8s -c statement_timeout=9s"
-        " -c client_connection_check_interval=1s",
+        f" -c client_connection_check_interval=1s {_BY_KEY}",
     }
     return make_conninfo(**{**defaults, **{key: value for key, value in given.items() if value is not None}})

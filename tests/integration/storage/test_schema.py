@@ -23,6 +23,24 @@ RUN = "INSERT INTO reconcile_runs (since, until, done_until, state, failed) VALU
 CHANGE = "INSERT INTO entitlement_changes VALUES ('ann', 1, now(), {cause}, NULL, '', '{{}}', '{{}}')"
 FINDING = "INSERT INTO findings (kind, subject, detail) VALUES ({kind}, 's', '{{}}')"
 PRICE = "INSERT INTO prices VALUES ({id}, 'pro', 'monthly', 'pro_monthly', true, true)"
+SUBSCRIPTION_REQUEST = """
+    INSERT INTO subscription_requests (request_id, intent_id, fingerprint, customer_id, stripe_subscription_id,
+        subscription_item_id, operation, state, attempt, request_body, answer, create_time)
+    VALUES ({request}, {intent}, '', 'ann', 'sub_1', {item}, {operation}, {state}, {attempt}, {body}, {answer}, now())
+"""
+CATALOG = "INSERT INTO catalog_versions (version, content) VALUES ('v', {content})"
+FACTS = (
+    "INSERT INTO customer_facts (customer_id, change_time, revision, facts) VALUES ('ann', now(), {revision}, {facts})"
+)
+PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h', {attempt})"
+
+
+def subscription_request(**over: str) -> str:
+    given = {
+        "request": "'r'", "intent": "gen_random_uuid()", "operation": "'resume'", "state": "'superseded'",
+        "attempt": "1", "body": "'{}'", "item": "'si_1'", "answer": "NULL",
+    }  # fmt: skip
+    return SUBSCRIPTION_REQUEST.format(**(given | over))
 
 
 def intent(**over: str) -> str:
@@ -77,6 +95,15 @@ VIOLATIONS = {
     "entitlement_changes_pkey": [CUSTOMER, CHANGE.format(cause="'event'"), CHANGE.format(cause="'event'")],
     "entitlement_changes_customer_id_fkey": [CHANGE.format(cause="'event'")],
     "entitlement_changes_cause_known": [CUSTOMER, CHANGE.format(cause="'whim'")],
+    "entitlement_changes_position_key": [
+        CUSTOMER, CHANGE.format(cause="'event'"),
+        """
+        INSERT INTO entitlement_changes
+        SELECT customer_id, 2, change_time, cause, cause_id, catalog_version, before, after, position
+        FROM entitlement_changes
+        """,
+    ],
+    "derivations_pkey": ["INSERT INTO derivations (name, version) VALUES ('x', '1'), ('x', '2')"],
     "findings_pkey": [FINDING.format(kind="'drift'"), FINDING.format(kind="'drift'")],
     "findings_kind_known": [FINDING.format(kind="'gossip'")],
     "rereads_pkey": ["INSERT INTO rereads (object_id, kind) VALUES ('sub_1', 'x'), ('sub_1', 'x')"],
@@ -90,6 +117,41 @@ VIOLATIONS = {
     "reconcile_runs_scope_known": [RUN.format(done=0, state="'running'", failed=0), "UPDATE reconcile_runs SET scope = 'moon'"],
     "reconcile_runs_within": [RUN.format(done=9, state="'running'", failed=0)],
     "reconcile_runs_complete_is_whole": [RUN.format(done=1, state="'complete'", failed=1)],
+    "subscription_requests_pkey": [CUSTOMER, subscription_request(), subscription_request()],
+    "subscription_requests_intent_id_key": [
+        CUSTOMER,
+        *(subscription_request(request=f"'{number}'", intent="'00000000-0000-0000-0000-000000000000'") for number in "12"),
+    ],
+    "subscription_requests_customer_id_fkey": [subscription_request()],
+    "subscription_requests_operation_known": [CUSTOMER, subscription_request(operation="'forget'")],
+    "subscription_requests_state_known": [CUSTOMER, subscription_request(state="'lost'")],
+    "subscription_requests_done_has_answer": [CUSTOMER, subscription_request(state="'done'")],
+    "subscription_requests_done_was_prepared": [
+        CUSTOMER, subscription_request(state="'done'", answer="'{}'", body="NULL", item="NULL"),
+    ],
+    "subscription_requests_body_with_item": [CUSTOMER, subscription_request(item="NULL")],
+    "subscription_requests_body_object": [CUSTOMER, subscription_request(body="'[]'")],
+    "subscription_requests_attempt_positive": [CUSTOMER, subscription_request(attempt="0")],
+    "subscription_requests_one_unfinished_key": [
+        CUSTOMER, *(subscription_request(request=f"'{number}'", state="'changing'") for number in "12"),
+    ],
+    "portal_configurations_pkey": [PORTAL.format(attempt="1"), PORTAL.format(attempt="1")],
+    "portal_configurations_attempt_positive": [PORTAL.format(attempt="0")],
+    "catalog_versions_pkey": [CATALOG.format(content="'{}'"), CATALOG.format(content="'{}'")],
+    "catalog_versions_content_object": [CATALOG.format(content="'[]'")],
+    "catalog_activations_pkey": [
+        CATALOG.format(content="'{}'"),
+        "INSERT INTO catalog_activations OVERRIDING SYSTEM VALUE SELECT 1, 'v', now() FROM generate_series(1, 2)",
+    ],
+    "catalog_activations_version_fkey": [
+        "INSERT INTO catalog_activations (version, active_since) VALUES ('never', now())"
+    ],
+    "customer_facts_pkey": [
+        CUSTOMER, "INSERT INTO customer_facts OVERRIDING SYSTEM VALUE SELECT 'ann', 1, now(), 0, '{}' FROM generate_series(1, 2)",
+    ],
+    "customer_facts_customer_id_fkey": [FACTS.format(revision=0, facts="'{}'")],
+    "customer_facts_revision_not_negative": [CUSTOMER, FACTS.format(revision=-1, facts="'{}'")],
+    "customer_facts_object": [CUSTOMER, FACTS.format(revision=0, facts="'[]'")],
     "rereads_wanted_positive": ["INSERT INTO rereads (object_id, kind, wanted) VALUES ('sub_1', 'x', 0)"],
     "checkout_requests_intent_id_fkey": [
         "INSERT INTO checkout_requests VALUES ('r', '', gen_random_uuid(), false, now())"

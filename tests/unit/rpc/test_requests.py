@@ -8,7 +8,7 @@ from billing.v1 import checkout_pb2, entitlement_pb2
 
 from billing_service.domain.checkout import CheckoutRequest
 from billing_service.domain.errors import InvalidFieldsError
-from billing_service.rpc import requests
+from billing_service.rpc import entitlement_requests, requests
 
 
 def _valid() -> checkout_pb2.CreateCheckoutSessionRequest:
@@ -87,7 +87,7 @@ def test_bounds_what_it_says_of_metadata_by_the_thousand() -> None:
 
 def test_refuses_a_customer_id_and_a_session_id_that_cannot_be_one() -> None:
     with pytest.raises(InvalidFieldsError, match="customer_id"):
-        requests.customer_id(entitlement_pb2.GetEntitlementsRequest())
+        entitlement_requests.entitlements_query(entitlement_pb2.GetEntitlementsRequest())
     with pytest.raises(InvalidFieldsError, match="checkout_session_id"):
         requests.checkout_session_id(checkout_pb2.GetCheckoutSessionRequest(checkout_session_id="sub_1"))
 

@@ -1,0 +1,1 @@
+"""Measurements, side by side in one run: ratios and medians, never a test of time."""

@@ -1,0 +1,81 @@
+"""The bodies that are sent: real events, recorded from the stand-in Stripe, told of many customers.
+
+A recorded event is cut at its marks; rendering one puts the customer's number, the visit and the time into them.
+
+- `@@` stands behind every id of the recorded customer: the customer's number makes it another one's.
+- `##` stands behind ids that are new with each visit: an event's, an invoice's, a session's.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+CUSTOMER_MARK = "@@"
+VISIT_MARK = "##"
+CREATED_MARK = '"$created$"'  # a number once rendered
+PERIOD_END_MARK = '"$period_end$"'
+MONTH_S = 30 * 86_400
+GROUP = 5  # events of two customers: two renewals, each an invoice and its subscription, and one purchase
+CUSTOMERS_A_GROUP = 2
+
+INVOICE = "invoice.paid"
+SUBSCRIPTION = "customer.subscription.updated"
+SESSION = "checkout.session.completed"
+_ORDER = ((INVOICE, 0), (SUBSCRIPTION, 0), (INVOICE, 1), (SUBSCRIPTION, 1), (SESSION, 0))
+_CUT = re.compile(
+    "|".join(f"({re.escape(mark)})" for mark in (CUSTOMER_MARK, VISIT_MARK, CREATED_MARK, PERIOD_END_MARK))
+)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Events of a population of customers, from a position on; the same positions give the same ids, always.
+
+    `created` is Stripe's time of them, in seconds since the epoch; None: the moment of rendering.
+    """
+
+    templates: Mapping[str, str]
+    population: int
+    start: int
+    created: int | None = None
+    series: str = "v"  # keeps the ids of two streams apart
+
+
+def bodies(stream: Stream, count: int) -> Iterator[bytes]:
+    """Render `count` events of a stream, as the bytes that Stripe would send."""
+    cut = {name: _CUT.split(text) for name, text in stream.templates.items()}
+    pieces = {name: [piece for piece in parts if piece is not None] for name, parts in cut.items()}
+    created = int(time.time()) if stream.created is None else stream.created
+    for position in range(stream.start, stream.start + count):
+        name, _ = _ORDER[position % GROUP]
+        customer, visit = place(stream, position)
+        end = created + MONTH_S + position % 86_400
+        marks = {
+            CUSTOMER_MARK: customer,
+            VISIT_MARK: visit,
+            CREATED_MARK: str(created),
+            PERIOD_END_MARK: str(end),
+        }
+        yield "".join([marks.get(piece, piece) for piece in pieces[name]]).encode()
+
+
+def place(stream: Stream, position: int) -> tuple[str, str]:
+    """Give what a position's customer and visit marks become."""
+    group, within = divmod(position, GROUP)
+    number = (group * CUSTOMERS_A_GROUP + _ORDER[within][1]) % stream.population
+    return f"c{number}", f"{stream.series}{group}"
+
+
+def event_id(stream: Stream, position: int) -> str:
+    """Give the id of the event at a position."""
+    name, _ = _ORDER[position % GROUP]
+    customer, visit = place(stream, position)
+    return f"evt_{name.replace('.', '_')}{customer}{visit}"
+
+
+def event_type(position: int) -> str:
+    """Give the type of the event at a position."""
+    return _ORDER[position % GROUP][0]
