@@ -6,10 +6,10 @@ STAMP := $(VENV)/.ready
 STUBS := clients/python
 PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated docs torture bench lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated docs torture bench compose-smoke lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## the virtual environment, from the hash-pinned lock
 
@@ -37,6 +37,9 @@ bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; t
 	@$(BIN)/python -m benchmarks.webhooks
 	@$(BIN)/python -m benchmarks.reads --customers 1000
 	@$(BIN)/python -m benchmarks.watch
+
+compose-smoke: $(STAMP) ## docker-compose.yml up for real, a purchase through it, and down; skipped without Docker
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.compose
 
 check: lint types contracts protos generated docs ## everything that must stay true beside the tests
 
