@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 STUBS := clients/python
 PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated docs manifests torture bench compose-smoke lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated docs manifests torture bench compose-smoke failover lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; t
 
 compose-smoke: $(STAMP) ## docker-compose.yml up for real, a purchase through it, and down; skipped without Docker
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.compose
+
+failover: $(STAMP) ## a replicated PostgreSQL loses its primary under webhook load: nothing acknowledged may be lost
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.failover
 
 check: lint types contracts protos generated docs manifests ## everything that must stay true beside the tests
 
