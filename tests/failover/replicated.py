@@ -72,16 +72,16 @@ class Replicated(Stack):
 
             _until(follows, "The standby does not follow.")
 
-    def pause_standby(self) -> None:
-        """Stop the process of the standby that receives, as a network does that is cut."""
-        for pid in _children(self.standby.pid):
-            if b"walreceiver" in _command(pid):
-                os.kill(pid, signal.SIGSTOP)
+    def cut_off(self) -> None:
+        """Have the standby hear nothing more of the primary, as when the network between them is cut."""
+        with psycopg.connect(self.standby.url(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            connection.execute("SELECT pg_reload_conf()")
 
-    def resume_standby(self) -> None:
-        """Let it go on: promoting waits for it."""
-        for pid in _children(self.standby.pid):
-            os.kill(pid, signal.SIGCONT)
+            def alone() -> bool:
+                return connection.execute("SELECT count(*) FROM pg_stat_wal_receiver").fetchone() == (0,)
+
+            _until(alone, "The standby still follows.")
 
     def kill_primary(self) -> None:
         """End every process of the primary at once, as the end of its machine would."""
@@ -109,13 +109,6 @@ def _children(pid: int | None) -> list[int]:
     """Give a process's children (Linux)."""
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(word) for word in path.read_text().split()] if path.exists() else []
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def _until(holds: Callable[[], bool], otherwise: str) -> None:
