@@ -35,6 +35,7 @@ UP_LIMIT_S = 300
 COMMAND_LIMIT_S = 120
 WAIT_S = 60.0
 LOOK_EVERY_S = 0.25
+DUMP = "/tmp/billing.dump"  # noqa: S108 - in the container of PostgreSQL, where nobody else is
 
 # Pays on the stand-in's page; it listens on the loopback of its container alone.
 PAY = """
@@ -201,6 +202,24 @@ def keeps_over_restart(compose: Compose, customer_id: str) -> None:
             raise SmokeError("The plan is gone after down and up.")
 
 
+def keeps_over_restore(compose: Compose, customer_id: str) -> None:
+    """Check that everything is there after a backup, the loss of the database and a restore, as docs/operations.md has it.
+
+    Raises:
+        SmokeError: it is not.
+    """
+    postgres = ("exec", "-T", "postgres")
+    compose(*postgres, "pg_dump", "--username=billing", "--format=custom", f"--file={DUMP}", "billing")
+    compose("stop", "gateway", "service")
+    compose(*postgres, "dropdb", "--username=billing", "--force", "billing")
+    compose(*postgres, "createdb", "--username=billing", "billing")
+    compose(*postgres, "pg_restore", "--username=billing", "--dbname=billing", "--exit-on-error", DUMP)
+    compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
+    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as channel:
+        if "pro" not in plans(BillingServiceStub(channel), customer_id):
+            raise SmokeError("The plan is gone after a restore.")
+
+
 def smoke(folder: Path) -> None:
     """Do all of it, and leave nothing but the images."""
     make_secrets(folder)
@@ -216,6 +235,8 @@ def smoke(folder: Path) -> None:
         say("Both programs: uid 10001, no capabilities, a read-only root, no secret in environment or log")
         keeps_over_restart(compose, "smoke-customer")
         say("Down and up again: the plan is still there")
+        keeps_over_restore(compose, "smoke-customer")
+        say("Backed up, lost and restored: the plan is still there")
     except (SmokeError, subprocess.TimeoutExpired):
         sys.stderr.write(compose("logs", "--no-color", "--tail", "40", check=False))
         raise

@@ -3,8 +3,8 @@
 No event that was acknowledged may be lost, and every purchase must be complete in the end. It tells how long no event could be
 written. Much of that is how long whoever promotes takes to notice, which is his to set: `--notice-s`.
 
-`--asynchronous` shows what it is like without synchronous replication: the standby is cut off for a moment before, and what was
-acknowledged in it is lost.
+`--cut-off`: the standby is cut off a while before. Then nothing may be acknowledged that it does not have, so that nothing is.
+`--asynchronous` shows what that is like without synchronous replication: what was acknowledged meanwhile is lost.
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ RUN_LIMIT_S = 120.0
 
 
 @dataclass(frozen=True)
+class Course:
+    """How it is to happen."""
+
+    synchronous: bool
+    cut_off: bool
+    notice_s: float  # from the death until somebody promotes
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What came of it; times in seconds after the death of the primary."""
 
@@ -58,22 +67,24 @@ class Outcome:
         return not (self.lost or self.twice or self.incomplete)
 
 
-async def failover(stack: Replicated, *, synchronous: bool, notice_s: float) -> Outcome:
+async def failover(stack: Replicated, course: Course) -> Outcome:
     """Start everything, kill the primary under load, promote, and look."""
     stack.start()
-    stack.replicate(synchronous=synchronous)
+    stack.replicate(synchronous=course.synchronous)
     addresses = stack.addresses()
     async with aiohttp.ClientSession() as http, grpc.aio.insecure_channel(addresses["grpc"]) as channel:
         load = Load(http, addresses["gateway"], addresses["webhook_secret"])
         sending = asyncio.create_task(load.run())
         try:
             await load.until(EVENTS_BEFORE)
-            if not synchronous:
+            if course.cut_off:
                 stack.cut_off()
-                await load.until(EVENTS_CUT_OFF, after=time.monotonic())
+                await (
+                    load.until_refused() if course.synchronous else load.until(EVENTS_CUT_OFF, after=time.monotonic())
+                )
             died = time.monotonic()
             stack.kill_primary()
-            await asyncio.sleep(notice_s)
+            await asyncio.sleep(course.notice_s)
             await asyncio.to_thread(stack.promote)
             promoted_s = time.monotonic() - died
             # What was on its way when it died may be acknowledged a moment later: it was committed before.
@@ -91,7 +102,7 @@ async def failover(stack: Replicated, *, synchronous: bool, notice_s: float) -> 
         lost=len(load.acknowledged.keys() - recorded.keys()),
         twice=sum(count > 1 for count in recorded.values()),
         incomplete=len(missing),
-        noticed_s=notice_s,
+        noticed_s=course.notice_s,
         promoted_s=round(promoted_s, 2),
         writes_again_s=round(min(at for at in load.acknowledged.values() if at > died + promoted_s) - died, 2),
     )
@@ -103,7 +114,7 @@ async def _has_plan(billing: BillingServiceStub, customer_id: str) -> bool:
     return list(answer.plan_keys) == ["pro"]
 
 
-async def _run(folder: Path, *, synchronous: bool, notice_s: float) -> Outcome:
+async def _run(folder: Path, course: Course) -> Outcome:
     settings = {"BILLING_DEPLOYMENT": "default", "BILLING_RECONCILE_INTERVAL_S": "86400"}
     plan = Plan(
         folder,
@@ -116,7 +127,7 @@ async def _run(folder: Path, *, synchronous: bool, notice_s: float) -> Outcome:
     stack = Replicated(plan)
     try:
         async with asyncio.timeout(RUN_LIMIT_S):
-            return await failover(stack, synchronous=synchronous, notice_s=notice_s)
+            return await failover(stack, course)
     finally:
         stack.stop()
 
@@ -126,13 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.failover", description=__doc__.partition("\n")[0])
     parser.add_argument("--asynchronous", action="store_true", help="without synchronous replication: loses")
     parser.add_argument("--notice-s", type=float, default=3.0, help="until somebody promotes (default: %(default)s)")
+    parser.add_argument("--cut-off", action="store_true", help="cut the standby off before the primary dies")
     options = parser.parse_args(argv)
+    asynchronous = options.asynchronous
+    course = Course(synchronous=not asynchronous, cut_off=options.cut_off or asynchronous, notice_s=options.notice_s)
     folder = Path(tempfile.mkdtemp(prefix="failover-"))
     folder.chmod(0o711)  # PostgreSQL, which does not run as root, must get through
     log = folder / "programs.log"
     try:
         with log.open("w", buffering=1) as lines, redirect_stderr(lines):
-            outcome = asyncio.run(_run(folder, synchronous=not options.asynchronous, notice_s=options.notice_s))
+            outcome = asyncio.run(_run(folder, course))
     except BaseException:
         sys.stderr.write("".join(log.read_text().splitlines(keepends=True)[-40:]))
         raise

@@ -25,7 +25,7 @@ class Load:
         self._http, self._url, self._secret = http, f"{gateway}/webhooks/stripe", secret
         self._bodies = self._purchases()
         self._stopping = False
-        self._acknowledged = asyncio.Condition()
+        self._answered = asyncio.Condition()
         self.purchases = 0
         self.acknowledged: dict[str, float] = {}  # event id -> when, of time.monotonic()
         self.refused = 0
@@ -40,8 +40,14 @@ class Load:
 
     async def until(self, count: int, *, after: float = 0.0) -> None:
         """Wait until so many events were acknowledged after a moment of time.monotonic()."""
-        async with asyncio.timeout(RESEND_LIMIT_S), self._acknowledged:
-            await self._acknowledged.wait_for(lambda: sum(at > after for at in self.acknowledged.values()) >= count)
+        async with asyncio.timeout(RESEND_LIMIT_S), self._answered:
+            await self._answered.wait_for(lambda: sum(at > after for at in self.acknowledged.values()) >= count)
+
+    async def until_refused(self) -> None:
+        """Wait until somebody is refused who was not yet."""
+        before = self.refused
+        async with asyncio.timeout(RESEND_LIMIT_S), self._answered:
+            await self._answered.wait_for(lambda: self.refused > before)
 
     def _purchases(self) -> Iterator[tuple[str, bytes]]:
         while not self._stopping:
@@ -54,10 +60,14 @@ class Load:
             async with asyncio.timeout(RESEND_LIMIT_S):
                 while await self._post(body) != 200:
                     self.refused += 1
+                    await self._notify()
                     await asyncio.sleep(RESEND_PAUSE_S)
             self.acknowledged[event_id] = time.monotonic()
-            async with self._acknowledged:
-                self._acknowledged.notify_all()
+            await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._answered:
+            self._answered.notify_all()
 
     async def _post(self, body: bytes) -> int:
         headers = {"Content-Type": "application/json", **signed(body, self._secret)}
