@@ -161,9 +161,8 @@ class Database:
         except (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, OSError, UnicodeEncodeError) as error:
             ours = translated(error)
             if isinstance(ours, ReadOnlyError):
-                await (
-                    self._engine.dispose()
-                )  # the others are to that server too, and a new one finds the one that writes
+                # The others are to that server too, and a new one finds the one that writes.
+                await self._engine.dispose()
             raise ours from error
 
 

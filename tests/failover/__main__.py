@@ -73,6 +73,7 @@ async def failover(stack: Replicated, course: Course) -> Outcome:
     stack.replicate(synchronous=course.synchronous)
     addresses = stack.addresses()
     async with aiohttp.ClientSession() as http, grpc.aio.insecure_channel(addresses["grpc"]) as channel:
+        billing = BillingServiceStub(channel)
         load = Load(http, addresses["gateway"], addresses["webhook_secret"])
         sending = asyncio.create_task(load.run())
         try:
@@ -82,6 +83,8 @@ async def failover(stack: Replicated, course: Course) -> Outcome:
                 await (
                     load.until_refused() if course.synchronous else load.until(EVENTS_CUT_OFF, after=time.monotonic())
                 )
+                if not await _has_plan(billing, "load-0"):  # reads go on while nothing can be committed
+                    raise AssertionError("a plan is gone while the standby is cut off")
             died = time.monotonic()
             stack.kill_primary()
             await asyncio.sleep(course.notice_s)
@@ -94,7 +97,6 @@ async def failover(stack: Replicated, course: Course) -> Outcome:
         finally:
             sending.cancel()
         recorded = Counter(recorded_event_ids(stack.standby.url("billing")))
-        billing = BillingServiceStub(channel)
         missing = [number for number in range(load.purchases) if not await _has_plan(billing, f"load-{number}")]
     return Outcome(
         acknowledged=len(load.acknowledged),
