@@ -44,8 +44,8 @@ url = f"http://127.0.0.1:12111/_control/checkout/sessions/{sys.argv[1]}/complete
 request = urllib.request.Request(url, b'{"outcome": "paid"}', {"Content-Type": "application/json"})
 urllib.request.urlopen(request, timeout=10)
 """
-# What must not work: writing to the image, and being somebody.
-WRITE = "open('/opt/billing/written', 'w')"
+# How the root is mounted (that a file cannot be written would only say that it is somebody else's), and who the program is.
+ROOT_MOUNT = "print(next(w[3] for w in map(str.split, open('/proc/mounts')) if w[1] == '/').split(',')[0])"
 IDENTITY = "import os; print(os.getuid(), os.getgid(), open('/proc/self/status').read().split('CapEff:')[1].split()[0])"
 
 
@@ -60,7 +60,7 @@ def why_not() -> str | None:
     for words in (("compose", "version"), ("info",)):
         done = subprocess.run(("docker", *words), capture_output=True, text=True, check=False, timeout=COMMAND_LIMIT_S)
         if done.returncode != 0:
-            said = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
+            said = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[0]
             return f"`docker {' '.join(words)}` fails: {said}"
     return None
 
@@ -94,10 +94,6 @@ class Compose:
         if check and done.returncode != 0:
             raise SmokeError(f"docker compose {' '.join(words[:3])} failed:\n{done.stderr[-4000:]}")
         return done.stdout
-
-    def refuses(self, *words: str) -> bool:
-        """Say whether a command of Compose ends with another code than 0."""
-        return self._run(words, COMMAND_LIMIT_S).returncode != 0
 
     def _run(self, words: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[str]:
         files = [word for file in self._files for word in ("--file", file)]
@@ -182,8 +178,8 @@ def look_inside(compose: Compose) -> None:
         who = compose("exec", "-T", program, "python", "-c", IDENTITY).split()
         if who != ["10001", "10001", "0" * 16]:
             raise SmokeError(f"{program} runs as {who}")
-        if not compose.refuses("exec", "-T", program, "python", "-c", WRITE):
-            raise SmokeError(f"{program} can write to its image")
+        if compose("exec", "-T", program, "python", "-c", ROOT_MOUNT).strip() != "ro":
+            raise SmokeError(f"the root of {program} is not read-only")
         said = compose("exec", "-T", program, "env") + compose("logs", "--no-color", program)
         if any(word in said for word in ("sk_test_", "whsec_", "postgresql://")):
             raise SmokeError(f"{program} shows a secret in its environment or log")
