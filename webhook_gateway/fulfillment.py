@@ -23,6 +23,8 @@ _HEALTH_TIMEOUT_S = 1.0
 _log = structlog.stdlib.get_logger(__name__)
 
 _SERVICE_CONFIG = {
+    # A name with several addresses, a headless Service, is every process behind it: one that goes is no pause.
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": SERVICE_NAME}],
@@ -37,7 +39,7 @@ _SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 _CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
