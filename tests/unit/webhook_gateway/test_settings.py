@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ GOOD = {"GATEWAY_INTERNAL_TOKEN": "token-1", "GATEWAY_WEBHOOK_SECRETS": "main=wh
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ADDRESS", "FULFILLMENT_TARGET", "LIVEMODE", "LOG_LEVEL", "SECRETS_DIR"):
-        monkeypatch.delenv(f"GATEWAY_{name}", raising=False)
+    for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+        monkeypatch.delenv(name)
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
 
@@ -55,7 +56,9 @@ def test_secrets_can_stand_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         monkeypatch.setenv(name, "")  # as a compose file leaves it
         (tmp_path / name.lower()).write_text(value + "\n")
     monkeypatch.setenv("GATEWAY_SECRETS_DIR", str(tmp_path))
-    assert load_settings().internal_token.get_secret_value() == "token-1"
+    token = load_settings().internal_token
+    assert token is not None
+    assert token.get_secret_value() == "token-1"
     monkeypatch.setenv("GATEWAY_SECRETS_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(SettingsError, match="GATEWAY_SECRETS_DIR: must be the path"):
         load_settings()
