@@ -132,6 +132,13 @@ class Settings(BaseSettings):
     livemode: bool = False  # whether only live or only test events are taken
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    @field_validator("tls_ca")
+    @classmethod
+    def _check_ca(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_tls(TlsFiles(value, None, None))
+        return value
+
     @field_validator("tls_certificate")
     @classmethod
     def _check_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:

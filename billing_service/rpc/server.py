@@ -63,18 +63,18 @@ class Listener:
         gate: Gate,
         credentials: grpc.ServerCredentials | None = None,
         roles: Mapping[str, Role] | None = None,
+        share: Share | None = None,
         max_calls: int = MAX_CALLS,
     ) -> None:
-        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), and roles if not the contract's."""
+        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), and what is not as usual."""
         self._names = ("", service.full_name)
         self._credentials = credentials
         self._admission = Admission(max_calls)
         self._streams = Streams()
         self._stopping: asyncio.Task[None] | None = None
+        guard = Guard(gate, declared_roles(service) if roles is None else roles)
         self._server = grpc.aio.server(
-            interceptors=_interceptors(
-                Guard(gate, declared_roles(service) if roles is None else roles), self._admission, self._streams
-            ),
+            interceptors=_interceptors(guard, share or Share(), self._admission, self._streams),
             options=OPTIONS,
             maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES,
         )
@@ -134,9 +134,11 @@ class Listener:
         await closing
 
 
-def _interceptors(guard: Guard, admission: Admission, streams: Streams) -> Sequence[grpc.aio.ServerInterceptor]:
+def _interceptors(
+    guard: Guard, share: Share, admission: Admission, streams: Streams
+) -> Sequence[grpc.aio.ServerInterceptor]:
     """The one order, the outermost first; `interceptors` says what each is for."""
-    return (CallLog(), ErrorTranslation(), guard, Share(), admission, streams, Deadline(), RequestDecoding())
+    return (CallLog(), ErrorTranslation(), guard, share, admission, streams, Deadline(), RequestDecoding())
 
 
 def public_listener(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from webhook_gateway.settings import SettingsError, load_settings, parse_secrets, split_address
 
 GOOD = {"GATEWAY_INTERNAL_TOKEN": "token-1", "GATEWAY_WEBHOOK_SECRETS": "main=whsec_1, old=whsec_2=="}
@@ -99,3 +100,34 @@ def test_addresses_are_split(address: str, split: tuple[str, int]) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         split_address(address)
+
+
+@pytest.mark.parametrize("target", ["service:50052", "10.0.0.7:50052"])
+def test_a_service_on_another_machine_needs_tls_or_a_word_from_the_operator(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_FULFILLMENT_TARGET", target)
+    with pytest.raises(SettingsError, match=r"^GATEWAY_FULFILLMENT_TARGET: .*GATEWAY_TLS_CA.*GATEWAY_INSECURE_TARGET"):
+        load_settings()
+    (tmp_path / "ca.pem").write_bytes(Authority().pem)
+    monkeypatch.setenv("GATEWAY_TLS_CA", str(tmp_path / "ca.pem"))
+    assert load_settings().fulfillment_target == target
+    monkeypatch.delenv("GATEWAY_TLS_CA")
+    monkeypatch.setenv("GATEWAY_INSECURE_TARGET", "true")
+    assert load_settings().tls_files() is None
+
+
+def test_a_certificate_stands_for_the_token_and_needs_its_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    certificate, key = authority.sign("gateway.test").write(tmp_path, "gateway")
+    monkeypatch.delenv("GATEWAY_INTERNAL_TOKEN")
+    monkeypatch.setenv("GATEWAY_TLS_CA", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("GATEWAY_TLS_CERTIFICATE", str(certificate))
+    with pytest.raises(SettingsError, match="GATEWAY_TLS_CERTIFICATE: and GATEWAY_TLS_KEY need each other"):
+        load_settings()
+    monkeypatch.setenv("GATEWAY_TLS_KEY", str(key))
+    assert load_settings().internal_token is None
+    monkeypatch.setenv("GATEWAY_TLS_CA", str(key))
+    with pytest.raises(SettingsError, match="GATEWAY_TLS_CA: "):
+        load_settings()
