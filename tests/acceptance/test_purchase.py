@@ -141,6 +141,18 @@ async def test_nobody_fulfils_himself_a_plan(world: World) -> None:
         assert refused.value.code() == code
 
 
+async def test_nobody_calls_without_a_token(world: World) -> None:
+    """The sandbox's callers show who they are, as a company's would; its gateway's token opens the other door alone."""
+    codes = []
+    for shown in ((), (("authorization", f"Bearer {world.addresses['internal_token']}"),)):
+        async with grpc.aio.insecure_channel(world.addresses["grpc"]) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                request = entitlement_pb2.GetEntitlementsRequest(customer_id="ann")
+                await BillingServiceStub(channel).GetEntitlements(request, timeout=10, metadata=shown)
+        codes.append(refused.value.code())
+    assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2
+
+
 async def test_what_the_terminal_is_told_to_try_works(world: World) -> None:
     """Health and readiness answer for the service and the gateway."""
     for url in (

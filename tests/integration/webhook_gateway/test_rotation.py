@@ -26,6 +26,7 @@ from webhook_gateway.server import Server
 from webhook_gateway.settings import load_settings
 
 _LIMIT_S = 20
+_OLD = "whsec_old"
 _GATEWAY = Identity("gateway", Role.GATEWAY)
 
 
@@ -57,7 +58,7 @@ async def _gateway(
         yield server, Sender(session, address)
 
 
-async def _status(sender: Sender, secret: str = "whsec_old") -> int:
+async def _status(sender: Sender, secret: str = _OLD) -> int:
     """Send an event signed with this secret, and give what the gateway answers."""
     body = event()
     return (await sender.post(body, Stripe_Signature=signature(body, secret=secret))).status
