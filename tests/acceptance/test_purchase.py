@@ -11,6 +11,7 @@ import pytest
 from billing.internal.v1 import fulfillment_service_pb2
 from billing.internal.v1.fulfillment_service_pb2_grpc import FulfillmentServiceStub
 from billing.v1 import checkout_pb2, entitlement_pb2
+from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
 
@@ -146,8 +147,8 @@ async def test_nobody_calls_without_a_token(world: World) -> None:
     codes = []
     for shown in ((), (("authorization", f"Bearer {world.addresses['internal_token']}"),)):
         async with grpc.aio.insecure_channel(world.addresses["grpc"]) as channel:
+            request = entitlement_pb2.GetEntitlementsRequest(customer_id="ann")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                request = entitlement_pb2.GetEntitlementsRequest(customer_id="ann")
                 await BillingServiceStub(channel).GetEntitlements(request, timeout=10, metadata=shown)
         codes.append(refused.value.code())
     assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2
