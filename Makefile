@@ -6,10 +6,10 @@ STAMP := $(VENV)/.ready
 STUBS := clients/python
 PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated docs torture bench lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated docs manifests torture bench compose-smoke failover lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## the virtual environment, from the hash-pinned lock
 
@@ -38,7 +38,13 @@ bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; t
 	@$(BIN)/python -m benchmarks.reads --customers 1000
 	@$(BIN)/python -m benchmarks.watch
 
-check: lint types contracts protos generated docs ## everything that must stay true beside the tests
+compose-smoke: $(STAMP) ## docker-compose.yml up for real, a purchase through it, and down; skipped without Docker
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.compose
+
+failover: $(STAMP) ## a replicated PostgreSQL loses its primary under webhook load: nothing acknowledged may be lost
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.failover
+
+check: lint types contracts protos generated docs manifests ## everything that must stay true beside the tests
 
 runtime: ## both programs import with requirements/runtime.txt alone, as the image has them
 	@rm -rf build/runtime && $(PYTHON) -m venv build/runtime
@@ -70,6 +76,9 @@ generated: generate ## regenerating leaves no difference
 
 docs: $(STAMP) ## pages agree with the contract, and links lead somewhere
 	@$(BIN)/python -m tools.error_docs --check && $(BIN)/python -m tools.access_docs --check && $(BIN)/python -m tools.promise_docs && $(BIN)/python -m tools.doc_links
+
+manifests: $(STAMP) ## deploy/kubernetes against the schemas of Kubernetes' API
+	@$(BIN)/python -m tools.manifests
 
 lock: ## requirements/*.txt anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt

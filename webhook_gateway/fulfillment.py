@@ -27,6 +27,8 @@ _LEAVING_S = 10.0  # for the calls on a connection whose certificates were repla
 _log = structlog.stdlib.get_logger(__name__)
 
 _SERVICE_CONFIG = {
+    # A name with several addresses, a headless Service, is every process behind it: one that goes is no pause.
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": SERVICE_NAME}],
@@ -41,7 +43,7 @@ _SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 _CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from billing_service.domain.errors import DatabaseUnavailableError
-from billing_service.storage.database import Database
-from billing_service.storage.schema import expected_revision, migrate, schema_problem
+from billing_service.storage.database import Connection, Database, ReadOnlyError, connect_sync
+from billing_service.storage.schema import LOCK_PAUSE_S, _config, expected_revision, migrate, schema_problem
+from sandbox.postgres import EmbeddedPostgres
 
 CUSTOMER = "INSERT INTO customers (customer_id) VALUES ('ann')"
 INTENT = """
@@ -194,6 +201,90 @@ async def test_migrating_twice_is_migrating_once(empty_database_url: str) -> Non
     assert migrate(empty_database_url) == expected_revision()
     database = Database(empty_database_url)
     assert await schema_problem(database) is None
+    await database.close()
+
+
+def migrate_to(url: str, revision: str) -> None:
+    """Bring a database to an older release's schema."""
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: connect_sync(url))
+    with engine.connect() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
+    engine.dispose()
+
+
+def test_a_migration_gives_way_to_a_long_transaction_and_comes_again(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it cannot have its lock, those who come after it can work; when the lock is free, it ends well."""
+    migrate_to(empty_database_url, "0004")
+    paused: list[float] = []
+    with psycopg.connect(empty_database_url) as holder, psycopg.connect(empty_database_url, autocommit=True) as other:
+        holder.execute("SELECT FROM entitlement_changes")  # a lock that ALTER TABLE does not get along with
+
+        def pause(pause_s: float) -> None:
+            other.execute("SELECT FROM entitlement_changes")  # would wait behind a migration that waits
+            paused.append(pause_s)
+            holder.rollback()
+
+        monkeypatch.setattr("time.sleep", pause)
+        assert migrate(empty_database_url) == expected_revision()
+    assert paused == [LOCK_PAUSE_S]
+
+
+def test_a_migration_that_never_gets_its_lock_ends_and_has_changed_nothing(empty_database_url: str) -> None:
+    migrate_to(empty_database_url, "0004")
+    with psycopg.connect(empty_database_url) as holder:
+        holder.execute("SELECT FROM entitlement_changes")
+        with pytest.raises(DatabaseUnavailableError, match="lock"):
+            migrate(empty_database_url, lock_tries=2, lock_pause_s=0)
+        assert holder.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+
+
+async def test_a_program_runs_on_a_newer_schema_until_that_no_longer_serves_it(empty_database_url: str) -> None:
+    """What the migration notes decides: a release that only added is no reason to stop, one that took something away is."""
+    migrate(empty_database_url)
+    database = Database(empty_database_url)
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9998'")
+        assert await schema_problem(database) is None
+        assert migrate(empty_database_url) == "9998"
+        connection.execute("COMMENT ON TABLE alembic_version IS 'Serves programs from schema 9997'")
+        assert "upgrade it" in (await schema_problem(database) or "")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        assert "billing-service migrate" in (await schema_problem(database) or "")
+    await database.close()
+
+
+def test_two_migrations_at_once_run_one_after_the_other(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(migrate, [empty_database_url] * 4))
+    assert found == [expected_revision()] * 4
+
+
+async def test_a_pool_on_a_server_that_takes_no_writes_looks_for_one_that_does(
+    empty_database_url: str, postgres: EmbeddedPostgres
+) -> None:
+    """A connection from before a failover does not stay in the pool, being refused for ever."""
+    database = Database(empty_database_url)
+    name = conninfo_to_dict(empty_database_url)["dbname"]
+
+    async def write(connection: Connection) -> None:
+        await connection.execute(sa.text("CREATE TABLE written ()"))
+
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(str(name)))
+        )
+        await database.check()
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(sql.Identifier(str(name)))
+        )
+    with pytest.raises(ReadOnlyError):
+        await database.run(write)
+    await database.run(write)
     await database.close()
 
 
