@@ -113,7 +113,9 @@ async def latencies(run: Run, rate: int, seconds: float) -> list[float]:
     sent: dict[str, float] = {}
     found: list[float] = []
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(BillingClient(Options([run.addresses["grpc"]])))
+        client = await stack.enter_async_context(
+            BillingClient(Options([run.addresses["grpc"]], token=run.addresses["grpc_token"]))
+        )
         cache = await stack.enter_async_context(EntitlementCache(client))
         await asyncio.wait_for(cache.ready(), SETTLE_S)
         calls = []
@@ -139,7 +141,10 @@ async def _seen(cache: EntitlementCache, name: str, revision: int, sent: float, 
 
 async def checks_per_second(run: Run) -> float:
     """Give how many cached checks one core does in a second."""
-    async with BillingClient(Options([run.addresses["grpc"]])) as client, EntitlementCache(client) as cache:
+    async with (
+        BillingClient(Options([run.addresses["grpc"]], token=run.addresses["grpc_token"])) as client,
+        EntitlementCache(client) as cache,
+    ):
         await asyncio.wait_for(cache.ready(), SETTLE_S)
         check, names = cache.check, run.names
         began = time.perf_counter()
@@ -154,7 +159,12 @@ async def streams(run: Run, count: int) -> AsyncIterator[float]:
     """Open streams of one customer each over a few connections; give the KiB that each costs the service."""
     before = run.resident_kib()
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(BillingClient(Options([run.addresses["grpc"]]))) for _ in range(8)]
+        clients = [
+            await stack.enter_async_context(
+                BillingClient(Options([run.addresses["grpc"]], token=run.addresses["grpc_token"]))
+            )
+            for _ in range(8)
+        ]
         ready = [asyncio.Event() for _ in range(count)]
         tasks = [
             asyncio.create_task(_follow(clients[number % 8], run.names[number % len(run.names)], ready[number]))

@@ -113,10 +113,11 @@ def _read_catalog(path: Path) -> Catalog:
 
 
 def _warn_of_exposure(settings: Settings) -> None:
-    if not settings.grpc_address.is_loopback:
+    if not settings.grpc_address.is_loopback and settings.access_file is None:
         _log.warning("insecure_listen", address=str(settings.grpc_address), meaning="whoever reaches it may call it")
-    if not settings.internal_address.is_loopback:
-        _log.warning("insecure_listen", address=str(settings.internal_address), meaning="the token travels unencrypted")
+    for address in (settings.grpc_address, settings.internal_address):
+        if not address.is_loopback and settings.tls_certificate is None:
+            _log.warning("insecure_listen", address=str(address), meaning="tokens and answers travel unencrypted")
 
 
 async def _serve_until_signal(settings: Settings, catalog: Catalog) -> None:

@@ -37,6 +37,7 @@ from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements
+from billing_service.live_access import LiveAccess
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -96,12 +97,21 @@ class Program:
         self._read = ReadEntitlements(self._database, self._prices, now)
         asked = AskedReads(self._database, self._reads, now)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
-        self._public = public_listener(BillingServicer(self._billing_flows(now)))
-        self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
+        self._access = LiveAccess(settings)
+        self._public = public_listener(
+            BillingServicer(self._billing_flows(now), settings.redirect_hosts),
+            gate=self._access.public_gate(),
+            credentials=self._access.credentials(),
+        )
+        self._internal = internal_listener(
+            FulfillmentServicer(self._fulfill),
+            gate=self._access.internal_gate(),
+            credentials=self._access.credentials(),
+        )
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
         self._probe = Database(database_url, pool_size=1)
         self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)
-        self._ops = OpsListener(build_app(lambda: self._watch.current, self._prices.warnings))
+        self._ops = OpsListener(build_app(lambda: self._watch.current, self._warnings))
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment
@@ -149,6 +159,7 @@ class Program:
             "time changes": self._time_changes.run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
+        background.append(asyncio.create_task(self._access.watch.run(), name="access"))  # also without a database
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -169,6 +180,9 @@ class Program:
             internal=await self._internal.start(settings.internal_address, "BILLING_INTERNAL_ADDRESS"),
             ops=await self._ops.start(settings.ops_address, "BILLING_OPS_ADDRESS"),
         )
+
+    def _warnings(self) -> list[str]:
+        return [*self._prices.warnings(), *self._access.watch.warnings()]
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Keep background work going from the first moment at which there is a database to do it in.

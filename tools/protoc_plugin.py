@@ -48,10 +48,11 @@ def generate(generator: str, request: CodeGeneratorRequest) -> CodeGeneratorResp
 
 def _drop_derived_names(file: FileDescriptorProto) -> None:
     """Take out the JSON names that buf writes out and protoc derives: it would take them for ones set by hand."""
-    for message in _all_messages(file.message_type):
-        for field in message.field:
-            if field.json_name == _derived(field.name):
-                field.ClearField("json_name")
+    messages = list(_all_messages(file.message_type))
+    extensions = [*file.extension, *(one for message in messages for one in message.extension)]
+    for field in [*extensions, *(one for message in messages for one in message.field)]:
+        if field.json_name == _derived(field.name):
+            field.ClearField("json_name")
 
 
 def _all_messages(messages: Iterable[DescriptorProto]) -> Iterable[DescriptorProto]:

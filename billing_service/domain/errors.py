@@ -234,6 +234,12 @@ class WatcherTooSlowError(BillingError):
 
 
 class UnauthenticatedError(BillingError):
-    """The call carries no valid token; send "authorization: Bearer <token>"."""
+    """The call shows nothing by which the caller is known; send "authorization: Bearer <token>", or use your certificate."""
 
     reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(BillingError):
+    """The caller is known, and this method is for another role; the operator decides who has which."""
+
+    reason = "PERMISSION_DENIED"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection
 from urllib.parse import SplitResult, urlsplit
 
 MAX_REQUEST_ID_CHARS = 128
@@ -71,8 +72,10 @@ def quantity_problem(value: int) -> str | None:
     return None if 1 <= value <= MAX_QUANTITY else f"must be from 1 to {MAX_QUANTITY}"
 
 
-def url_problem(value: str) -> str | None:
+def url_problem(value: str, hosts: Collection[str] = ()) -> str | None:
     """Check a URL that a person's browser is sent to: absolute, https (http for a loopback host), <= 2,048 characters.
+
+    Where `hosts` are given (in lower case), it must lead to one of them, on whichever port.
 
     A backslash is refused because browsers read it as a slash, so that the host they go to is another than the one
     that we read; userinfo for the same reason ("https://shop.example@evil.example").
@@ -88,7 +91,7 @@ def url_problem(value: str) -> str | None:
         _ = parts.port  # parsed, and refused, only when asked for
     except ValueError:
         return "must be a valid absolute URL"
-    return _url_parts_problem(parts)
+    return _url_parts_problem(parts) or _redirect_problem(parts, hosts)
 
 
 def _url_parts_problem(parts: SplitResult) -> str | None:
@@ -102,6 +105,11 @@ def _url_parts_problem(parts: SplitResult) -> str | None:
     if parts.scheme == "http" and not is_loopback(host):
         return "must begin with https:// (http:// only for a loopback host)"
     return None
+
+
+def _redirect_problem(parts: SplitResult, hosts: Collection[str]) -> str | None:
+    host = (parts.hostname or "").lower().rstrip(".")
+    return "must lead to a host that the operator has named" if hosts and host not in hosts else None
 
 
 def _is_host(host: str, *, bracketed: bool) -> bool:

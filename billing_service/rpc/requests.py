@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from billing.internal.v1 import fulfillment_service_pb2
 from billing.v1 import checkout_pb2, watch_pb2
@@ -27,13 +27,15 @@ def refuse(problems: Problems) -> None:
         raise InvalidFieldsError(violations)
 
 
-def checkout_request(message: checkout_pb2.CreateCheckoutSessionRequest) -> CheckoutRequest:
-    """Read a CreateCheckoutSessionRequest.
+def checkout_request(
+    message: checkout_pb2.CreateCheckoutSessionRequest, redirect_hosts: Collection[str] = ()
+) -> CheckoutRequest:
+    """Read a CreateCheckoutSessionRequest. Its URLs must lead to one of `redirect_hosts`; to any host where there are none.
 
     Raises:
         InvalidFieldsError: with every field that breaks a rule of the contract.
     """
-    refuse(_checkout_problems(message))
+    refuse(_checkout_problems(message, redirect_hosts))
     return CheckoutRequest(
         request_id=message.request_id,
         customer_id=message.customer_id,
@@ -48,7 +50,7 @@ def checkout_request(message: checkout_pb2.CreateCheckoutSessionRequest) -> Chec
     )
 
 
-def _checkout_problems(message: checkout_pb2.CreateCheckoutSessionRequest) -> Problems:
+def _checkout_problems(message: checkout_pb2.CreateCheckoutSessionRequest, redirect_hosts: Collection[str]) -> Problems:
     yield "request_id", field_rules.request_id_problem(message.request_id)
     yield "customer_id", field_rules.customer_id_problem(message.customer_id)
     yield "plan_key", field_rules.key_problem(message.plan_key)
@@ -56,8 +58,8 @@ def _checkout_problems(message: checkout_pb2.CreateCheckoutSessionRequest) -> Pr
         yield "price_key", field_rules.key_problem(message.price_key)
     if message.HasField("quantity"):
         yield "quantity", field_rules.quantity_problem(message.quantity)
-    yield "success_url", field_rules.url_problem(message.success_url)
-    yield "cancel_url", field_rules.url_problem(message.cancel_url)
+    yield "success_url", field_rules.url_problem(message.success_url, redirect_hosts)
+    yield "cancel_url", field_rules.url_problem(message.cancel_url, redirect_hosts)
     if message.HasField("customer_email"):
         yield "customer_email", field_rules.email_problem(message.customer_email)
     yield from _metadata_problems(message.metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -55,15 +55,17 @@ class BillingFlows:
 class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
     """billing.v1.BillingService; the contract says what each method does."""
 
-    def __init__(self, flows: BillingFlows) -> None:
+    def __init__(self, flows: BillingFlows, redirect_hosts: Collection[str] = ()) -> None:
+        """Take the use cases, and the hosts to which people may be sent back; any where there are none."""
         self._flows = flows
+        self._redirect_hosts = redirect_hosts
 
     async def CreateCheckoutSession(  # noqa: N802 - the contract's name
         self, request: checkout_pb2.CreateCheckoutSessionRequest, context: Context
     ) -> checkout_pb2.CreateCheckoutSessionResponse:
         """Make a page to pay on, or give the one that is open."""
         del context
-        created = await self._flows.create_checkout_session(requests.checkout_request(request))
+        created = await self._flows.create_checkout_session(requests.checkout_request(request, self._redirect_hosts))
         return responses.create_checkout_session_response(created)
 
     async def GetCheckoutSession(  # noqa: N802 - the contract's name
@@ -136,7 +138,9 @@ class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
     ) -> subscription_pb2.CreatePortalSessionResponse:
         """Make a page on which a person manages what they have bought."""
         del context
-        url = await self._flows.create_portal_session(subscription_requests.portal_request(request))
+        url = await self._flows.create_portal_session(
+            subscription_requests.portal_request(request, self._redirect_hosts)
+        )
         return subscription_pb2.CreatePortalSessionResponse(url=url)
 
     async def WatchEntitlements(  # noqa: N802 - the contract's name

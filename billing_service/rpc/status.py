@@ -61,6 +61,7 @@ CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "REVISION_NOT_REACHED": grpc.StatusCode.UNAVAILABLE,
     "AS_OF_NOT_KEPT": grpc.StatusCode.OUT_OF_RANGE,
     "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
+    "PERMISSION_DENIED": grpc.StatusCode.PERMISSION_DENIED,
     INTERNAL_REASON: grpc.StatusCode.INTERNAL,
     DEADLINE_REASON: grpc.StatusCode.DEADLINE_EXCEEDED,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from billing.v1 import subscription_pb2
@@ -74,9 +74,11 @@ def resume_request(message: subscription_pb2.ResumeSubscriptionRequest) -> Chang
     return ChangeRequest(message.request_id, message.customer_id, message.stripe_subscription_id, Operation.RESUME)
 
 
-def portal_request(message: subscription_pb2.CreatePortalSessionRequest) -> PortalRequest:
-    """Read a CreatePortalSessionRequest."""
-    refuse(_portal_problems(message))
+def portal_request(
+    message: subscription_pb2.CreatePortalSessionRequest, redirect_hosts: Collection[str] = ()
+) -> PortalRequest:
+    """Read a CreatePortalSessionRequest. It must lead back to one of `redirect_hosts`; to any host where there are none."""
+    refuse(_portal_problems(message, redirect_hosts))
     named = message.stripe_subscription_id if message.HasField("stripe_subscription_id") else None
     return PortalRequest(message.customer_id, message.return_url, PORTAL_FLOWS[message.flow], named)
 
@@ -119,9 +121,9 @@ def _change_problems(message: _Change) -> Problems:
     yield "stripe_subscription_id", field_rules.subscription_id_problem(message.stripe_subscription_id)
 
 
-def _portal_problems(message: subscription_pb2.CreatePortalSessionRequest) -> Problems:
+def _portal_problems(message: subscription_pb2.CreatePortalSessionRequest, redirect_hosts: Collection[str]) -> Problems:
     yield "customer_id", field_rules.customer_id_problem(message.customer_id)
-    yield "return_url", field_rules.url_problem(message.return_url)
+    yield "return_url", field_rules.url_problem(message.return_url, redirect_hosts)
     flow = PORTAL_FLOWS.get(message.flow)
     yield "flow", None if flow is not None else "must be one that the contract names"
     if flow in _OF_ONE_SUBSCRIPTION:

@@ -13,6 +13,8 @@ from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
 
+from sandbox.channel import credentials
+
 if TYPE_CHECKING:
     from billing.v1.billing_service_pb2_grpc import BillingServiceAsyncStub  # a name of the type stubs alone
 
@@ -198,9 +200,15 @@ class Billing:
 
 
 @asynccontextmanager
-async def open_billing(target: str) -> AsyncIterator[Billing]:
+async def open_billing(target: str, token: str | None = None) -> AsyncIterator[Billing]:
     """Open a channel to the billing service for as long as the context lasts; it connects again by itself."""
-    async with grpc.aio.insecure_channel(target, options=[("grpc.max_reconnect_backoff_ms", 2_000)]) as channel:
+    options = [("grpc.max_reconnect_backoff_ms", 2_000)]
+    opened = (
+        grpc.aio.insecure_channel(target, options)
+        if token is None
+        else grpc.aio.secure_channel(target, credentials(token), options)
+    )
+    async with opened as channel:
         yield Billing(BillingServiceStub(channel))
 
 

@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -30,9 +31,14 @@ def code_of(page: Path) -> str:
 class Here(ast.NodeTransformer):
     """Puts the test's own service, customer and request id in the place of the page's, and changes nothing else."""
 
-    def __init__(self, address: str, customer_id: str) -> None:
-        self._address = address
-        self._own = {"ann": customer_id, "9b2d...": str(uuid.uuid4())}
+    def __init__(self, world: World, customer_id: str, token_file: Path) -> None:
+        self._address = world.addresses["grpc"]
+        self._own = {
+            "ann": customer_id,
+            "9b2d...": str(uuid.uuid4()),
+            "...": world.addresses["grpc_token"],
+            ".sandbox/grpc_token": str(token_file),
+        }
 
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
         """Replace what is the page's own."""
@@ -44,7 +50,14 @@ class Here(ast.NodeTransformer):
 
 async def run(page: str, world: World, customer_id: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Run a page's example; give the names that it has made."""
-    tree = Here(world.addresses["grpc"], customer_id).visit(ast.parse(code_of(ROOT / page)))
+    with NamedTemporaryFile("w") as token_file:
+        token_file.write(world.addresses["grpc_token"])
+        token_file.flush()
+        return await _run(Here(world, customer_id, Path(token_file.name)), page, given)
+
+
+async def _run(here: Here, page: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    tree = here.visit(ast.parse(code_of(ROOT / page)))
     names: dict[str, Any] = dict(given or {})
     code = compile(tree, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     async with asyncio.timeout(LIMIT_S):

@@ -16,6 +16,7 @@ import aiohttp
 import grpc
 import pytest
 
+from sandbox.channel import credentials
 from sandbox.ports import HOST, Ports, free_port, is_free
 from tests.acceptance.world import ROOT, Sandbox, World, launch, running, stop
 
@@ -69,7 +70,10 @@ def _free_row() -> int:
 
 
 async def _world_says(sandbox: Sandbox, customer_id: str, *, buy: bool = False) -> list[str]:
-    async with grpc.aio.insecure_channel(sandbox["grpc"]) as channel, aiohttp.ClientSession() as http:
+    async with (
+        grpc.aio.secure_channel(sandbox["grpc"], credentials(sandbox["grpc_token"])) as channel,
+        aiohttp.ClientSession() as http,
+    ):
         world = World(sandbox.addresses, channel, http)
         if buy:
             await world.pay(await world.checkout(customer_id))

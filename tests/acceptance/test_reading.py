@@ -24,6 +24,7 @@ async def test_the_example_of_the_page_runs_as_it_is_printed(world: World, custo
         opening, _, rest = first.partition("    check =")
         code = opening + second + "    check =" + rest
         code = code.replace("127.0.0.1:50051", world.addresses["grpc"]).replace('"ann"', repr(customer_id))
+        code = code.replace('Path(".sandbox/grpc_token").read_text()', repr(world.addresses["grpc_token"]))
         values: dict[str, Any] = {"session_id": session.checkout_session_id}
         exec(f"async def example():\n{textwrap.indent(code, '    ')}\n    return locals()", values)  # noqa: S102 - our own page
         found = await values["example"]()

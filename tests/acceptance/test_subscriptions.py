@@ -32,6 +32,9 @@ async def run(*command: str) -> str:
 def example(language: str, world: World, customer_id: str) -> str:
     found = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     (block,) = found
+    token = world.addresses["grpc_token"]
+    block = block.replace('Path(".sandbox/grpc_token").read_text()', repr(token))
+    block = block.replace("$(cat .sandbox/grpc_token)", token)
     return str(block.replace("demo-ada", customer_id).replace("127.0.0.1:50051", world.addresses["grpc"]))
 
 

@@ -112,6 +112,7 @@ async def test_it_talks_to_the_running_service_and_reads_what_the_python_client_
     async with secured(service, server, tokens=TOKENS, clients=authority) as address:
         environment = {
             "BILLING_URL": f"http://{world.addresses['grpc']}",
+            "BILLING_TOKEN": world.addresses["grpc_token"],
             "BILLING_TLS_URL": f"https://{address}",
             "BILLING_TLS_FOLDER": str(authority.itself.certificate.parent),
             "CUSTOMER_ID": customer_id,
@@ -123,7 +124,7 @@ async def test_it_talks_to_the_running_service_and_reads_what_the_python_client_
         said = await asyncio.to_thread(
             run, "node", "--test", "--test-reporter=tap", "build/out/test/client.test.js", **environment
         )
-        example = await asyncio.to_thread(run, "node", "build/out/build/readme.js")
+        example = await asyncio.to_thread(run, "node", "build/out/build/readme.js", **environment)
     assert re.search(r"^# pass 9$", said, re.MULTILINE), said
     assert [metadata["authorization"] for _, _, metadata in service.seen] == [f"Bearer {token}" for token in TOKENS]
     for (_, remaining, _), limit in zip(service.seen, (10, 3), strict=True):

@@ -15,7 +15,8 @@ from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
 ROOT = Path(__file__).parents[2]
 BUF = Path(sys.executable).parent / "buf"
 PREFIX = "example.com/billing/gen"
-PUBLIC = {f"billing/v1/{path.name}" for path in (ROOT / "protos/billing/v1").glob("*.proto")}
+FOLDERS = {"billing/v1": "billingv1", "billing/options/v1": "optionsv1"}  # with the names of their Go packages
+PUBLIC = {f"{folder}/{path.name}" for folder in FOLDERS for path in (ROOT / "protos" / folder).glob("*.proto")}
 # Answers that it makes no file, and keeps what it was asked.
 RECORDER = """#!{python}
 import sys
@@ -58,7 +59,7 @@ def test_the_template_for_go_asks_for_what_callers_use_in_a_module_of_ones_own(t
     asked = CodeGeneratorRequest.FromString(recorded[plugin].read_bytes())
     packages = {file.name: file.options.go_package for file in asked.proto_file}
     assert set(asked.file_to_generate) == PUBLIC
-    assert {packages[name] for name in PUBLIC} == {f"{PREFIX}/billing/v1;billingv1"}
+    assert {packages[name] for name in PUBLIC} == {f"{PREFIX}/{folder};{name}" for folder, name in FOLDERS.items()}
     assert packages["google/api/field_behavior.proto"].startswith("google.golang.org/genproto/")
     assert asked.parameter == "paths=source_relative"
 

@@ -168,6 +168,10 @@ class UnauthenticatedError(BillingError, reason="UNAUTHENTICATED"):
     """The call carries no valid credential."""
 
 
+class PermissionDeniedError(BillingError, reason="PERMISSION_DENIED"):
+    """The credential is known, and the method is for another role."""
+
+
 class InternalError(BillingError, reason="INTERNAL"):
     """A defect of the service; its log has the details under `metadata["call_id"]`."""
 

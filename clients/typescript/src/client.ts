@@ -14,7 +14,7 @@ export interface BillingOptions {
   /** "http://host:port" for loopback and meshes that encrypt by themselves, "https://host:port" for TLS. */
   readonly baseUrl: string;
   /** Shown with each call. A function is asked at each call, so that a token can be replaced. */
-  readonly token?: string | (() => string | Promise<string>);
+  readonly token?: string | (() => string | Promise<string>) | undefined;
   /** The deadline of a call that says none, in milliseconds. A watch has none. */
   readonly timeoutMs?: number;
   /** Node's own TLS options: `ca`, and `cert` and `key` for mutual TLS. */

@@ -16,7 +16,7 @@ import {
   WatchEntitlementsResponse_Kind as Kind,
 } from "billing-client";
 
-const billing = createBillingClient({ baseUrl: setting("BILLING_URL") });
+const billing = createBillingClient({ baseUrl: setting("BILLING_URL"), token: setting("BILLING_TOKEN") });
 after(() => billing.close());
 
 function setting(name: string): string {

@@ -13,7 +13,9 @@ from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, entitlemen
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no types
 
+from billing_service.access import Credentials, Identity, Role
 from billing_service.address import Address
+from billing_service.rpc.guard import Gate
 from billing_service.rpc.server import MAX_CALLS, Listener, internal_listener, public_listener
 from tests.unserved import Unserved
 
@@ -88,7 +90,8 @@ async def public(behaviour: Behaviour, *, max_calls: int = MAX_CALLS) -> AsyncIt
 @asynccontextmanager
 async def internal(servicer: Fulfills, tokens: Collection[str]) -> AsyncIterator[Wire]:
     """Serve a FulfillmentService that demands a token."""
-    async with listening(internal_listener(servicer, tokens=tokens)) as wire:
+    known = Credentials().with_tokens(Identity("gateway", Role.GATEWAY), tokens)
+    async with listening(internal_listener(servicer, gate=Gate(lambda: known))) as wire:
         yield wire
 
 

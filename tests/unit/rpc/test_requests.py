@@ -103,3 +103,12 @@ def test_gives_payloads_byte_for_byte_in_order() -> None:
     payloads = [b"\xff\x00", b"", b'{"id": "evt_1"}']
     events = [fulfillment_service_pb2.VerifiedEvent(payload=payload) for payload in payloads]
     assert requests.event_payloads(fulfillment_service_pb2.FulfillRequest(events=events)) == payloads
+
+
+def test_urls_lead_to_named_hosts_alone_where_there_are_some() -> None:
+    message = _valid()
+    message.success_url, message.cancel_url = "https://shop.example/done", "https://evil.example/"
+    assert requests.checkout_request(message).cancel_url == "https://evil.example/"
+    with pytest.raises(InvalidFieldsError) as caught:
+        requests.checkout_request(message, ("shop.example",))
+    assert [violation.field for violation in caught.value.violations] == ["cancel_url"]

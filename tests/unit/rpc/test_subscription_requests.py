@@ -100,3 +100,9 @@ def test_a_portal_flow_has_a_subscription_exactly_where_it_is_for_one() -> None:
     assert violations(requests.portal_request, surplus) == ["stripe_subscription_id"]
     newer = pb.CreatePortalSessionRequest(customer_id="u1", return_url="javascript:1", flow=9)  # type: ignore[arg-type]  # of a newer contract
     assert violations(requests.portal_request, newer) == ["return_url", "flow"]
+
+
+def test_the_portal_leads_back_to_named_hosts_alone_where_there_are_some() -> None:
+    message = pb.CreatePortalSessionRequest(customer_id="u1", return_url=BACK)
+    assert requests.portal_request(message, ("shop.example",)).return_url == BACK
+    assert violations(lambda one: requests.portal_request(one, ("other.example",)), message) == ["return_url"]

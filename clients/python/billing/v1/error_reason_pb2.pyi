@@ -72,7 +72,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED. A bounded queue is full; google.rpc.RetryInfo says when to come again."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 15
-    """UNAUTHENTICATED. The call carries no valid token in its "authorization" metadata."""
+    """UNAUTHENTICATED. The call shows nothing by which the caller is known: no valid token in its "authorization" metadata, and
+    no certificate that is named. A token that was revoked is no valid one.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 17
@@ -90,6 +92,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE. What was answered at this as_of is not kept: it lies before the history begins. ErrorInfo.metadata has
     "kept_since", an RFC 3339 time, where there is one.
     """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 21
+    """PERMISSION_DENIED. The caller is known, and the method is for another role. Example: Fulfill with the token of a backend."""
     ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
     else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
@@ -195,7 +199,9 @@ is safe.
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED. A bounded queue is full; google.rpc.RetryInfo says when to come again."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 15
-"""UNAUTHENTICATED. The call carries no valid token in its "authorization" metadata."""
+"""UNAUTHENTICATED. The call shows nothing by which the caller is known: no valid token in its "authorization" metadata, and
+no certificate that is named. A token that was revoked is no valid one.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 17
@@ -213,6 +219,8 @@ ERROR_REASON_AS_OF_NOT_KEPT: ErrorReason.ValueType  # 20
 """OUT_OF_RANGE. What was answered at this as_of is not kept: it lies before the history begins. ErrorInfo.metadata has
 "kept_since", an RFC 3339 time, where there is one.
 """
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 21
+"""PERMISSION_DENIED. The caller is known, and the method is for another role. Example: Fulfill with the token of a backend."""
 ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
 else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
