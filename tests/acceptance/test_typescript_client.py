@@ -20,7 +20,7 @@ from google.protobuf.json_format import MessageToDict
 
 from tests.acceptance.world import DEADLINE_S, World
 from tests.integration.clients.test_client import Service
-from tests.integration.clients.tls import Authority, needs_openssl, secured
+from tests.integration.clients.tls import Authority, secured
 from tests.integration.test_templates import generate
 
 FOLDER = Path(__file__).parents[2] / "clients/typescript"
@@ -94,7 +94,6 @@ def test_the_lock_names_hashes_and_no_registry() -> None:
     assert not [name for name, one in installed_ones.items() if "resolved" in one]
 
 
-@needs_openssl
 @pytest.mark.usefixtures("installed")
 async def test_it_talks_to_the_running_service_and_reads_what_the_python_client_reads(
     world: World, customer_id: str, tmp_path: Path
@@ -107,14 +106,14 @@ async def test_it_talks_to_the_running_service_and_reads_what_the_python_client_
     entitlements = MessageToDict(await world.entitlements(customer_id))
     entitlements.pop("readTime")
     authority = Authority(tmp_path / "certificates")
-    service, server = Service(), authority.issue("server", "IP:127.0.0.1")
+    service, server = Service(), authority.issue("server", addresses=["127.0.0.1"])
     authority.issue("client")
     async with secured(service, server, tokens=TOKENS, clients=authority) as address:
         environment = {
             "BILLING_URL": f"http://{world.addresses['grpc']}",
             "BILLING_TOKEN": world.addresses["grpc_token"],
             "BILLING_TLS_URL": f"https://{address}",
-            "BILLING_TLS_FOLDER": str(authority.itself.certificate.parent),
+            "BILLING_TLS_FOLDER": str(authority.certificate.parent),
             "CUSTOMER_ID": customer_id,
             "EXPECTED_PLANS": json.dumps(plans),
             "EXPECTED_ENTITLEMENTS": json.dumps(entitlements),

@@ -18,10 +18,11 @@ PREFIX = "example.com/billing/gen"
 FOLDERS = {"billing/v1": "billingv1", "billing/options/v1": "optionsv1"}  # with the names of their Go packages
 PUBLIC = {f"{folder}/{path.name}" for folder in FOLDERS for path in (ROOT / "protos" / folder).glob("*.proto")}
 # Answers that it makes no file, and keeps what it was asked.
+# Called once for each folder of the contract.
 RECORDER = """#!{python}
-import sys
+import os, sys
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorResponse
-open({record!r}, "wb").write(sys.stdin.buffer.read())
+open({record!r} + "." + str(os.getpid()), "wb").write(sys.stdin.buffer.read())
 sys.stdout.buffer.write(CodeGeneratorResponse(supported_features=1).SerializeToString())
 """
 
@@ -49,19 +50,17 @@ def test_the_python_stubs_are_what_buf_makes_of_the_contract(tmp_path: Path) -> 
 @pytest.mark.parametrize("plugin", ["protoc-gen-go", "protoc-gen-go-grpc"])
 def test_the_template_for_go_asks_for_what_callers_use_in_a_module_of_ones_own(tmp_path: Path, plugin: str) -> None:
     """Go's plugins need a package's place in each file that is made, and leave Google's where Google has them."""
-    recorded = {}
     for name in ("protoc-gen-go", "protoc-gen-go-grpc"):
-        recorded[name] = tmp_path / f"{name}.binpb"
         program = tmp_path / name
-        program.write_text(RECORDER.format(python=sys.executable, record=str(recorded[name])))
+        program.write_text(RECORDER.format(python=sys.executable, record=str(tmp_path / "asked-of") + f"-{name}"))
         program.chmod(0o755)
     generate("buf.gen.go.yaml", tmp_path / "out", plugins=tmp_path)
-    asked = CodeGeneratorRequest.FromString(recorded[plugin].read_bytes())
-    packages = {file.name: file.options.go_package for file in asked.proto_file}
-    assert set(asked.file_to_generate) == PUBLIC
+    asked = [CodeGeneratorRequest.FromString(one.read_bytes()) for one in tmp_path.glob(f"asked-of-{plugin}.*")]
+    packages = {file.name: file.options.go_package for one in asked for file in one.proto_file}
+    assert {name for one in asked for name in one.file_to_generate} == PUBLIC
     assert {packages[name] for name in PUBLIC} == {f"{PREFIX}/{folder};{name}" for folder, name in FOLDERS.items()}
     assert packages["google/api/field_behavior.proto"].startswith("google.golang.org/genproto/")
-    assert asked.parameter == "paths=source_relative"
+    assert {one.parameter for one in asked} == {"paths=source_relative"}
 
 
 def test_the_clients_have_one_version() -> None:

@@ -13,10 +13,8 @@ from billing.v1.watch_pb2 import WatchEntitlementsResponse
 from billing_client import TLS, BillingClient, Options, SyncBillingClient, TransportError
 from billing_client.errors import UnauthenticatedError
 
-from tests.integration.clients.tls import Authority, Identity, needs_openssl, secured
+from tests.integration.clients.tls import Authority, Files, secured
 from tests.integration.rpc.wire import Reads
-
-pytestmark = needs_openssl
 
 ASK = GetEntitlementsRequest(customer_id="ann")
 NAME = "billing.internal"  # what the server's certificate says; it is reached at 127.0.0.1
@@ -66,12 +64,12 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def server(authority: Authority) -> Identity:
+def server(authority: Authority) -> Files:
     return authority.issue(NAME)
 
 
-def options(address: str, ca: Authority, *, own: Identity | None = None, name: str | None = NAME) -> Options:
-    tls = TLS(ca.itself.certificate, own and own.certificate, own and own.key, server_name=name)
+def options(address: str, ca: Authority, *, own: Files | None = None, name: str | None = NAME) -> Options:
+    tls = TLS(ca.certificate, own.certificate if own else None, own.key if own else None, server_name=name)
     return Options([address], token=TOKEN, tls=tls)
 
 
@@ -90,7 +88,7 @@ async def ask(kind: str, how: Options) -> int:
 
 @both
 async def test_a_call_over_tls_shows_its_token(
-    kind: str, service: Service, server: Identity, authority: Authority
+    kind: str, service: Service, server: Files, authority: Authority
 ) -> None:
     async with secured(service, server, tokens=[TOKEN]) as address:
         assert await ask(kind, options(address, authority)) == 7
@@ -99,7 +97,7 @@ async def test_a_call_over_tls_shows_its_token(
 
 @both
 async def test_over_mutual_tls_the_service_knows_the_caller_by_its_certificate(
-    kind: str, service: Service, server: Identity, authority: Authority
+    kind: str, service: Service, server: Files, authority: Authority
 ) -> None:
     own = authority.issue(f"checkout-backend-{kind}")
     async with secured(service, server, tokens=[TOKEN], clients=authority) as address:
@@ -110,7 +108,7 @@ async def test_over_mutual_tls_the_service_knows_the_caller_by_its_certificate(
 
 @both
 async def test_a_server_of_another_authority_is_refused_and_never_sees_the_token(
-    kind: str, service: Service, server: Identity, stranger: Authority
+    kind: str, service: Service, server: Files, stranger: Authority
 ) -> None:
     async with secured(service, server, tokens=[TOKEN]) as address:
         with pytest.raises(TransportError) as raised:
@@ -122,7 +120,7 @@ async def test_a_server_of_another_authority_is_refused_and_never_sees_the_token
 
 @both
 async def test_a_server_with_a_certificate_for_another_name_is_refused(
-    kind: str, service: Service, server: Identity, authority: Authority
+    kind: str, service: Service, server: Files, authority: Authority
 ) -> None:
     """The certificate is good, but speaks of another host than the one that was called."""
     async with secured(service, server, tokens=[TOKEN]) as address:
@@ -133,14 +131,14 @@ async def test_a_server_with_a_certificate_for_another_name_is_refused(
 
 
 async def test_a_certificate_for_the_address_needs_no_server_name(service: Service, authority: Authority) -> None:
-    identity = authority.issue("by-address", "IP:127.0.0.1")
+    identity = authority.issue("by-address", addresses=["127.0.0.1"])
     async with secured(service, identity, tokens=[TOKEN]) as address:
         assert await ask("async", options(address, authority, name=None)) == 7
 
 
 @both
 async def test_mutual_tls_lets_nobody_in_without_a_certificate_of_its_authority(
-    kind: str, service: Service, server: Identity, authority: Authority, stranger: Authority
+    kind: str, service: Service, server: Files, authority: Authority, stranger: Authority
 ) -> None:
     theirs = stranger.issue(f"checkout-backend-{kind}")
     async with secured(service, server, tokens=[TOKEN], clients=authority) as address:
@@ -152,7 +150,7 @@ async def test_mutual_tls_lets_nobody_in_without_a_certificate_of_its_authority(
 
 @both
 async def test_a_token_that_is_not_known_is_a_typed_error(
-    kind: str, service: Service, server: Identity, authority: Authority
+    kind: str, service: Service, server: Files, authority: Authority
 ) -> None:
     async with secured(service, server, tokens=["another-token-of-the-test"]) as address:
         with pytest.raises(UnauthenticatedError):
@@ -161,14 +159,14 @@ async def test_a_token_that_is_not_known_is_a_typed_error(
 
 
 @both
-async def test_plain_text_is_no_way_into_a_listener_with_tls(kind: str, service: Service, server: Identity) -> None:
+async def test_plain_text_is_no_way_into_a_listener_with_tls(kind: str, service: Service, server: Files) -> None:
     async with secured(service, server, tokens=[TOKEN]) as address:
         with pytest.raises(TransportError):
             await ask(kind, Options([address], token=TOKEN))
     assert service.tokens == []
 
 
-async def test_a_watch_over_tls_shows_its_token_too(service: Service, server: Identity, authority: Authority) -> None:
+async def test_a_watch_over_tls_shows_its_token_too(service: Service, server: Files, authority: Authority) -> None:
     async with (
         secured(service, server, tokens=[TOKEN]) as address,
         BillingClient(options(address, authority)) as client,
