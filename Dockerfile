@@ -1,7 +1,8 @@
 # One image with both programs: billing-service (the default command) and webhook-gateway.
 #   docker build -t billing-service .
-# Name the base by its digest in production: --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:...
-ARG PYTHON_IMAGE=python:3.13-slim
+# A tag can be moved. In production name the base by its digest, which `docker buildx imagetools inspect` shows:
+#   --build-arg PYTHON_IMAGE=python:3.13.15-slim-trixie@sha256:...
+ARG PYTHON_IMAGE=python:3.13.15-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1

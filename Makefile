@@ -4,12 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
-PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check lint types contracts protos generate generated docs torture lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated typescript docs manifests torture bench compose-smoke failover lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## the virtual environment, from the hash-pinned lock
 
@@ -33,7 +32,23 @@ DELIVERIES ?= 100000
 torture: $(STAMP) ## random lives, every fault, programs killed: SEED=1 DELIVERIES=100000
 	@$(BIN)/python -m tests.torture --seed $(SEED) --deliveries $(DELIVERIES)
 
-check: lint types contracts protos generated docs ## everything that must stay true beside the tests
+bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; tells ratios (10 minutes)
+	@$(BIN)/python -m benchmarks.webhooks
+	@$(BIN)/python -m benchmarks.reads --customers 1000
+	@$(BIN)/python -m benchmarks.watch
+
+compose-smoke: $(STAMP) ## docker-compose.yml up for real, a purchase through it, and down; skipped without Docker
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.compose
+
+failover: $(STAMP) ## a replicated PostgreSQL loses its primary under webhook load: nothing acknowledged may be lost
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.failover
+
+check: lint types contracts protos generated docs manifests ## everything that must stay true beside the tests
+
+runtime: ## both programs import with requirements/runtime.txt alone, as the image has them
+	@rm -rf build/runtime && $(PYTHON) -m venv build/runtime
+	@build/runtime/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" build/runtime/bin/python -P tools/runtime_imports.py
 
 lint: $(STAMP) ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -49,10 +64,14 @@ protos: $(STAMP) ## buf: lint, format, and no breaking change since BREAKING_AGA
 	@PATH="$(BIN):$$PATH" buf format protos -d --exit-code
 	@BUF="$(BIN)/buf" sh tools/proto_breaking.sh
 
-generate: $(STAMP) ## the Python stubs, from protos/
+generate: $(STAMP) ## the Python stubs, from protos/ (buf.gen.yaml)
 	@find $(STUBS)/billing -name '*_pb2*.py*' -delete
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -Ithird_party/googleapis \
-	  --python_out=$(STUBS) --grpc_python_out=$(STUBS) --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(PROTOS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" buf generate
+
+typescript: $(STAMP) ## the TypeScript stubs, from protos/, and the client around them (needs npm)
+	@npm --prefix clients/typescript ci --no-audit --no-fund --ignore-scripts
+	@PATH="$(CURDIR)/$(BIN):$$PATH" buf generate --template buf.gen.typescript.yaml
+	@npm --prefix clients/typescript run build
 
 generated: generate ## regenerating leaves no difference
 	@git diff --exit-code --stat -- $(STUBS) && test -z "$$(git status --porcelain -- $(STUBS))" \
@@ -60,6 +79,9 @@ generated: generate ## regenerating leaves no difference
 
 docs: $(STAMP) ## pages agree with the contract, and links lead somewhere
 	@$(BIN)/python -m tools.error_docs --check && $(BIN)/python -m tools.access_docs --check && $(BIN)/python -m tools.promise_docs && $(BIN)/python -m tools.doc_links
+
+manifests: $(STAMP) ## deploy/kubernetes against the schemas of Kubernetes' API
+	@$(BIN)/python -m tools.manifests
 
 lock: ## requirements/*.txt anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt

@@ -1,1 +1,1 @@
-"""How fast it is, measured side by side in one run; `make bench`. Ratios count, not numbers: machines differ."""
+"""Measurements, side by side in one run: ratios and medians, never a test of time."""

@@ -87,9 +87,7 @@ def start(stage: Stage, *, may_install: bool = True) -> Mirror:
 
 def _install() -> None:
     command = [shutil.which("npm") or "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-    done = subprocess.run(
-        command, cwd=_FOLDER, capture_output=True, text=True, check=False, timeout=_INSTALL_TIMEOUT_S
-    )
+    done = subprocess.run(command, cwd=_FOLDER, capture_output=True, text=True, check=False, timeout=_INSTALL_TIMEOUT_S)
     if done.returncode:
         raise BenchmarkError(f"npm could not install the mirror's packages: {done.stderr[-1000:]}")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,5 +156,3 @@ def _column(recording: Recording, table: str, name: str, prefix: str = "") -> Co
 
 def _text(column: Column) -> str:
     return column.value if isinstance(column.value, str) else ""
-
-

@@ -27,6 +27,7 @@ from benchmarks.bodies import (
     VISIT_MARK,
 )
 from benchmarks.errors import BenchmarkError
+from sandbox.channel import credentials
 
 CUSTOMER_ID = "bench-customer"
 _AWAITED = ("customer.subscription.", "invoice.paid", "invoice_payment.", "checkout.session.")
@@ -69,7 +70,7 @@ class Recording:
 
 def record(addresses: Mapping[str, str]) -> Recording:
     """Have one customer buy a subscription for a team and a one-time pass, and take down what came of it."""
-    with grpc.insecure_channel(addresses["grpc"]) as channel:
+    with grpc.secure_channel(addresses["grpc"], credentials(addresses["grpc_token"])) as channel:
         billing = billing_service_pb2_grpc.BillingServiceStub(channel)
         for plan_key in ("team", "export_pass"):
             request = checkout_pb2.CreateCheckoutSessionRequest(
@@ -134,8 +135,8 @@ def _wait_recorded(database_url: str, event_ids: Sequence[str]) -> None:
 def _template(event: dict[str, Any], new_ids: Sequence[str]) -> str:
     """Mark an event, in the two-space indentation in which Stripe sends it."""
     name = event["type"].replace(".", "_")
-    body = {**event, "id": f"evt_{name}{CUSTOMER_MARK}{VISIT_MARK}", "created": CREATED_MARK.strip('"')}
-    text = _marked(json.dumps(body, indent=2))
+    body = {**event, "id": "$id$", "created": CREATED_MARK.strip('"')}
+    text = _marked(json.dumps(body, indent=2)).replace("$id$", f"evt_{name}{CUSTOMER_MARK}{VISIT_MARK}")
     for new in new_ids:
         text = text.replace(new + CUSTOMER_MARK, new + CUSTOMER_MARK + VISIT_MARK)
     return text

@@ -13,11 +13,12 @@ from typing import Final
 
 import structlog
 
-from billing_service import repair
+from billing_service import garbage, repair
 from billing_service.address import ListenError
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.catalog_file import CatalogError, parse_catalog
 from billing_service.domain.errors import BillingError
+from billing_service.flows.admit_catalog import PlanVanishedError
 from billing_service.logs import configure_logs
 from billing_service.program import Addresses, Program
 from billing_service.settings import DatabaseSettings, Settings, SettingsError, load_settings
@@ -98,6 +99,9 @@ def _serve() -> int:
         asyncio.run(_serve_until_signal(settings, catalog))
     except ListenError:
         raise
+    except PlanVanishedError as error:
+        _log.critical("catalog_refused", plans=error.holders)
+        return _complain(f"billing-service serve cannot start: {error}", EXIT_USAGE)
     except Exception as error:  # noqa: BLE001 - the process ends with it: one line for the log, one sentence for the person
         _log.critical("service_failed", exc_info=error)
         return _complain("billing-service serve ended because of a defect; the log line above has it.", EXIT_FAILURE)
@@ -114,10 +118,11 @@ def _read_catalog(path: Path) -> Catalog:
 
 
 def _warn_of_exposure(settings: Settings) -> None:
-    if not settings.grpc_address.is_loopback:
+    if not settings.grpc_address.is_loopback and settings.access_file is None:
         _log.warning("insecure_listen", address=str(settings.grpc_address), meaning="whoever reaches it may call it")
-    if not settings.internal_address.is_loopback:
-        _log.warning("insecure_listen", address=str(settings.internal_address), meaning="the token travels unencrypted")
+    for address in (settings.grpc_address, settings.internal_address):
+        if not address.is_loopback and settings.tls_certificate is None:
+            _log.warning("insecure_listen", address=str(address), meaning="tokens and answers travel unencrypted")
 
 
 async def _serve_until_signal(settings: Settings, catalog: Catalog) -> None:
@@ -130,4 +135,5 @@ async def _serve_until_signal(settings: Settings, catalog: Catalog) -> None:
 
 
 def _log_addresses(addresses: Addresses) -> None:
+    garbage.settle()
     _log.info("listening", grpc=str(addresses.grpc), internal=str(addresses.internal), ops=str(addresses.ops))

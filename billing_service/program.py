@@ -14,17 +14,30 @@ import structlog
 from billing_service.address import Address, ListenError
 from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
+from billing_service.flows.admit_catalog import AdmitCatalog
+from billing_service.flows.asked_reads import AskedReads
+from billing_service.flows.await_checkout import AwaitCheckout
+from billing_service.flows.change_feed import ChangeFeed
+from billing_service.flows.change_subscription import ChangeSubscription
+from billing_service.flows.check_entitlement import CheckEntitlement
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
+from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.flows.read_past import ReadPast
 from billing_service.flows.reads import Reads
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import Budget, RequestBudget
+from billing_service.flows.time_changes import TimeChanges
+from billing_service.flows.watch_entitlements import WatchEntitlements
+from billing_service.live_access import LiveAccess
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -58,27 +71,47 @@ class Program:
         now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
         self._database = Database(database_url)
-        self._stripe = StripeApi(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base)
-        self._prices = Prices(self._database, self._stripe, catalog)
+        budget = Budget(settings.stripe_background_rate)
+        self._budget = RequestBudget(self._database, budget)
+        self._stripe = StripeApi(
+            settings.stripe_api_key.get_secret_value(),
+            settings.stripe_api_base,
+            before=self._budget.spend,
+        )
+        admit = AdmitCatalog(self._database, catalog, now)
+        self._prices = Prices(self._database, self._stripe, catalog, admit)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
-        budget = Budget(settings.stripe_background_rate)
         self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
         self._reconcile = Reconcile(
             self._database,
             self._stripe.listing,
             self._fulfill.backlog,
-            RequestBudget(self._database, budget),
+            self._budget,
             now,
             settings.reconcile_interval_s,
         )
         self._replay = Replay(self._database, self._fulfill.backlog)
-        self._public = public_listener(BillingServicer(self._billing_flows(now)))
-        self._internal = internal_listener(FulfillmentServicer(self._fulfill), tokens=settings.internal_tokens())
+        self._feed = ChangeFeed(self._database, database_url)
+        self._time_changes = TimeChanges(self._database, self._prices, now)
+        self._read = ReadEntitlements(self._database, self._prices, now)
+        asked = AskedReads(self._database, self._reads, now)
+        self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
+        self._access = LiveAccess(settings)
+        self._public = public_listener(
+            BillingServicer(self._billing_flows(now), settings.redirect_hosts),
+            gate=self._access.public_gate(),
+            credentials=self._access.credentials(),
+        )
+        self._internal = internal_listener(
+            FulfillmentServicer(self._fulfill),
+            gate=self._access.internal_gate(),
+            credentials=self._access.credentials(),
+        )
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
         self._probe = Database(database_url, pool_size=1)
-        self._watch = ReadinessWatch(self._probe, self._announce)
-        self._ops = OpsListener(build_app(lambda: self._watch.current, self._prices.warnings))
+        self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)
+        self._ops = OpsListener(build_app(lambda: self._watch.current, self._warnings))
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment
@@ -87,8 +120,17 @@ class Program:
                 self._database, self._stripe, self._prices, self._reads, deployment, now
             ),
             get_checkout_session=GetCheckoutSession(self._database, now),
-            read_entitlements=ReadEntitlements(self._database, self._prices, now),
+            get_entitlements=GetEntitlements(
+                self._prices, self._read, ReadPast(self._database, self._prices, now), self._await_checkout
+            ),
+            check_entitlement=CheckEntitlement(self._prices, self._read),
             list_plans=ListPlans(self._prices),
+            watch_entitlements=WatchEntitlements(self._database, self._prices, self._feed, now),
+            change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
+            preview_subscription_update=PreviewSubscriptionUpdate(
+                self._database, self._stripe, self._prices, self._reads, now
+            ),
+            create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, self._reads, now),
         )
 
     async def serve(self, stop: asyncio.Event, listening: Callable[[Addresses], None]) -> None:
@@ -111,9 +153,13 @@ class Program:
             "prices": self._prices.run,
             "refresh": self._refresh.run,
             "reconcile": self._reconcile.run,
+            "budget": self._budget.run,
             "replay": self._replay.run,
+            "change feed": self._feed.run,
+            "time changes": self._time_changes.run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
+        background.append(asyncio.create_task(self._access.watch.run(), name="access"))  # also without a database
         watch = asyncio.create_task(self._watch.run(), name="readiness")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -134,6 +180,9 @@ class Program:
             internal=await self._internal.start(settings.internal_address, "BILLING_INTERNAL_ADDRESS"),
             ops=await self._ops.start(settings.ops_address, "BILLING_OPS_ADDRESS"),
         )
+
+    def _warnings(self) -> list[str]:
+        return [*self._prices.warnings(), *self._access.watch.warnings()]
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Keep background work going from the first moment at which there is a database to do it in.
@@ -166,6 +215,7 @@ class Program:
             _log.warning("drain_incomplete", waited_s=WRITER_DRAIN_S)
 
     async def _close(self) -> None:
+        await self._await_checkout.close()
         await self._ops.stop()
         await self._stripe.close()
         await self._probe.close()

@@ -40,22 +40,42 @@ STOPPING: Final = Readiness({"service": "shutting down"})
 class ReadinessWatch:
     """Looks every second, and tells whoever must know when the answer has changed."""
 
-    def __init__(self, database: Database, announce: Callable[[bool], Awaitable[None]]) -> None:
-        """`announce` is told whether the service is ready, at each change."""
+    def __init__(
+        self,
+        database: Database,
+        announce: Callable[[bool], Awaitable[None]],
+        prepare: Callable[[], Awaitable[object]],
+    ) -> None:
+        """`announce` is told whether the service is ready, at each change; `prepare` has to succeed before it first is."""
         self._database = database
         self._announce = announce
+        self._prepare = prepare
         self.current = NOT_CHECKED
         self.was_ready = asyncio.Event()  # set for good by the first look that finds all well
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Look for ever.
+
+        Raises:
+            Exception: what stands in the way of ever being ready; not that the database is away.
+        """
         while True:
-            await self._see(await self._look())
+            found = await self._look()
+            if found.ready and not self.was_ready.is_set():
+                found = await self._prepared(found)
+            await self._see(found)
             await asyncio.sleep(PERIOD_S)
 
     async def stop(self) -> None:
         """Say that the service is going. `run` must have ended."""
         await self._see(STOPPING)
+
+    async def _prepared(self, found: Readiness) -> Readiness:
+        try:
+            await self._prepare()
+        except BillingError:
+            return Readiness({**found.checks, "database": "does not answer"})
+        return found
 
     async def _look(self) -> Readiness:
         with deadline_after(CHECK_LIMIT_S):

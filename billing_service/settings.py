@@ -15,17 +15,21 @@ import psycopg.conninfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from billing_service.access import Credentials, Role, parse_access
 from billing_service.address import Address, parse_address
+from billing_service.certificates import CertificateFiles, read_bounded, read_certificates
 from billing_service.clock import read_offset
 
 PREFIX: Final = "BILLING_"
 SECRETS_DIR: Final = "BILLING_SECRETS_DIR"
 MIN_TOKEN_CHARS: Final = 16
+MAX_REDIRECT_HOSTS: Final = 100
 MAX_TOKENS: Final = 4  # one, and what it is being replaced by; more means that old ones are never taken out
 
 _TOKEN = re.compile(r"[\x21-\x2b\x2d-\x7e]+")  # printable ASCII without space and comma
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _API_KEY = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*|[0-9a-f:.]+")  # a name or an IP address
 
 
 class SettingsError(Exception):
@@ -59,8 +63,13 @@ def _api_key(value: SecretStr) -> SecretStr:
     return value
 
 
-def _tokens(value: SecretStr) -> SecretStr:
-    tokens = value.get_secret_value().split(",")
+def check_tokens(text: str) -> str:
+    """Give a token, or several with commas between, as they are.
+
+    Raises:
+        ValueError: one of them does not hold, or there are too many; no value is in the message.
+    """
+    tokens = text.split(",")
     if len(tokens) > MAX_TOKENS:
         raise ValueError(f"may have {MAX_TOKENS} tokens at most")
     for token in tokens:
@@ -69,7 +78,24 @@ def _tokens(value: SecretStr) -> SecretStr:
                 f"must be a token of at least {MIN_TOKEN_CHARS} printable ASCII characters without spaces, "
                 "or several of them with commas between; make one with: openssl rand -hex 24"
             )
+    return text
+
+
+def _tokens(value: SecretStr) -> SecretStr:
+    check_tokens(value.get_secret_value())
     return value
+
+
+def _redirect_hosts(value: Any) -> Any:
+    """Split "shop.example,account.example"; a setting of Python's own is a tuple already."""
+    if not isinstance(value, str):
+        return value
+    hosts = tuple(host.strip().lower().rstrip(".") for host in value.split(","))
+    if len(hosts) > MAX_REDIRECT_HOSTS or not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError(
+            f"must be at most {MAX_REDIRECT_HOSTS} host names with commas between, without scheme, port and path"
+        )
+    return hosts
 
 
 def _deployment(value: str) -> str:
@@ -84,6 +110,18 @@ def _readable_file(value: Path) -> Path:
     if not os.access(value, os.R_OK):
         raise ValueError("must be a file that this program may read")
     return value
+
+
+def read_access(file: Path) -> Credentials:
+    """Read an access file.
+
+    Raises:
+        ValueError: it cannot be read, or lines of it do not hold.
+    """
+    try:
+        return parse_access(read_bounded(file).decode())
+    except UnicodeDecodeError:
+        raise ValueError("must be UTF-8 text") from None
 
 
 def _address(value: Any) -> Any:
@@ -116,11 +154,17 @@ class Settings(DatabaseSettings):
     stripe_api_base: str = "https://api.stripe.com"
     catalog: Annotated[Path, AfterValidator(_readable_file)]
     deployment: Annotated[str, AfterValidator(_deployment)] = "default"
-    insecure_listen: bool = False  # whether callers without a credential may come from other machines
+    insecure_listen: bool = False  # whether listeners may be reached from other machines without TLS or credentials
+    access_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    tls_client_ca: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    tls_key: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    tls_certificate: Annotated[Path, AfterValidator(_readable_file)] | None = None
     grpc_address: _Listen = Field(default=Address("127.0.0.1", 50051))
     internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
     ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
-    internal_token: Annotated[SecretStr, AfterValidator(_tokens)]
+    internal_token: Annotated[SecretStr, AfterValidator(_tokens)] | None = None
+    redirect_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_redirect_hosts)] = ()
+    reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above
     stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
     reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
     sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
@@ -153,14 +197,53 @@ class Settings(DatabaseSettings):
             raise ValueError("must be a file that this program may read, or that does not exist yet") from None
         return value
 
-    @field_validator("grpc_address")
+    @field_validator("access_file")
+    @classmethod
+    def _check_access(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_access(value)
+        return value
+
+    @field_validator("tls_certificate")
+    @classmethod
+    def _check_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if not {"tls_key", "tls_client_ca"} <= info.data.keys():
+            return value  # named already
+        key, client_ca = info.data["tls_key"], info.data["tls_client_ca"]
+        if value is None and (key or client_ca):
+            raise ValueError(f"is needed with {PREFIX}TLS_KEY and {PREFIX}TLS_CLIENT_CA")
+        if value is not None and key is None:
+            raise ValueError(f"needs {PREFIX}TLS_KEY beside it")
+        if value is not None:
+            read_certificates(CertificateFiles(value, key, client_ca))
+        return value
+
+    @field_validator("grpc_address", "internal_address")
     @classmethod
     def _check_exposure(cls, value: Address, info: ValidationInfo) -> Address:
-        if not value.is_loopback and not info.data.get("insecure_listen"):
+        if value.is_loopback or info.data.get("insecure_listen"):
+            return value
+        if not {"access_file", "tls_certificate"} <= info.data.keys():
+            return value  # whether it is safe shows once those hold
+        needed = {"TLS_CERTIFICATE": info.data["tls_certificate"]}
+        if info.field_name == "grpc_address":
+            needed["ACCESS_FILE"] = info.data["access_file"]
+        missing = " and ".join(f"{PREFIX}{name}" for name, file in needed.items() if file is None)
+        if missing:
             raise ValueError(
-                "is reachable from other machines, and callers need no credential yet; "
-                f"set {PREFIX}INSECURE_LISTEN=true where the network lets only your own programs through"
+                f"is reachable from other machines, and needs {missing}; or set {PREFIX}INSECURE_LISTEN=true where "
+                "the network lets only your own programs through and encrypts by itself"
             )
+        return value
+
+    @field_validator("internal_token")
+    @classmethod
+    def _check_gateway(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        """Somebody must be able to bring events."""
+        if value is None and "access_file" in info.data:
+            file = info.data["access_file"]
+            if file is None or not read_access(file).have(Role.GATEWAY):
+                raise ValueError("is not set")
         return value
 
     @field_validator("internal_address", "ops_address")
@@ -173,7 +256,22 @@ class Settings(DatabaseSettings):
 
     def internal_tokens(self) -> tuple[str, ...]:
         """Give the tokens of which the gateway must show one."""
-        return tuple(self.internal_token.get_secret_value().split(","))
+        return () if self.internal_token is None else tuple(self.internal_token.get_secret_value().split(","))
+
+    def internal_token_file(self) -> Path | None:
+        """Give the file in the folder of secrets from which the tokens came; None where it was the environment."""
+        folder = os.environ.get(SECRETS_DIR)
+        name = f"{PREFIX}INTERNAL_TOKEN"
+        if self.internal_token is None or not folder or os.environ.get(name):
+            return None
+        file = Path(folder, name.lower())
+        return file if file.is_file() else None
+
+    def certificate_files(self) -> CertificateFiles | None:
+        """Give the files of the listeners' TLS; None where it is not wanted."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return CertificateFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
 
 _Settings = TypeVar("_Settings", bound=DatabaseSettings)

@@ -123,7 +123,8 @@ def _welcome(stack: Stack, plan: Plan) -> str:
     call = (
         "import grpc; from billing.v1 import billing_service_pb2_grpc as rpc, entitlement_pb2 as pb; "
         f"print(rpc.BillingServiceStub(grpc.insecure_channel('{where['grpc']}'))"
-        ".GetEntitlements(pb.GetEntitlementsRequest(customer_id='demo-ada'), timeout=5))"
+        ".GetEntitlements(pb.GetEntitlementsRequest(customer_id='demo-ada'), timeout=5, "
+        f"metadata=[('authorization', 'Bearer ' + open('{_shown(plan.folder / 'grpc_token')}').read())]))"
     )
     return (
         "\nThe billing sandbox is running. No money moves.\n\n"

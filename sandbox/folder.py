@@ -21,6 +21,7 @@ class Secrets:
     api_key: str
     webhook_secret: str
     internal_token: str
+    grpc_token: str  # of the storefront, and of whoever tries the service out
 
 
 @contextmanager
@@ -60,19 +61,29 @@ def keep_secrets(folder: Path) -> Secrets:
             api_key=f"sk_test_sandbox_{secrets.token_hex(16)}",
             webhook_secret=f"whsec_{secrets.token_hex(24)}",
             internal_token=secrets.token_urlsafe(32),
+            grpc_token=secrets.token_urlsafe(32),
         )
         write_private(file, asdict(made))
     try:
-        return Secrets(**json.loads(file.read_text()))
+        kept = json.loads(file.read_text())
+        found = Secrets(**{"grpc_token": secrets.token_urlsafe(32), **kept})
     except (ValueError, TypeError):
         raise SandboxError(f"{file} is damaged; remove it, and the sandbox makes new secrets.") from None
+    if "grpc_token" not in kept:  # a folder from before callers had tokens
+        write_private(file, asdict(found))
+    return found
 
 
 def write_private(file: Path, content: Mapping[str, str]) -> None:
     """Write JSON that only its owner may read, whole or not at all."""
+    write_private_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def write_private_text(file: Path, content: str) -> None:
+    """Write a text that only its owner may read, whole or not at all."""
     unfinished = file.with_suffix(".unfinished")
     unfinished.unlink(missing_ok=True)
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as out:
-        out.write(json.dumps(content, indent=2) + "\n")
+        out.write(content)
     unfinished.rename(file)

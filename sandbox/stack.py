@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox.errors import SandboxError
-from sandbox.folder import Secrets, keep_secrets
+from sandbox.folder import Secrets, keep_secrets, write_private_text
 from sandbox.ports import HOST, Ports, require_free
 from sandbox.postgres import EmbeddedPostgres
 from sandbox.processes import Child, answers
@@ -66,6 +67,10 @@ class Stack:
         return self._plan.folder / "running.json"
 
     @property
+    def _access_file(self) -> Path:
+        return self._plan.folder / "access"
+
+    @property
     def database_url(self) -> str:
         """The libpq URL of the service's database."""
         return self.postgres.url(_DATABASE)
@@ -88,6 +93,7 @@ class Stack:
         self.running_file.touch(mode=0o600)  # empty until everything answers
         self.postgres.start()
         self.postgres.ensure_database(_DATABASE)
+        self._name_callers()
         self._service = self._billing_service()
         migration = Child("migration", ["billing_service", "migrate"], environment=self.service_environment())
         migration.start()
@@ -101,6 +107,13 @@ class Stack:
                 return
             child.start()
             child.wait_ready(give_up)
+
+    def _name_callers(self) -> None:
+        """Write who may call the service, and the token for people to try it with."""
+        token = self.secrets.grpc_token
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        write_private_text(self._access_file, f"token sandbox caller sha256:{digest}\n")
+        write_private_text(self._plan.folder / "grpc_token", token)
 
     def _require_free_ports(self) -> None:
         """Look before anything starts. What a killed run left is given time to go; PostgreSQL sees to its own port."""
@@ -146,6 +159,7 @@ class Stack:
             "api_key": self.secrets.api_key,
             "webhook_secret": self.secrets.webhook_secret,
             "internal_token": self.secrets.internal_token,
+            "grpc_token": self.secrets.grpc_token,
         }
         return {**found, "storefront": f"http://{HOST}:{ports.storefront}"} if self._plan.storefront else found
 
@@ -177,6 +191,7 @@ class Stack:
             "BILLING_GRPC_ADDRESS": f"{HOST}:{self._ports.grpc}",
             "BILLING_INTERNAL_ADDRESS": f"{HOST}:{self._ports.internal}",
             "BILLING_INTERNAL_TOKEN": self.secrets.internal_token,
+            "BILLING_ACCESS_FILE": str(self._access_file),
             "BILLING_OPS_ADDRESS": f"{HOST}:{self._ports.ops}",
             **self._plan.service_settings,
         }
@@ -205,6 +220,7 @@ class Stack:
             "STOREFRONT_ADDRESS": f"{HOST}:{port}",
             "STOREFRONT_URL": f"http://{HOST}:{port}",
             "STOREFRONT_BILLING_TARGET": f"{HOST}:{self._ports.grpc}",
+            "STOREFRONT_BILLING_TOKEN": self.secrets.grpc_token,
         }
         return Child(
             "storefront", ["sandbox.storefront"], environment=environment, ready=lambda: answers(port, "/livez")

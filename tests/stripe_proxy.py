@@ -57,12 +57,22 @@ class StripeProxy:
         self._target = target
         self._session = session
         self._faults: dict[tuple[str, str], list[Fault]] = {}
+        self._at: tuple[int, Fault] | None = None
         self.calls: Counter[tuple[str, str]] = Counter()
         self.url = ""
 
     def next(self, method: str, path: str, *faults: Fault) -> None:
         """Have the next requests to a path meet these faults, one each."""
         self._faults.setdefault((method, path), []).extend(faults)
+
+    def nth(self, number: int, fault: Fault) -> None:
+        """Have the nth request from now on (1: the next), whatever it is for, meet a fault."""
+        self._at = (self.calls.total() + number, fault)
+
+    @property
+    def met(self) -> bool:
+        """Whether the request that `nth` waits for has come."""
+        return self._at is None or self.calls.total() >= self._at[0]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Pass one request on, or meet its fault."""
@@ -74,10 +84,16 @@ class StripeProxy:
         async def forward() -> web.Response:
             url = self._target + request.raw_path
             async with self._session.request(request.method, url, data=body, headers=headers) as answer:
-                kept = {name: answer.headers[name] for name in ("Date", "Request-Id") if name in answer.headers}
+                kept = {
+                    name: answer.headers[name]
+                    for name in ("Date", "Request-Id", "Idempotent-Replayed")
+                    if name in answer.headers
+                }
                 content = await answer.read()
                 return web.Response(body=content, status=answer.status, headers=kept, content_type="application/json")
 
+        if self._at is not None and self.calls.total() == self._at[0]:
+            return await self._at[1](request, forward)
         waiting = self._faults.get(key)
         return await waiting.pop(0)(request, forward) if waiting else await forward()
 

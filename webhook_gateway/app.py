@@ -41,12 +41,13 @@ _log = structlog.stdlib.get_logger(__name__)
 class Gateway:
     """What a webhook needs on its way."""
 
-    secrets: Sequence[NamedSecret]
+    secrets: Callable[[], Sequence[NamedSecret]]  # asked at each webhook: they may change
     livemode: bool
     live: Forwarder
     backlog: Forwarder
     readiness: Readiness
     in_flight: InFlight
+    warnings: Callable[[], Sequence[str]] = tuple  # what an operator should know beside readiness
     clock: Callable[[], float] = time.time  # unix seconds; Stripe's signatures are of the real time
     answer_limit_s: float = ANSWER_LIMIT_S
 
@@ -71,7 +72,9 @@ def build_app(gateway: Gateway) -> web.Application:
 
     async def readyz(_request: web.Request) -> web.StreamResponse:
         reason = await gateway.readiness.why_not_ready()
-        return _json({"ready": reason is None, **({"reason": reason} if reason else {})}, 503 if reason else 200)
+        said = {"reason": reason, "warnings": list(gateway.warnings())}
+        body = {"ready": reason is None, **{name: words for name, words in said.items() if words}}
+        return _json(body, 503 if reason else 200)
 
     app.router.add_post(WEBHOOK_PATH, webhook)
     app.router.add_get("/livez", _livez)
@@ -104,7 +107,9 @@ async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Commi
     deadline = time.monotonic() + gateway.answer_limit_s
     try:
         body = await read_body(request)
-        told.secret = verify(header=_signature_header(request), body=body, secrets=gateway.secrets, now=gateway.clock())
+        told.secret = verify(
+            header=_signature_header(request), body=body, secrets=gateway.secrets(), now=gateway.clock()
+        )
         head = decode_head(body)
     except BodyRefusedError as error:
         return error.refusal

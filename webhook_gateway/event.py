@@ -73,7 +73,13 @@ def decode_head(body: bytes) -> EventHead:
         EventRefusedError: the body is not UTF-8, not JSON, or not an object with an `id`, a `type` and a `livemode`.
     """
     head = _decode(body)
-    return EventHead(event_id=head.id, type=head.type, livemode=head.livemode, kind=_kind(head.object), created=_created(head.created))
+    return EventHead(
+        event_id=head.id,
+        type=head.type,
+        livemode=head.livemode,
+        kind=_kind(head.object),
+        created=_created(head.created),
+    )
 
 
 def _decode(body: bytes) -> _Head:

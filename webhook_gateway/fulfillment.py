@@ -5,8 +5,9 @@ Here, and only here, gRPC statuses become values.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,13 +17,18 @@ from billing.internal.v1 import fulfillment_service_pb2 as pb
 from billing.internal.v1 import fulfillment_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # comes without types
 
+from webhook_gateway.tls import Tls
+
 SERVICE_NAME = "billing.internal.v1.FulfillmentService"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # gRPC's default limit for what a server receives
 _HEALTH_TIMEOUT_S = 1.0
+_LEAVING_S = 10.0  # for the calls on a connection whose certificates were replaced; none takes longer
 
 _log = structlog.stdlib.get_logger(__name__)
 
 _SERVICE_CONFIG = {
+    # A name with several addresses, a headless Service, is every process behind it: one that goes is no pause.
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": SERVICE_NAME}],
@@ -37,7 +43,7 @@ _SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 _CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
@@ -103,15 +109,59 @@ class CallFailed:
 class FulfillmentClient:
     """A channel to the internal listener, with the token that it demands."""
 
-    def __init__(self, *, target: str, token: str) -> None:
-        """Take host:port and the shared token; connects when first used. Needs a running event loop."""
-        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    def __init__(
+        self,
+        *,
+        target: str,
+        token: Callable[[], str | None],
+        tls: Callable[[], Tls | None] = lambda: None,
+        server_name: str | None = None,
+    ) -> None:
+        """Take host:port, and what gives the token (None: none is shown) and TLS (None: plain text) of the moment.
+
+        `server_name` is what the service's certificate says, where that is not the host. Connects when first used. Needs a
+        running event loop.
+        """
+        self._target, self._token, self._tls = target, token, tls
+        name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+        self._options = (*_CHANNEL_OPTIONS, *name)
+        self._known = tls()
+        self._leaving: set[asyncio.Task[None]] = set()  # bounded: certificates change rarely, and each ends in 10 s
+        self._connect()
+
+    def _connect(self) -> None:
+        known = self._known
+        self._channel = (
+            grpc.aio.insecure_channel(self._target, options=self._options)
+            if known is None
+            else grpc.aio.secure_channel(
+                self._target,
+                grpc.ssl_channel_credentials(known.ca, known.key, known.certificate),
+                options=self._options,
+            )
+        )
         self._stub = pb_grpc.FulfillmentServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    def _follow(self) -> None:
+        """Connect anew where the certificates have changed; calls in flight end on the old connection."""
+        current = self._tls()
+        if current is self._known:
+            return
+        self._known, old = current, self._channel
+        self._connect()
+        leaving = asyncio.create_task(old.close(_LEAVING_S))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        token = self._token()
+        return (("authorization", f"Bearer {token}"),) if token else ()
 
     async def fulfill(self, events: Sequence[VerifiedEvent], timeout_s: float) -> tuple[Answer, ...] | CallFailed:
         """Send one batch, and wait at most `timeout_s` for its commit; one answer per event, in their order."""
+        self._follow()
         request = pb.FulfillRequest(events=[pb.VerifiedEvent(payload=event.payload) for event in events])
         try:
             response = await self._stub.Fulfill(request, timeout=timeout_s, metadata=self._metadata)
@@ -121,6 +171,7 @@ class FulfillmentClient:
 
     async def why_not_serving(self) -> str | None:
         """Give None while the service says that it serves, else a word for why it does not. Takes at most 1 s."""
+        self._follow()
         request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
         try:
             response = await self._health.Check(request, timeout=_HEALTH_TIMEOUT_S, metadata=self._metadata)
@@ -134,6 +185,9 @@ class FulfillmentClient:
     async def close(self) -> None:
         """Close the channel at once; a call in flight is cancelled."""
         await self._channel.close()
+        for leaving in self._leaving:
+            leaving.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
 
 _FAILURE_OF_CODE = {

@@ -12,6 +12,7 @@ from webhook_gateway.app import ANSWER_LIMIT_S, Gateway, build_app
 from webhook_gateway.forward import BACKLOG, Forwarder, Limits
 from webhook_gateway.fulfillment import FulfillmentClient
 from webhook_gateway.inflight import InFlight
+from webhook_gateway.live_secrets import LiveSecrets
 from webhook_gateway.readiness import Readiness
 from webhook_gateway.settings import Settings, split_address
 
@@ -32,8 +33,12 @@ class Server:
     def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
         """Take the settings and the bounds. Needs a running event loop."""
         self._settings = settings
+        self._live = LiveSecrets(settings)
         self._client = FulfillmentClient(
-            target=settings.fulfillment_target, token=settings.internal_token.get_secret_value()
+            target=settings.fulfillment_target,
+            token=self._live.token,
+            tls=self._live.tls,
+            server_name=settings.tls_server_name,
         )
         self._forwarders = (Forwarder(self._client.fulfill, limits), Forwarder(self._client.fulfill, BACKLOG))
         self._readiness = Readiness(self._client.why_not_serving)
@@ -41,12 +46,13 @@ class Server:
         self._runner = web.AppRunner(
             build_app(
                 Gateway(
-                    secrets=settings.named_secrets(),
+                    secrets=self._live.secrets,
                     livemode=settings.livemode,
                     live=self._forwarders[0],
                     backlog=self._forwarders[1],
                     readiness=self._readiness,
                     in_flight=self._in_flight,
+                    warnings=self._live.watch.warnings,
                 )
             ),
             access_log=None,  # `app` writes one line per webhook, without addresses
@@ -57,6 +63,7 @@ class Server:
             shutdown_timeout=_CLOSE_S,
         )
         self._site: web.TCPSite | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Listen, and give the address that is listened on, as host:port.
@@ -68,6 +75,7 @@ class Server:
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, host, port)
         await self._site.start()
+        self._watching = asyncio.create_task(self._live.watch.run(), name="secrets")
         bound_host, bound_port = self._runner.addresses[0][:2]
         return f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
 
@@ -78,6 +86,9 @@ class Server:
             await self._site.stop()
         if not await self._in_flight.wait_idle(_DRAIN_S):
             _log.warning("drain_incomplete", waited_s=_DRAIN_S)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
         await self._runner.cleanup()
         await asyncio.gather(*(forwarder.close(_CLOSE_S) for forwarder in self._forwarders))
         await self._client.close()

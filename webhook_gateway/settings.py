@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from webhook_gateway.signature import NamedSecret
+from webhook_gateway.tls import TlsFiles, read_tls
 
 _PREFIX: Final = "GATEWAY_"
 _SECRETS_DIR: Final = "GATEWAY_SECRETS_DIR"
@@ -67,16 +69,41 @@ def _check_address(address: str) -> str:
     return address
 
 
+def _check_file(path: Path) -> Path:
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ValueError("must be the path of a file that this program may read")
+    return path
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _check_secrets(text: SecretStr) -> SecretStr:
     parse_secrets(text.get_secret_value())
     return text
 
 
-def _check_token(token: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]+", token.get_secret_value()):
+def check_token(token: str) -> str:
+    """Give a token as it is.
+
+    Raises:
+        ValueError: metadata could not carry it, or it is several.
+    """
+    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]+", token):
         raise ValueError(
             "must be the token of the service's internal listener: one of them, printable ASCII without space and comma"
         )
+    return token
+
+
+def _check_token(token: SecretStr) -> SecretStr:
+    check_token(token.get_secret_value())
     return token
 
 
@@ -87,16 +114,70 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX,
         env_ignore_empty=True,  # VARIABLE= in a compose file means that it is not set
         frozen=True,
+        validate_default=True,
         hide_input_in_errors=True,
         extra="ignore",
     )
 
     address: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8080"
+    tls_ca: Annotated[Path, AfterValidator(_check_file)] | None = None
+    tls_key: Annotated[Path, AfterValidator(_check_file)] | None = None
+    tls_certificate: Annotated[Path, AfterValidator(_check_file)] | None = None
+    tls_server_name: str | None = None
+    insecure_target: bool = False  # whether the service may be on another machine without TLS
     fulfillment_target: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:50052"
-    internal_token: Annotated[SecretStr, AfterValidator(_check_token)]
+    internal_token: Annotated[SecretStr, AfterValidator(_check_token)] | None = None
+    reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files
     webhook_secrets: Annotated[SecretStr, AfterValidator(_check_secrets)]
     livemode: bool = False  # whether only live or only test events are taken
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _check_ca(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_tls(TlsFiles(value, None, None))
+        return value
+
+    @field_validator("tls_certificate")
+    @classmethod
+    def _check_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_key" in info.data and (value is None) is not (info.data["tls_key"] is None):
+            raise ValueError(f"and {_PREFIX}TLS_KEY need each other")
+        if value is not None and info.data.get("tls_key") is not None:
+            read_tls(TlsFiles(info.data.get("tls_ca"), value, info.data["tls_key"]))
+        return value
+
+    @field_validator("fulfillment_target")
+    @classmethod
+    def _check_target(cls, value: str, info: ValidationInfo) -> str:
+        is_open = "tls_ca" in info.data and info.data["tls_ca"] is None and not info.data.get("insecure_target")
+        if is_open and not _is_loopback(split_address(value)[0]):
+            raise ValueError(
+                f"is on another machine, and needs {_PREFIX}TLS_CA; or set {_PREFIX}INSECURE_TARGET=true where the "
+                "network between the two encrypts by itself"
+            )
+        return value
+
+    @field_validator("internal_token")
+    @classmethod
+    def _check_shown(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        """The gateway must show something to the service."""
+        if value is None and info.data.get("tls_certificate") is None:
+            raise ValueError("is not set")
+        return value
+
+    def secret_file(self, field: str) -> Path | None:
+        """Give the file in the folder of secrets from which a setting came; None where it was the environment."""
+        folder, name = os.environ.get(_SECRETS_DIR), f"{_PREFIX}{field.upper()}"
+        if not folder or os.environ.get(name):
+            return None
+        file = Path(folder, name.lower())
+        return file if file.is_file() else None
+
+    def tls_files(self) -> TlsFiles | None:
+        """Give the files of TLS towards the service; None for plain text."""
+        return None if self.tls_ca is None else TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key)
 
     def named_secrets(self) -> tuple[NamedSecret, ...]:
         """Give the signing secrets, in the order of the setting."""

@@ -5,15 +5,13 @@ docs/catalog.md explains the keys to the person who writes the file; this module
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from billing_service.domain.catalog import Catalog, Feature, FeatureType, IntegerMerge, Plan, PlanMode
+from billing_service.domain.catalog_content import content_of, version_of
 from billing_service.domain.catalog_plan import note_shared_lookup_keys, read_plan
 from billing_service.domain.toml_lines import Lines
 from billing_service.domain.toml_table import Notes, Table, place_of, suggestion
@@ -21,7 +19,6 @@ from billing_service.domain.toml_table import Notes, Table, place_of, suggestion
 MAX_CATALOG_CHARS = 1_000_000  # some thousand plans; what is longer is not a catalog
 MAX_PLANS = 500  # ListPlans answers with all of them at once
 MAX_FEATURES = 500  # GetEntitlements answers with all of them at once
-VERSION_CHARS = 16  # 64 bits of SHA-256: short enough to read out, and no two files of one company meet
 
 _FILE_KEYS = ("default_plan", "features", "plans")
 _FEATURE_KEYS = ("name", "type", "merge")
@@ -70,7 +67,8 @@ def parse_catalog(text: str) -> Catalog:
     if notes.entries:
         raise _error(text, notes)
     features = {key: feature for key, feature in found.items() if feature}
-    return Catalog(_version(default_plan, features.values(), plans.values()), default_plan, features, plans)
+    catalog = Catalog("", default_plan, features, plans)
+    return replace(catalog, version=version_of(content_of(catalog)))
 
 
 def _load(text: str) -> Mapping[str, object]:
@@ -121,39 +119,3 @@ def _read_default_plan(file: Table, plans: Mapping[str, Plan]) -> Plan | None:
     elif plan.mode is not PlanMode.FREE:
         file.note("default_plan", 'must name a plan of mode "free": everybody has it without buying')
     return plan
-
-
-def _version(default_plan: Plan | None, features: Iterable[Feature], plans: Iterable[Plan]) -> str:
-    """Hash what the catalog means: comments, layout and defaults that are written out change nothing."""
-    content = {
-        "default_plan": default_plan.plan_key if default_plan else None,
-        "features": [[f.feature_key, f.name, f.type, f.merge] for f in features],
-        "plans": [_canonical_plan(plan) for plan in plans],
-    }
-    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:VERSION_CHARS]
-
-
-def _canonical_plan(plan: Plan) -> dict[str, object]:
-    return {
-        "plan_key": plan.plan_key,
-        "name": plan.name,
-        "description": plan.description,
-        "mode": plan.mode,
-        "group": plan.group,
-        "rank": plan.rank,
-        "prices": [[price.price_key, price.lookup_key, price.text] for price in plan.prices],
-        "features": dict(plan.features),
-        "scales": sorted(plan.scales),
-        "quantity": plan.quantity_allowed,
-        "duration_s": _seconds(plan.duration),
-        "policy": {key: _plain(value) for key, value in vars(plan.policy).items()},
-    }
-
-
-def _plain(value: timedelta | bool | None) -> int | None:
-    return _seconds(value) if isinstance(value, timedelta) else value
-
-
-def _seconds(duration: timedelta | None) -> int | None:
-    return None if duration is None else int(duration.total_seconds())

@@ -6,11 +6,11 @@ while no live source has a plan of its group, and never adds to a sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from billing_service.domain.access import Access, Source, SourceState, SourceType
+from billing_service.domain.access import GIVING, Access, Source, SourceState, SourceType
 from billing_service.domain.catalog import (
     UNLIMITED,
     Catalog,
@@ -21,6 +21,13 @@ from billing_service.domain.catalog import (
     Plan,
     Unlimited,
 )
+
+MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
+NOTHING: Mapping[FeatureType, FeatureValue] = {
+    FeatureType.BOOLEAN: False,
+    FeatureType.INTEGER: 0,
+    FeatureType.TEXT: "",
+}  # the value of a feature that no live source gives
 
 
 @dataclass(frozen=True)
@@ -57,27 +64,34 @@ class _Live:
 
     def value(self, feature_key: str) -> FeatureValue | None:
         value = self.plan.features.get(feature_key)
-        scaled = feature_key in self.plan.scales and isinstance(value, int) and not isinstance(value, bool)
-        return value * self.source.quantity if scaled and isinstance(value, int) else value
+        if feature_key in self.plan.scales and isinstance(value, int) and not isinstance(value, bool):
+            return value * self.source.quantity
+        return value
 
 
 def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: Catalog, now: datetime) -> Entitlements:
     """Work out what a customer may use at `now`; pure."""
-    live = [_Live(source, a.plan, a.next_change(now)) for a in accesses if (source := a.at(now)).gives and a.plan]
     sources = [access.at(now) for access in accesses]
+    changes = [access.next_change(now) for access in accesses]
+    live = [
+        _Live(source, access.plan, change)
+        for access, source, change in zip(accesses, sources, changes, strict=True)
+        if access.plan is not None and source.state in GIVING
+    ]
     default = _default(live, catalog)
     if default is not None:
         live.append(default)
         sources.append(default.source)
-    by_rank = sorted(live, key=lambda one: -one.plan.rank)
+    by_rank = sorted(live, key=_rank, reverse=True)
+    entitlement = _only if len(live) == 1 else _entitlement
     return Entitlements(
         customer_id=customer_id,
         revision=revision,
-        entitlements=tuple(_entitlement(feature, live) for feature in catalog.features.values()),
+        entitlements=tuple([entitlement(feature, live) for feature in catalog.features.values()]),
         sources=tuple(sources),
         plan_keys=tuple(dict.fromkeys(one.plan.plan_key for one in by_rank)),
         read_time=now,
-        next_change_time=_earliest(access.next_change(now) for access in accesses),
+        next_change_time=_earliest(changes),
         catalog_version=catalog.version,
     )
 
@@ -97,6 +111,21 @@ def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
         end_time=None,
     )
     return _Live(source, plan, None)
+
+
+def _rank(one: _Live) -> int:
+    return one.plan.rank
+
+
+def _only(feature: Feature, live: Sequence[_Live]) -> Entitlement:
+    """Give what `_entitlement` gives where one source alone is live, as for nearly everybody: there is nothing to merge."""
+    one = live[0]
+    value = one.value(feature.feature_key)
+    if value is None:
+        return Entitlement(feature.feature_key, NOTHING[feature.type], None, None)
+    if isinstance(value, int):
+        value = min(value, MAX_INTEGER)
+    return Entitlement(feature.feature_key, value, one.source, one.change)
 
 
 def _entitlement(feature: Feature, live: Sequence[_Live]) -> Entitlement:
@@ -130,9 +159,6 @@ def _merged_integer(merge: IntegerMerge, giving: list[tuple[_Live, FeatureValue]
         return min(sum(value for _, value in bought), MAX_INTEGER), bought[0][0]
     best = max(numbers, key=lambda pair: pair[1])
     return min(best[1], MAX_INTEGER), best[0]
-
-
-MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
 
 
 def _earliest(times: Iterable[datetime | None]) -> datetime | None:

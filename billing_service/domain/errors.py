@@ -42,6 +42,25 @@ class InvalidFieldsError(BillingError):
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
 
 
+class FeatureNotFoundError(InvalidFieldsError):
+    """The catalog has no feature of this key."""
+
+    reason = "FEATURE_NOT_FOUND"
+
+    def __init__(self, field: str, feature_key: str) -> None:
+        """Take the field of the request, and the key in it."""
+        super().__init__(
+            [FieldViolation(field, "is not a feature of the catalog; ListPlans names those that plans give")]
+        )
+        self.metadata["feature_key"] = feature_key
+
+
+class AsOfNotKeptError(BillingError):
+    """What was answered then is not kept; the history begins later."""
+
+    reason = "AS_OF_NOT_KEPT"
+
+
 class NotFoundError(BillingError):
     """A named resource does not exist."""
 
@@ -74,6 +93,13 @@ class CheckoutSessionNotFoundError(NotFoundError):
     resource_type = "checkout_session"
 
 
+class SubscriptionNotFoundError(NotFoundError):
+    """The customer has no subscription of this id."""
+
+    reason = "SUBSCRIPTION_NOT_FOUND"
+    resource_type = "subscription"
+
+
 class RequestIdReusedError(BillingError):
     """The request_id was used before with other parameters; use a new one for a new request."""
 
@@ -102,6 +128,60 @@ class CheckoutSupersededError(BillingError):
     """A later request for the same plan group replaced this one; use a new request_id if it is still wanted."""
 
     reason = "CHECKOUT_SUPERSEDED"
+
+
+class SubscriptionNotLiveError(BillingError):
+    """The subscription is over, or never began; sell a new one."""
+
+    reason = "SUBSCRIPTION_NOT_LIVE"
+
+
+class SubscriptionEndingError(BillingError):
+    """The subscription is to end with its period; resume it first."""
+
+    reason = "SUBSCRIPTION_ENDING"
+
+
+class SubscriptionPausedError(BillingError):
+    """The subscription is paused; resume it first."""
+
+    reason = "SUBSCRIPTION_PAUSED"
+
+
+class SubscriptionUnpaidError(BillingError):
+    """The period that runs is not paid; a change now would credit what was never paid. Pay first, or change at its end."""
+
+    reason = "SUBSCRIPTION_UNPAID"
+
+
+class SubscriptionChangePendingError(BillingError):
+    """Something that was set up elsewhere waits to change the subscription at Stripe; it has to be settled there first."""
+
+    reason = "SUBSCRIPTION_CHANGE_PENDING"
+
+
+class PlanGroupMismatchError(BillingError):
+    """The subscription holds no plan that can be changed to this one."""
+
+    reason = "PLAN_GROUP_MISMATCH"
+
+
+class CustomerUnknownToStripeError(BillingError):
+    """Stripe knows of no such customer; they have never begun to buy."""
+
+    reason = "CUSTOMER_UNKNOWN_TO_STRIPE"
+
+
+class PaymentFailedError(BillingError):
+    """The payment failed and nothing was changed; have the person replace the payment method."""
+
+    reason = "PAYMENT_FAILED"
+
+
+class SubscriptionChangeSupersededError(BillingError):
+    """A later request changed the same subscription; use a new request_id if this change is still wanted."""
+
+    reason = "SUBSCRIPTION_CHANGE_SUPERSEDED"
 
 
 class RequestInProgressError(BillingError):
@@ -135,13 +215,31 @@ class DatabaseUnavailableError(UnavailableError):
     reason = "DATABASE_UNAVAILABLE"
 
 
+class RevisionNotReachedError(UnavailableError):
+    """The customer has not reached this revision here; come again, or ask without it."""
+
+    reason = "REVISION_NOT_REACHED"
+
+
 class OverloadedError(UnavailableError):
     """A bounded queue is full; come again a little later."""
 
     reason = "OVERLOADED"
 
 
+class WatcherTooSlowError(BillingError):
+    """The caller reads a watch more slowly than changes come; open it again with the last cursor."""
+
+    reason = "WATCHER_TOO_SLOW"
+
+
 class UnauthenticatedError(BillingError):
-    """The call carries no valid token; send "authorization: Bearer <token>"."""
+    """The call shows nothing by which the caller is known; send "authorization: Bearer <token>", or use your certificate."""
 
     reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(BillingError):
+    """The caller is known, and this method is for another role; the operator decides who has which."""
+
+    reason = "PERMISSION_DENIED"

@@ -1,7 +1,7 @@
 """Merges observations and refolds the customers that they touch, inside one transaction.
 
 Events and our own reads of Stripe both come through here: one merge for everything. The order of locks is the same
-everywhere: event ids, prices, anchors, Stripe customers, customers, objects, checkout intents, findings; each sorted.
+everywhere: event ids, prices, anchors, Stripe customers, customers, objects, checkout intents, findings, re-reads, log; each sorted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival, Seen
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
-from billing_service.storage import checkouts, customers, findings, history, links, objects, rereads, stripe_customers
+from billing_service.storage import (
+    checkouts,
+    customer_facts,
+    customers,
+    findings,
+    history,
+    links,
+    objects,
+    rereads,
+    stripe_customers,
+)
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.connection import Answer
 from billing_service.storage.customers import CustomerRow
@@ -101,13 +111,14 @@ async def apply(
     loaded = _load(connection, ids, set(bound.values()))
     before = {state.object_id: state for state in await loaded.objects}
     known = _merge(connection, arrivals, before)
-    owners = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
+    owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
     _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
     await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
     loose_ids = ids - owners.keys()
     asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
         rereads.ask(connection, asks)
+    _log(connection, given, context)
     return loose_ids
 
 
@@ -161,7 +172,14 @@ async def refold(connection: Connection, customer_ids: Collection[str], context:
     """Work out anew what locked customers have, from every object that is theirs."""
     loaded = _load(connection, (), customer_ids)
     known = await loaded.objects
-    await _refold(connection, known, loaded, context, {state.object_id: cause for state in known})
+    _, given = await _refold(connection, known, loaded, context, {state.object_id: cause for state in known})
+    _log(connection, given, context)
+
+
+def _log(connection: Connection, given: Sequence[Change], context: Context) -> None:
+    """Append changes to the log, whose lock is the last: from here on every other writer waits for our commit."""
+    if given:
+        history.append(connection, given, context.plans.catalog.version, context.now)
 
 
 def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, str]:
@@ -222,13 +240,13 @@ async def _refold(
     loaded: _Loaded,
     context: Context,
     causes: Mapping[str, Cause],
-) -> Mapping[str, str]:
-    """Work out the facts of locked customers anew; a change of what they give takes the next revision and is kept.
+) -> tuple[Mapping[str, str], Sequence[Change]]:
+    """Work out the facts of locked customers anew; a change of what they give takes the next revision, and is to be logged.
 
-    Returns whose each object is, for those whose customer is known.
+    Returns whose each object is, for those whose customer is known, and what is to be logged.
     """
     if not loaded.customer_ids:
-        return {}
+        return {}, ()
     states = list(known)
     owners = owners_of(states, await loaded.bindings)
     by_customer: dict[str, list[ObjectState]] = {customer_id: [] for customer_id in loaded.customer_ids}
@@ -246,12 +264,11 @@ async def _refold(
         if facts[customer_id] != rows[customer_id].facts
     ]
     if changes:
-        customers.save(connection, [change.row for change in changes])
-    given = [change for change in changes if change.gives]
-    if given:
-        history.append(connection, given, context.plans.catalog.version)
+        ends = {change.row.customer_id: change.after.next_change_time for change in changes}
+        customers.save(connection, [change.row for change in changes], ends)
+        await customer_facts.append(connection, [change.row for change in changes], context.now)
     await _note_bought_twice(connection, [change.row for change in changes], context.plans)
-    return owners
+    return owners, [change for change in changes if change.gives]
 
 
 def _folded(

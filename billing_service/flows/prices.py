@@ -6,6 +6,7 @@ Stripe being away never keeps the service from starting: what resolved before is
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
@@ -31,8 +32,15 @@ log = structlog.get_logger(__name__)
 class Prices:
     """What the catalog's prices are at Stripe, as far as it is known."""
 
-    def __init__(self, database: Database, stripe: StripeApi, catalog: Catalog) -> None:
-        """Knows nothing before `refresh` or `run`."""
+    def __init__(
+        self,
+        database: Database,
+        stripe: StripeApi,
+        catalog: Catalog,
+        admit: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Knows nothing before `refresh` or `run`. `admit` has to let the catalog pass before anything is answered by it."""
+        self._admit = admit
         self._database = database
         self._stripe = stripe
         self._hint = asyncio.Event()
@@ -108,6 +116,15 @@ class Prices:
             raise PriceNotAvailableError(metadata={"lookup_key": price.lookup_key})
         return row.price_id
 
+    def price_key_of(self, price_id: str, lookup_key: str | None) -> str | None:
+        """Give the key of the price that a Stripe price is or was of its plan; None where neither is known."""
+        row = self._rows.get(price_id)
+        if row is not None:
+            return row.price_key
+        plan = self.index.of_price(price_id, lookup_key)
+        prices = plan.prices if plan else ()
+        return next((price.price_key for price in prices if price.lookup_key == lookup_key), None)
+
     def available(self) -> frozenset[tuple[str, str]]:
         """Give what can be bought now, as (plan key, price key)."""
         return frozenset(
@@ -127,6 +144,8 @@ class Prices:
         return found if self._away is None else (self._away, *found)
 
     async def _load(self) -> None:
+        if self._admit is not None and not self._loaded:
+            await self._admit()
         rows = await self._database.run(price_rows.load_all)
         self._rows = {row.price_id: row for row in rows}
         self.index = PlanIndex(self.index.catalog, {row.price_id: row.plan_key for row in rows})

@@ -23,6 +23,20 @@ from billing_service.stripe_api.sdk import Read
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """What is fixed before a request leaves."""
+
+    fence: int
+    known: ObjectState | None
+    request_time: int  # Unix seconds
+
+    @property
+    def known_created(self) -> int | None:
+        """When the payload that was known then was made."""
+        return self.known.payload.created if self.known and self.known.payload else None
+
+
+@dataclass(frozen=True)
 class Verified:
     """What Stripe answered, and what was held before; None where nothing was known of the object."""
 
@@ -45,8 +59,12 @@ class Reads:
         self._database = database
         self._stripe = stripe
         self._prices = prices
-        self._deployment = deployment
+        self.deployment = deployment
         self._now = now
+
+    def is_ours(self, seen: Observation) -> bool:
+        """Say whether an object is of this deployment, or of none."""
+        return seen.claim.deployment in {None, self.deployment}
 
     async def checkout_session(self, session_id: str) -> SessionView:
         """Read a session, and the subscription that it names, and fold both.
@@ -85,37 +103,65 @@ class Reads:
             await self.subscription(view.subscription_id)
         return view
 
+    async def subscription_object(self, subscription_id: str) -> Mapping[str, Any]:
+        """Read a subscription as `subscription` does, and give Stripe's own JSON."""
+        drawn = await self._draw(subscription_id)
+        answer = await self._stripe.listing.get(ObjectKind.SUBSCRIPTION.value, subscription_id)
+        await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
+        return answer.object
+
+    async def changed_subscription(
+        self, subscription_id: str, change: Callable[[], Awaitable[Read]]
+    ) -> Mapping[str, Any]:
+        """Have a subscription changed, fold what Stripe answers, and give it. Raises as `checkout_session` does.
+
+        An answer that Stripe replays says what was when the key was first used: it is not folded, but read anew.
+        """
+        drawn = await self._draw(subscription_id)
+        answer = await change()
+        if answer.replayed:
+            return await self.subscription_object(subscription_id)
+        await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
+        return answer.object
+
     async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Verified:
-        async def fence(connection: Connection) -> tuple[int, ObjectState | None]:
+        drawn = await self._draw(object_id)
+        seen = await self._merge(drawn, await call(), kind)
+        return Verified(seen, drawn.known.view if drawn.known else None)
+
+    async def _draw(self, object_id: str) -> _Drawn:
+        """Draw the fence of a read whose request has not left yet."""
+
+        async def draw(connection: Connection) -> tuple[int, ObjectState | None]:
             known = await objects.find(connection, object_id)
             return await objects.draw_fence(connection), known
 
-        drawn, known = await self._database.run(fence)
-        known_created = known.payload.created if known and known.payload else None
-        request_time = int(self._now().timestamp())
-        answer = await call()
+        fence, known = await self._database.run(draw)
+        return _Drawn(fence, known, int(self._now().timestamp()))
+
+    async def _merge(self, drawn: _Drawn, answer: Read, kind: ObjectKind) -> Observation:
+        """Merge what Stripe answered, and what the answer brought along; what is another deployment's is left out."""
         seen = observe(answer.object, kind)
-        observations = [seen, *_expanded(answer.object, kind)]
         arrivals = [
             Arrival(
                 of_read(
                     one,
-                    fence=drawn,
-                    request_time=request_time,
+                    fence=drawn.fence,
+                    request_time=drawn.request_time,
                     server_time=answer.server_time,
-                    known_created=known_created if one is seen else None,
+                    known_created=drawn.known_created if one is seen else None,
                 ),
                 one.claim,
                 one.anchors,
-                read_id=object_id,
+                read_id=seen.object_id,
             )
-            for one in observations
-            if one.claim.deployment in {None, self._deployment}
+            for one in [seen, *_expanded(answer.object, kind)]
+            if self.is_ours(one)
         ]
         if arrivals:
-            context = Context(await self._prices.plans(), self._deployment, self._now())
+            context = Context(await self._prices.plans(), self.deployment, self._now())
             await self._database.run(lambda connection: apply(connection, arrivals, context))
-        return Verified(seen, known.view if known else None)
+        return seen
 
 
 def _expanded(body: Mapping[str, Any], kind: ObjectKind) -> list[Observation]:

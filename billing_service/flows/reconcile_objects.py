@@ -159,6 +159,7 @@ class ReconcileObjects:
 
     async def _one(self, run: Run, kind: ObjectKind, object_id: str) -> tuple[Run, Verified | None]:
         """Read one object and count what came of it."""
+        place = await self._database.run(history.tip)
         try:
             verified = await self._patiently(lambda: self._reads.verify(kind, object_id))
         except StripeDefinite as error:
@@ -170,7 +171,7 @@ class ReconcileObjects:
         except MalformedError as error:
             log.warning("reconcile_object_malformed", object_id=object_id, error=str(error))
             return run.plus(failed=1), None
-        moved = await self._database.run(lambda c: history.changed_by_read(c, object_id, run.run_id))
+        moved = await self._database.run(lambda c: history.changed_by_read(c, object_id, place))
         for customer_id in sorted(moved):
             await self._note(FindingKind.DRIFT, object_id, customer_id, {"run_id": run.run_id, "kind": kind.value})
         return run.plus(found=1, repaired=int(verified.differs), drift=len(moved)), verified

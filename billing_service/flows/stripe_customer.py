@@ -94,8 +94,8 @@ class StripeCustomers:
         await customers.lock(connection, [customer_id])
         await stripe_customers.bind(connection, {made: customer_id})
         context = Context(plans, self._deployment, self._now())
-        await refold(connection, {customer_id}, context, Cause(CauseKind.BINDING, made))
         await customers.set_stripe_customer(connection, customer_id, made)
+        await refold(connection, {customer_id}, context, Cause(CauseKind.BINDING, made))
         draft = await customers.stripe_customer(connection, customer_id)
         return made if draft is None or draft.stripe_customer_id is None else draft.stripe_customer_id
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import unicodedata
+from collections.abc import Collection
 from urllib.parse import SplitResult, urlsplit
 
 MAX_REQUEST_ID_CHARS = 128
@@ -23,14 +23,17 @@ MAX_METADATA_VALUE_CHARS = 500  # Stripe's limit
 RESERVED_METADATA_PREFIX = "billing_"
 
 _CHECKOUT_SESSION_ID = re.compile(r"cs_[A-Za-z0-9_]{1,255}")
+_SUBSCRIPTION_ID = re.compile(r"sub_[A-Za-z0-9_]{1,255}")
 _HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _EMAIL = re.compile(r"[^@\s]+@[\w-]+(\.[\w-]+)+")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
 _NEEDED = "is required"
 
 
 def _has_control(text: str) -> bool:
-    return any(unicodedata.category(char) == "Cc" for char in text)
+    return _CONTROL.search(text) is not None
 
 
 def request_id_problem(value: str) -> str | None:
@@ -69,8 +72,10 @@ def quantity_problem(value: int) -> str | None:
     return None if 1 <= value <= MAX_QUANTITY else f"must be from 1 to {MAX_QUANTITY}"
 
 
-def url_problem(value: str) -> str | None:
+def url_problem(value: str, hosts: Collection[str] = ()) -> str | None:
     """Check a URL that a person's browser is sent to: absolute, https (http for a loopback host), <= 2,048 characters.
+
+    Where `hosts` are given (in lower case), it must lead to one of them, on whichever port.
 
     A backslash is refused because browsers read it as a slash, so that the host they go to is another than the one
     that we read; userinfo for the same reason ("https://shop.example@evil.example").
@@ -86,7 +91,7 @@ def url_problem(value: str) -> str | None:
         _ = parts.port  # parsed, and refused, only when asked for
     except ValueError:
         return "must be a valid absolute URL"
-    return _url_parts_problem(parts)
+    return _url_parts_problem(parts) or _redirect_problem(parts, hosts)
 
 
 def _url_parts_problem(parts: SplitResult) -> str | None:
@@ -100,6 +105,11 @@ def _url_parts_problem(parts: SplitResult) -> str | None:
     if parts.scheme == "http" and not is_loopback(host):
         return "must begin with https:// (http:// only for a loopback host)"
     return None
+
+
+def _redirect_problem(parts: SplitResult, hosts: Collection[str]) -> str | None:
+    host = (parts.hostname or "").lower().rstrip(".")
+    return "must lead to a host that the operator has named" if hosts and host not in hosts else None
 
 
 def _is_host(host: str, *, bracketed: bool) -> bool:
@@ -157,4 +167,13 @@ def checkout_session_id_problem(value: str) -> str | None:
         return _NEEDED
     if _CHECKOUT_SESSION_ID.fullmatch(value) is None:
         return 'must be the id of a Stripe checkout session, "cs_..."'
+    return None
+
+
+def subscription_id_problem(value: str) -> str | None:
+    """Check a stripe_subscription_id for being one of Stripe's: "sub_" and letters, digits or underscores."""
+    if not value:
+        return _NEEDED
+    if _SUBSCRIPTION_ID.fullmatch(value) is None:
+        return 'must be the id of a Stripe subscription, "sub_..."'
     return None

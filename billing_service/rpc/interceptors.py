@@ -2,36 +2,36 @@
 
 1. CallLog: the call gets its id, and one line in the log when it ends.
 2. ErrorTranslation: whatever is raised further in becomes a google.rpc.Status; nothing unknown leaks.
-3. BearerToken: calls of the internal listener show a token (health stays open).
-4. Admission: a bounded number of calls at once; the next one is told to come again.
-5. Streams: those have no end of their own, and are given one when the listener stops.
-6. Deadline: the caller's deadline, or ours where he set none, bounds the work and every wait in it.
-7. RequestDecoding (in `layers`).
+3. Guard (in `guard`): who calls, and whether the method is for him (health answers everybody).
+4. Share (in `guard`): a bounded number of calls and streams of each caller at once.
+5. Admission: a bounded number of calls at once; the next one is told to come again.
+6. Streams: those have no end of their own, and are given one when the listener stops.
+7. Deadline: the caller's deadline, or ours where he set none, bounds the work and every wait in it.
+8. RequestDecoding (in `layers`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, Final, NoReturn
+from typing import ClassVar, Final, NoReturn
 
 import grpc
 import structlog
 from structlog.contextvars import bind_contextvars
 
 from billing_service.deadline import deadline_after
-from billing_service.domain.errors import OverloadedError, UnauthenticatedError
-from billing_service.rpc.layers import Context, Continuation, Handler, Layer
+from billing_service.domain.errors import OverloadedError
+from billing_service.rpc.guard import HEALTH_PREFIX
+from billing_service.rpc.layers import Context, Handler, Layer
 from billing_service.rpc.status import CALL_ID_KEY, CODES_BY_NUMBER, DETAILS_KEY, is_expected, reason_of, status_of
 
 CALL_ID_METADATA: Final = "x-request-id"  # taken from the caller where he sends one, and sent back with every answer
-HEALTH_PREFIX: Final = "/grpc.health.v1.Health/"
 DEFAULT_DEADLINE_S: Final = 10.0  # for callers that set none
 LONGEST_DEADLINE_S: Final = 60.0  # nothing of ours takes longer; a caller's day is not to hold a call open for a day
 MARGIN_MAX_S: Final = 0.25  # left for the answer to reach the caller before he gives up
@@ -44,6 +44,8 @@ _TROUBLE: Final = frozenset(
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
     }
 )
 
@@ -66,7 +68,7 @@ class CallLog(Layer):
         try:
             yield
             code = grpc.StatusCode.OK
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where the caller of a stream went away
             code = _code_of_cancelled(context)
             raise
         except grpc.aio.AbortError:
@@ -127,44 +129,6 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
         (CALL_ID_METADATA, call_id),
     )
     await context.abort(CODES_BY_NUMBER[status.code], status.message, trailing)
-
-
-class BearerToken(grpc.aio.ServerInterceptor):
-    """Lets only calls through that carry one of the tokens: "authorization: Bearer <token>". Health stays open.
-
-    Several tokens are taken so that one can be replaced without a pause.
-    """
-
-    def __init__(self, tokens: Collection[str]) -> None:
-        if not tokens or not all(tokens):
-            raise ValueError("a listener that demands a token needs one")
-        self._expected = tuple(token.encode() for token in tokens)
-
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        """Give the method's handler, or one that refuses before the request's body is read."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(HEALTH_PREFIX):
-            return handler
-        return handler if self._is_shown(handler_call_details.invocation_metadata) else _REFUSING
-
-    def _is_shown(self, metadata: Collection[tuple[str, str | bytes]]) -> bool:
-        shown = [value for key, value in metadata if key == "authorization"]
-        if len(shown) != 1 or not isinstance(shown[0], str):
-            return False
-        scheme, _, token = shown[0].partition(" ")
-        # Compared with every one, each in constant time: how long it takes tells nothing about any of them.
-        matches = [hmac.compare_digest(token.encode(), expected) for expected in self._expected]
-        return scheme.lower() == "bearer" and any(matches)
-
-
-async def _refuse(_requests: Any, _context: Context) -> NoReturn:
-    raise UnauthenticatedError
-
-
-# As a reader of a stream it is called before any message is read; on the wire the kinds look the same.
-_REFUSING: Final[Handler] = grpc.stream_unary_rpc_method_handler(_refuse)
 
 
 class Admission(Layer):

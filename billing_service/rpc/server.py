@@ -1,34 +1,39 @@
-"""The two gRPC listeners: the public one, and the internal one that demands a token. Each with health."""
+"""The two gRPC listeners: the public one, and the internal one, each with health and with a gate for who may pass."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 import grpc
 from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships no types
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # ships no types
 
+from billing_service.access import Role
 from billing_service.address import Address, ListenError, check_free
-from billing_service.rpc.interceptors import Admission, BearerToken, CallLog, Deadline, ErrorTranslation, Streams
+from billing_service.rpc.guard import OPEN, Gate, Guard, Share
+from billing_service.rpc.interceptors import Admission, CallLog, Deadline, ErrorTranslation, Streams
 from billing_service.rpc.layers import RequestDecoding
+from billing_service.rpc.roles import declared_roles
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024  # as the contract says
 MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and more only queues for the database
 MAX_OTHER_CALLS: Final = 200  # health and reflection beside them
+MAX_WATCHES: Final = 2_000  # streams; the flow refuses more with a reason
 HEALTH_UPDATE_LIMIT_S: Final = 1.0  # a watcher that does not read is not to hold the truth up
 
-PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"].full_name
-INTERNAL_SERVICE: Final = fulfillment_service_pb2.DESCRIPTOR.services_by_name["FulfillmentService"].full_name
+PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"]
+INTERNAL_SERVICE: Final = fulfillment_service_pb2.DESCRIPTOR.services_by_name["FulfillmentService"]
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS),
+    ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS + MAX_WATCHES),
     # Off: with it two programs on one port both start, and each gets half of the calls.
     ("grpc.so_reuseport", 0),
     # A peer that vanished (no FIN) is noticed within 80 s, and its calls cancelled.
@@ -37,6 +42,10 @@ OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Callers may ping every 10 s, also while idle; more often is answered with GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Half an hour (gRPC spreads it by a tenth), and a minute for what is in flight: then the caller connects anew. So
+    # load finds new servers, and a certificate that has expired, or is named no more, is asked for again.
+    ("grpc.max_connection_age_ms", 1_800_000),
+    ("grpc.max_connection_age_grace_ms", 65_000),
 )
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -48,26 +57,33 @@ class Listener:
 
     def __init__(
         self,
-        service: str,
+        service: ServiceDescriptor,
         register: Callable[[grpc.aio.Server], None],
         *,
-        tokens: Collection[str] | None,
+        gate: Gate,
+        credentials: grpc.ServerCredentials | None = None,
+        roles: Mapping[str, Role] | None = None,
+        share: Share | None = None,
         max_calls: int = MAX_CALLS,
     ) -> None:
-        """Take the service's full name, what adds its servicer, and the tokens of which callers must show one, if any."""
-        self._names = ("", service)
+        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), and what is not as usual."""
+        self._names = ("", service.full_name)
+        self._credentials = credentials
         self._admission = Admission(max_calls)
         self._streams = Streams()
         self._stopping: asyncio.Task[None] | None = None
+        guard = Guard(gate, declared_roles(service) if roles is None else roles)
         self._server = grpc.aio.server(
-            interceptors=_interceptors(self._admission, self._streams, tokens),
+            interceptors=_interceptors(guard, share or Share(), self._admission, self._streams),
             options=OPTIONS,
-            maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS,
+            maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES,
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         register(self._server)
-        reflection.enable_server_reflection((service, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
 
     async def start(self, address: Address, setting: str) -> Address:
         """Listen, and give the address with the port that was taken.
@@ -78,11 +94,16 @@ class Listener:
         check_free(address, setting)
         await self.set_serving(serving=False)
         try:
-            port = self._server.add_insecure_port(str(address))
+            port = self._add_port(str(address))
         except RuntimeError:  # somebody was faster
             raise ListenError(f"{setting}: cannot listen on {address}. Choose another address.") from None
         await self._server.start()
         return Address(address.host, port)
+
+    def _add_port(self, address: str) -> int:
+        if self._credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, self._credentials)
 
     async def set_serving(self, *, serving: bool) -> None:
         """Say through health whether calls can be answered."""
@@ -114,33 +135,37 @@ class Listener:
 
 
 def _interceptors(
-    admission: Admission, streams: Streams, tokens: Collection[str] | None
+    guard: Guard, share: Share, admission: Admission, streams: Streams
 ) -> Sequence[grpc.aio.ServerInterceptor]:
     """The one order, the outermost first; `interceptors` says what each is for."""
-    guard = () if tokens is None else (BearerToken(tokens),)
-    return (CallLog(), ErrorTranslation(), *guard, admission, streams, Deadline(), RequestDecoding())
+    return (CallLog(), ErrorTranslation(), guard, share, admission, streams, Deadline(), RequestDecoding())
 
 
 def public_listener(
-    servicer: billing_service_pb2_grpc.BillingServiceServicer, *, max_calls: int = MAX_CALLS
+    servicer: billing_service_pb2_grpc.BillingServiceServicer,
+    *,
+    gate: Gate = OPEN,
+    credentials: grpc.ServerCredentials | None = None,
+    max_calls: int = MAX_CALLS,
 ) -> Listener:
     """Make the listener that callers use."""
 
     def register(server: grpc.aio.Server) -> None:
         billing_service_pb2_grpc.add_BillingServiceServicer_to_server(servicer, server)
 
-    return Listener(PUBLIC_SERVICE, register, tokens=None, max_calls=max_calls)
+    return Listener(PUBLIC_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls)
 
 
 def internal_listener(
     servicer: fulfillment_service_pb2_grpc.FulfillmentServiceServicer,
     *,
-    tokens: Collection[str],
+    gate: Gate,
+    credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
 ) -> Listener:
-    """Make the listener that the gateway uses, and nobody without a token."""
+    """Make the listener that the gateway uses."""
 
     def register(server: grpc.aio.Server) -> None:
         fulfillment_service_pb2_grpc.add_FulfillmentServiceServicer_to_server(servicer, server)
 
-    return Listener(INTERNAL_SERVICE, register, tokens=tokens, max_calls=max_calls)
+    return Listener(INTERNAL_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,17 @@ class CustomerRow:
     customer_id: str
     revision: int
     facts: CustomerFacts
+
+
+@dataclass(frozen=True)
+class DueCustomer:
+    """A customer whom time alone has changed, and since when; NEVER_LOOKED_AT where it is not known."""
+
+    row: CustomerRow
+    since: datetime
+
+
+NEVER_LOOKED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -48,10 +60,30 @@ _LOAD = sa.text("""
     SELECT customer_id, revision, facts::text AS facts FROM customers WHERE customer_id = ANY(CAST(:ids AS text[]))
 """)
 _SAVE = sa.text("""
-    UPDATE customers AS c SET facts = n.facts::jsonb, revision = n.revision, update_time = now()
-    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:facts AS text[]))
-         AS n (customer_id, revision, facts)
+    UPDATE customers AS c
+    SET facts = n.facts::jsonb, revision = n.revision, next_change_time = n.next_change_time, update_time = now()
+    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:facts AS text[]),
+                CAST(:next_changes AS timestamptz[]))
+         AS n (customer_id, revision, facts, next_change_time)
     WHERE c.customer_id = n.customer_id
+""")
+_DUE = sa.text("""
+    SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
+    WHERE next_change_time <= :now ORDER BY next_change_time, customer_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+""")
+_NEXT_DUE = sa.text("SELECT min(next_change_time) FROM customers WHERE next_change_time IS NOT NULL")
+_LOOK_AGAIN = sa.text("""
+    WITH next_ones AS (
+        SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :most
+        FOR NO KEY UPDATE),
+    changed AS (
+        UPDATE customers AS c SET next_change_time = 'epoch' FROM next_ones WHERE c.customer_id = next_ones.customer_id)
+    SELECT max(customer_id) FROM next_ones
+""")
+_PAGE = sa.text("""
+    SELECT customer_id, revision, facts::text AS facts FROM customers
+    WHERE customer_id > :after AND (CAST(:ids AS text[]) IS NULL OR customer_id = ANY(CAST(:ids AS text[])))
+    ORDER BY customer_id LIMIT :most
 """)
 _DRAFT = sa.text("""
     SELECT stripe_customer_id, stripe_customer_key, stripe_customer_request FROM customers
@@ -85,11 +117,13 @@ def load(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, Cu
 
 
 def _rows(result: Result) -> Mapping[str, CustomerRow]:
-    return {row.customer_id: CustomerRow(row.customer_id, row.revision, _decode_facts(row.facts)) for row in result}
+    return {row.customer_id: _row(row) for row in result}
 
 
-def save(connection: Connection, rows: Sequence[CustomerRow]) -> Answer[Result]:
-    """Write the facts and revisions of locked customers."""
+def save(
+    connection: Connection, rows: Sequence[CustomerRow], next_changes: Mapping[str, datetime | None]
+) -> Answer[Result]:
+    """Write the facts and revisions of locked customers, and when time alone changes what each has next."""
     ordered = sorted(rows, key=lambda row: row.customer_id)
     return connection.send(
         _SAVE,
@@ -97,8 +131,37 @@ def save(connection: Connection, rows: Sequence[CustomerRow]) -> Answer[Result]:
             "ids": [row.customer_id for row in ordered],
             "revisions": [row.revision for row in ordered],
             "facts": [msgspec.json.encode(row.facts).decode() for row in ordered],
+            "next_changes": [next_changes[row.customer_id] for row in ordered],
         },
     )
+
+
+async def due(connection: Connection, now: datetime, most: int) -> Sequence[DueCustomer]:
+    """Lock and give customers of whom time alone has changed what they have, the longest due first; others' are left out."""
+    result = await connection.execute(_DUE, {"now": now, "most": most})
+    return [DueCustomer(_row(row), row.next_change_time) for row in result]
+
+
+async def next_due(connection: Connection) -> datetime | None:
+    """Say when time alone changes anything next."""
+    found: datetime | None = await connection.scalar(_NEXT_DUE)
+    return found
+
+
+async def look_again(connection: Connection, after: str, most: int) -> str | None:
+    """Make the next customers after an id due, so that what is kept of them is worked out anew; give the last one's id."""
+    last: str | None = await connection.scalar(_LOOK_AGAIN, {"after": after, "most": most})
+    return last
+
+
+async def page(connection: Connection, ids: Collection[str] | None, after: str, most: int) -> Sequence[CustomerRow]:
+    """Give the next customers after an id, in the order of ids; of all, or of those named."""
+    values = {"ids": None if ids is None else sorted(ids), "after": after, "most": most}
+    return [_row(row) for row in await connection.execute(_PAGE, values)]
+
+
+def _row(row: sa.Row[Any]) -> CustomerRow:
+    return CustomerRow(row.customer_id, row.revision, msgspec.json.decode(row.facts, type=CustomerFacts))
 
 
 async def stripe_customer(connection: Connection, customer_id: str) -> StripeCustomerDraft | None:

@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 import psycopg
 import sqlalchemy as sa
 import structlog
+from psycopg import waiting
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
@@ -31,17 +34,17 @@ CONFLICT_TRIES = 5  # 40001 and 40P01: each round at least one transaction gets 
 LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
 RETRY_PAUSE_S = 0.02
 ROLLBACK_LIMIT_S = 1.0
+WAIT_INTERVAL_S = 0.1  # psycopg's own: how often a wait looks up
 
 # Every statement here is a handful of look-ups by key. The planner's guesses about arrays and recursion say otherwise, and
 # at some size of the tables it would read one whole: so it is told, and one plan per statement and connection is enough.
-_BY_KEY = (
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
-)
+_BY_KEY = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 # https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
 _AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
-_AWAY = frozenset({"55P03", "25006"})
+_AWAY = frozenset({"55P03"})
+_READ_ONLY = "25006"
 _ENDED = (
     "08",
     "57P",
@@ -62,6 +65,10 @@ class ConnectionLostError(DatabaseUnavailableError):
     """The connection to the database was lost; come again."""
 
 
+class ReadOnlyError(DatabaseUnavailableError):
+    """The connection is to a server that takes no writes: a standby, or what was the primary before a failover."""
+
+
 class UnwritableError(Exception):
     """The database refuses the data itself; running again does not help. `rule` names the constraint or SQLSTATE."""
 
@@ -76,10 +83,14 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         """Connects when first used."""
-        self._conninfo = _conninfo(url)
+        self._conninfo = conninfo(url)
+        self._own: list[psycopg.AsyncConnection[Any]] = []  # as many as have called `connect`: a handful
         self._slots = asyncio.Semaphore(pool_size)
         self._is_closed = False
-        self._idle: list[Connection] = []  # the last used first: its statements are prepared, and it is the least likely stale
+        self._generation = 0  # of the connections: those of an earlier one are not used again
+        self._idle: list[
+            Connection
+        ] = []  # the last used first: its statements are prepared, and it is the least likely stale
 
     async def run(
         self, work: Callable[[Connection], Awaitable[_Result]], *, limit_s: float = TRANSACTION_LIMIT_S
@@ -114,16 +125,34 @@ class Database:
         """
         await self.run(lambda connection: connection.execute(_ASK))
 
+    async def connect(self) -> psycopg.AsyncConnection[Any]:
+        """Open a connection beside the pool, in autocommit, for one that keeps it. It is closed with the pool.
+
+        Raises:
+            DatabaseUnavailableError: it does not answer.
+        """
+        try:
+            connection = await _PromptConnection.connect(self._conninfo, autocommit=True)
+        except (psycopg.Error, OSError) as error:
+            raise translated(error) from error
+        self._own = [*(one for one in self._own if not one.closed), connection]
+        return connection
+
     async def close(self) -> None:
         """Close every connection; one that is in use when its transaction ends."""
         self._is_closed = True
-        while self._idle:
-            self._idle.pop().finish()
+        self._retire()
+        for connection in self._own:
+            if not connection.closed:
+                # Whoever keeps it may listen to its socket, and the next one may get the same number.
+                asyncio.get_running_loop().remove_reader(connection.fileno())
+            await connection.close()
 
     @asynccontextmanager
     async def _transaction(self, limit_s: float) -> AsyncIterator[Connection]:
         try:
             async with asyncio.timeout(remaining_s(limit_s)), self._slots:
+                generation = self._generation
                 connection = await self._connected()
                 try:
                     connection.begin()
@@ -133,11 +162,15 @@ class Database:
                     await _roll_back(connection)
                     raise
                 finally:
-                    self._put_back(connection)
+                    self._put_back(connection, generation)
         except TimeoutError as error:
             raise DatabaseUnavailableError from error
         except (psycopg.Error, OSError, UnicodeEncodeError) as error:
-            raise translated(error) from error
+            ours = translated(error)
+            if isinstance(ours, ReadOnlyError):
+                # The others are to that server too, and a new one finds the one that writes.
+                self._retire()
+            raise ours from error
 
     async def _connected(self) -> Connection:
         while self._idle:
@@ -147,8 +180,14 @@ class Database:
             connection.finish()
         return Connection(await psycopg.AsyncConnection.connect(self._conninfo))
 
-    def _put_back(self, connection: Connection) -> None:
-        if connection.is_usable and not self._is_closed:
+    def _retire(self) -> None:
+        """Use none of the connections again that there are: those that are idle are closed, the others when they are put back."""
+        self._generation += 1
+        while self._idle:
+            self._idle.pop().finish()
+
+    def _put_back(self, connection: Connection, generation: int) -> None:
+        if connection.is_usable and generation == self._generation and not self._is_closed:
             self._idle.append(connection)
         else:
             connection.finish()
@@ -166,6 +205,28 @@ async def _roll_back(connection: Connection) -> None:
         raise
 
 
+class _PromptConnection(psycopg.AsyncConnection[Any]):
+    """A connection whose wait ends when it is cancelled.
+
+    psycopg asks the server to cancel the query and waits for up to ten seconds, which outlives every deadline of ours when
+    the server hangs. Here the connection is closed; the server notices within `client_connection_check_interval`.
+    """
+
+    async def wait(
+        self,
+        gen: PQGen[_Result],
+        interval: float = WAIT_INTERVAL_S,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is psycopg's
+    ) -> _Result:
+        """Wait as psycopg does; when cancelled in the middle of a query, close the connection and go."""
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+            raise
+
+
 def translated(error: Exception) -> Exception:
     """Give our error for a driver's. What is neither about the data nor about being away is a defect and stays as it is."""
     if isinstance(error, UnicodeEncodeError):
@@ -181,21 +242,31 @@ def translated(error: Exception) -> Exception:
     lost = not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     if lost or state.startswith(_ENDED):
         return ConnectionLostError()
-    away = state[:2] in _AWAY_CLASSES or state in _AWAY
-    return DatabaseUnavailableError() if away else error
+    return _away(state) or error
+
+
+def _away(state: str) -> DatabaseUnavailableError | None:
+    if state == _READ_ONLY:
+        return ReadOnlyError()
+    return DatabaseUnavailableError() if state[:2] in _AWAY_CLASSES or state in _AWAY else None
 
 
 def connect_sync(url: str) -> psycopg.Connection[Any]:
     """Open one blocking connection, for migrations."""
-    return psycopg.connect(_conninfo(url))
+    return psycopg.connect(conninfo(url))
 
 
-def _conninfo(url: str) -> str:
+def conninfo(url: str) -> str:
     """Add what the URL leaves open: a bound on connecting, and on a transaction whose process hangs."""
     given = conninfo_to_dict(url)
     defaults: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "billing-service",
+        # A machine that vanished sends no word: noticed within 25 s while nothing is under way, and 10 s while something is.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,  # milliseconds
         "options": "-c idle_in_transaction_session_timeout=30s -c lock_timeout=8s -c statement_timeout=9s"
         f" -c client_connection_check_interval=1s {_BY_KEY}",
     }

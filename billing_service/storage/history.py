@@ -1,18 +1,29 @@
-"""What each customer's entitlements were before and after each change, and what the change is put down to."""
+"""What each customer's entitlements were before and after each change, and what the change is put down to.
+
+Positions become visible in their order: each is drawn under a lock that is held until the commit, the last in the order of
+locks. A plain sequence would show a later one before an earlier one, and whoever reads from a cursor would skip it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 import sqlalchemy as sa
 
-from billing_service.domain.entitlement import Entitlements
+from billing_service.domain.access import Source
+from billing_service.domain.catalog import UNLIMITED, FeatureValue, Unlimited
+from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
+
+CHANNEL = "entitlement_changes"  # of LISTEN and NOTIFY, which carry nothing: whoever is told reads from his position
+LOG_LOCK = 7_241_902_773
 
 
 class CauseKind(StrEnum):
@@ -44,38 +55,175 @@ class Change:
     after: Entitlements
 
 
+@dataclass(frozen=True)
+class LoggedChange:
+    """A change as it stands in the log."""
+
+    position: int
+    change_time: datetime
+    customer_id: str
+    revision: int
+    cause: CauseKind
+    catalog_version: str
+    after: str  # see `entitlements_of`
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return Place(self.position, int(self.change_time.timestamp() * 1_000_000))
+
+    @cached_property
+    def entitlements(self) -> Entitlements:
+        """What was answered after it; worked out once, however many watch."""
+        return entitlements_of(self)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the log: a position, and when its change was made, in microseconds.
+
+    A database that was restored gives positions out again. Where the change at a position is not the one that was seen, what is
+    after it is not what comes next.
+    """
+
+    position: int
+    stamp: int
+
+
+BEGINNING = Place(0, 0)
+
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _APPEND = sa.text("""
-    INSERT INTO entitlement_changes (customer_id, revision, cause, cause_id, catalog_version, before, after)
-    SELECT customer_id, revision, cause, cause_id, :catalog_version, before::jsonb, after::jsonb
+    INSERT INTO entitlement_changes (
+        position, customer_id, revision, change_time, cause, cause_id, catalog_version, before, after)
+    SELECT nextval('entitlement_position'), customer_id, revision, :now, cause, cause_id, :catalog_version,
+           before::jsonb, after::jsonb
     FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:causes AS text[]), CAST(:cause_ids AS text[]),
                 CAST(:befores AS text[]), CAST(:afters AS text[]))
          AS n (customer_id, revision, cause, cause_id, before, after)
     ORDER BY customer_id COLLATE "C"
 """)
+_NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
+_COLUMNS = "position, change_time, customer_id, revision, cause, catalog_version, after::text AS after"
+_SINCE = sa.text(f"""
+    SELECT {_COLUMNS} FROM entitlement_changes WHERE position >= :position ORDER BY position LIMIT :most
+""")  # noqa: S608 - the columns are a constant of this module
+_ONE_VIEW = sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+_TIP = sa.text(f"SELECT {_COLUMNS} FROM entitlement_changes ORDER BY position DESC LIMIT 1")  # noqa: S608 - as above
 
 
-def append(connection: Connection, changes: Sequence[Change], catalog_version: str) -> Answer[Result]:
-    """Keep changes of locked customers; a revision is written once."""
+def append(connection: Connection, changes: Sequence[Change], catalog_version: str, now: datetime) -> Answer[Result]:
+    """Keep changes of locked customers; a revision is written once. The last in the order of locks."""
     values = {
         "causes": [change.cause.kind.value for change in changes],
         "cause_ids": [change.cause.cause_id for change in changes],
         "catalog_version": catalog_version,
+        "now": now,
         "ids": [change.row.customer_id for change in changes],
         "revisions": [change.row.revision for change in changes],
         "befores": [_state(change.before) for change in changes],
         "afters": [_state(change.after) for change in changes],
     }
-    return connection.send(_APPEND, values)
+    connection.send(_LOCK, {"key": LOG_LOCK})
+    connection.send(_APPEND, values)
+    return connection.send(_NOTIFY, {"channel": CHANNEL})
+
+
+async def since(connection: Connection, place: Place, most: int) -> Sequence[LoggedChange] | None:
+    """Give the changes after a place, the earliest first; None where the log does not go on from there."""
+    result = await connection.execute(_SINCE, {"position": place.position, "most": most + 1})
+    found = [_logged(row) for row in result]
+    if place == BEGINNING:
+        return found[:most]
+    return found[1:] if found and found[0].place == place else None
+
+
+async def one_view(connection: Connection) -> None:
+    """Have all that this transaction reads be of one moment. First in a transaction that only reads."""
+    await connection.execute(_ONE_VIEW)
+
+
+async def tip(connection: Connection) -> Place:
+    """Give the place of the last change."""
+    row = (await connection.execute(_TIP)).one_or_none()
+    return BEGINNING if row is None else _logged(row).place
+
+
+def _logged(row: sa.Row[tuple[object, ...]]) -> LoggedChange:
+    return LoggedChange(
+        position=row.position,
+        change_time=row.change_time,
+        customer_id=row.customer_id,
+        revision=row.revision,
+        cause=CauseKind(row.cause),
+        catalog_version=row.catalog_version,
+        after=row.after,
+    )
+
+
+class _Line(msgspec.Struct):
+    """One feature of a kept state; `source` is its index among the sources."""
+
+    feature_key: str
+    value: bool | int | str | None  # None: unlimited
+    source: int | None = None
+    next_change_time: datetime | None = None
+
+
+class _State(msgspec.Struct):
+    """What is kept of entitlements."""
+
+    plan_keys: list[str]
+    sources: list[Source]
+    lines: list[_Line]
+    next_change_time: datetime | None = None
 
 
 def _state(entitlements: Entitlements) -> str:
-    return msgspec.json.encode(
-        {
-            "plan_keys": entitlements.plan_keys,
-            "values": {one.feature_key: one.value for one in entitlements.entitlements},
-            "sources": entitlements.sources,
-        }
-    ).decode()
+    sources = list(entitlements.sources)
+    lines = [
+        _Line(
+            one.feature_key,
+            None if isinstance(one.value, Unlimited) else one.value,
+            None if one.source is None else sources.index(one.source),
+            one.next_change_time,
+        )
+        for one in entitlements.entitlements
+    ]
+    state = _State(list(entitlements.plan_keys), sources, lines, entitlements.next_change_time)
+    return msgspec.json.encode(state).decode()
+
+
+def entitlements_of(change: LoggedChange) -> Entitlements:
+    """Give what was answered after a change, as it was kept.
+
+    Raises:
+        msgspec.ValidationError: an older release kept it in another form.
+    """
+    state = msgspec.json.decode(change.after, type=_State)
+    lines = tuple(
+        Entitlement(
+            one.feature_key,
+            _value(one.value),
+            None if one.source is None else state.sources[one.source],
+            one.next_change_time,
+        )
+        for one in state.lines
+    )
+    return Entitlements(
+        customer_id=change.customer_id,
+        revision=change.revision,
+        entitlements=lines,
+        sources=tuple(state.sources),
+        plan_keys=tuple(state.plan_keys),
+        read_time=change.change_time,
+        next_change_time=state.next_change_time,
+        catalog_version=change.catalog_version,
+    )
+
+
+def _value(value: bool | int | str | None) -> FeatureValue:
+    return UNLIMITED if value is None else value
 
 
 _CHANGED = sa.text("""
@@ -83,8 +231,8 @@ _CHANGED = sa.text("""
     WHERE cause = 'event' AND cause_id = ANY(CAST(:ids AS text[]))
 """)
 _CHANGED_BY_READ = sa.text("""
-    SELECT DISTINCT customer_id FROM entitlement_changes JOIN reconcile_runs ON run_id = :run_id
-    WHERE cause = 'read' AND cause_id = :object_id AND change_time >= create_time
+    SELECT DISTINCT customer_id FROM entitlement_changes
+    WHERE cause = 'read' AND cause_id = :object_id AND position > :position
 """)
 
 
@@ -93,7 +241,7 @@ async def changed_by(connection: Connection, event_ids: Collection[str]) -> set[
     return {row.customer_id for row in await connection.execute(_CHANGED, {"ids": sorted(event_ids)})}
 
 
-async def changed_by_read(connection: Connection, object_id: str, run_id: int) -> set[str]:
-    """Give the customers whose entitlements a read of this object changed since a run of the reconciliation began."""
-    values = {"object_id": object_id, "run_id": run_id}
+async def changed_by_read(connection: Connection, object_id: str, place: Place) -> set[str]:
+    """Give the customers whose entitlements a read of this object changed after a place in the log."""
+    values = {"object_id": object_id, "position": place.position}
     return {row.customer_id for row in await connection.execute(_CHANGED_BY_READ, values)}

@@ -49,9 +49,7 @@ def prepared(text: str) -> Prepared:
 _count: Final[list[None]] = []  # statements so far
 
 
-def encoded(
-    statement: Prepared, values: Mapping[str, Any] | None
-) -> tuple[Sequence[bytes | None], Sequence[int]]:
+def encoded(statement: Prepared, values: Mapping[str, Any] | None) -> tuple[Sequence[bytes | None], Sequence[int]]:
     """Write out a statement's parameters, and say of each whether it is text or binary.
 
     Raises:

@@ -55,6 +55,16 @@ _CLAIM = sa.text("""
         ORDER BY due_time LIMIT :most FOR UPDATE SKIP LOCKED)
     RETURNING object_id, kind, wanted
 """)
+# For somebody who waits: at once, unless somebody is at it, it was read a moment ago, or it failed and was put off.
+_CLAIM_NOW = sa.text("""
+    INSERT INTO rereads AS r (object_id, kind, attempts, lease_time)
+    SELECT :object_id, :kind, 1, now() + CAST(:lease AS interval)
+    WHERE NOT EXISTS (SELECT 1 FROM stripe_objects WHERE object_id = :object_id AND read_request_time >= :since)
+    ON CONFLICT (object_id) DO UPDATE
+    SET lease_time = excluded.lease_time, attempts = r.attempts + 1
+    WHERE (r.lease_time IS NULL OR r.lease_time < now()) AND (r.attempts = 0 OR r.due_time <= now())
+    RETURNING wanted
+""")
 _DONE = sa.text("DELETE FROM rereads WHERE object_id = :object_id AND wanted = :wanted")
 _AGAIN = sa.text("UPDATE rereads SET lease_time = NULL, attempts = 0 WHERE object_id = :object_id")
 _LATER = sa.text("""
@@ -72,6 +82,14 @@ _TAKE = sa.text("""
         update_time = clock_timestamp()
     WHERE least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - 1 >= :reserve
     RETURNING 1
+""")
+# People never wait. However many they are, a quarter of what comes back stays for background work.
+_SPEND = sa.text("""
+    UPDATE stripe_budget
+    SET tokens = greatest(
+            least(:burst, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate) - :requests,
+            least(:reserve + 1, tokens + extract(epoch FROM clock_timestamp() - update_time) * :rate / 4)),
+        update_time = clock_timestamp()
 """)
 
 
@@ -95,6 +113,16 @@ async def claim(connection: Connection, most: int) -> list[Claim]:
     return [Claim(row.object_id, ObjectKind(row.kind), row.wanted) for row in result]
 
 
+async def claim_now(connection: Connection, object_id: str, kind: ObjectKind, since: int) -> Claim | None:
+    """Take one object for somebody who waits for it; None where another is at it or just was, so that it need not be read.
+
+    `since`: a read whose request left at this Unix second or later is fresh enough.
+    """
+    values = {"object_id": object_id, "kind": kind.value, "lease": LEASE, "since": since}
+    row = (await connection.execute(_CLAIM_NOW, values)).one_or_none()
+    return None if row is None else Claim(object_id, kind, row.wanted)
+
+
 async def done(connection: Connection, claimed: Claim) -> None:
     """Forget a request that was served; one that was asked for again meanwhile stays, to be served again."""
     await connection.execute(_DONE, {"object_id": claimed.object_id, "wanted": claimed.wanted})
@@ -115,3 +143,9 @@ async def take_budget(connection: Connection, *, rate_per_s: float, burst: int, 
     """Take one request from the budget that all processes share; False where only the reserve is left."""
     values = {"rate": rate_per_s, "burst": burst, "reserve": reserve}
     return (await connection.execute(_TAKE, values)).one_or_none() is not None
+
+
+async def spend_budget(connection: Connection, requests: int, *, rate_per_s: float, burst: int, reserve: int) -> None:
+    """Count requests that were made whatever was left of the budget."""
+    values = {"rate": rate_per_s, "burst": burst, "reserve": reserve, "requests": requests}
+    await connection.execute(_SPEND, values)

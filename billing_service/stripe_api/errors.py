@@ -71,6 +71,11 @@ class StripeDefinite(StripeCallError):  # noqa: N818
         return self.status == 404
 
     @property
+    def payment_failed(self) -> bool:
+        """Whether the request was fine and the payment that it asked for failed: https://docs.stripe.com/error-codes."""
+        return self.status == 402
+
+    @property
     def is_server_error(self) -> bool:
         """Whether the failure is on Stripe's side."""
         return self.status >= 500

@@ -10,7 +10,7 @@ from typing import Any
 import stripe
 
 from billing_service.stripe_api.errors import StripeNoAnswer
-from billing_service.stripe_api.sdk import Read, bounded, server_time_s
+from billing_service.stripe_api.sdk import Bounds, Read, bounded, server_time_s
 
 PAGE_SIZE = 100  # Stripe's largest
 MAX_TYPES = 20  # of events in one call: https://docs.stripe.com/api/events/list#list_events-types
@@ -44,15 +44,15 @@ class Page:
 class StripeListing:
     """Reads through the SDK's raw requests, so that one path serves every kind."""
 
-    def __init__(self, client: stripe.StripeClient, *, timeout_s: float, permit: Permit | None = None) -> None:
+    def __init__(self, client: stripe.StripeClient, bounds: Bounds, permit: Permit | None = None) -> None:
         """Take the client whose key and address are used, and what is awaited before each request."""
         self._client = client
-        self._timeout_s = timeout_s
+        self._bounds = bounds
         self._permit = permit
 
     def paced(self, permit: Permit) -> StripeListing:
         """Give the same, awaiting a permit before each request."""
-        return StripeListing(self._client, timeout_s=self._timeout_s, permit=permit)
+        return StripeListing(self._client, self._bounds, permit)
 
     async def get(self, kind: str, object_id: str) -> Read:
         """Read one object.
@@ -127,7 +127,7 @@ class StripeListing:
         if self._permit is not None:
             await self._permit()
         call = self._client.raw_request_async("get", path, **params)
-        answer = await bounded(operation, call, timeout_s=self._timeout_s)
+        answer = await bounded(operation, call, self._bounds)
         content = json.loads(answer.body)
         if not isinstance(content, dict):
             raise StripeNoAnswer(operation, "an answer that is not Stripe's")

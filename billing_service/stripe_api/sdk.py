@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -34,6 +34,9 @@ class Read:
 
     object: dict[str, Any]  # plain JSON
     server_time: int  # Unix seconds by Stripe's clock (the answer's Date header); 0 where it gave none
+    # Whether Stripe gave its first answer to the idempotency key once more: what the object was then, not what it is now.
+    # https://docs.stripe.com/error-low-level#idempotency
+    replayed: bool = False
 
 
 def open_client(api_key: str, api_base: str, *, timeout_s: float) -> tuple[stripe.StripeClient, stripe.HTTPXClient]:
@@ -62,15 +65,28 @@ def _keep_quiet() -> None:
         logger.setLevel(max(logger.level, logging.WARNING))
 
 
-async def bounded(operation: str, call: Awaitable[_Answer], *, timeout_s: float) -> _Answer:
-    """Run one call of the SDK for at most `timeout_s`, or what the caller's deadline leaves of it.
+Before = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What holds for every call: the longest that it may take, and who is told before it leaves."""
+
+    timeout_s: float
+    before: Before | None = None
+
+
+async def bounded(operation: str, call: Awaitable[_Answer], bounds: Bounds) -> _Answer:
+    """Run one call of the SDK for at most the bound's time, or what the caller's deadline leaves of it.
 
     Raises:
         StripeCallError: for whatever the SDK raises; never chained to it, since its errors carry whole bodies.
     """
-    limit_s = remaining_s(timeout_s)
+    limit_s = remaining_s(bounds.timeout_s)
     try:
         async with asyncio.timeout(limit_s):
+            if bounds.before is not None:
+                bounds.before()
             return await call
     except stripe.StripeError as error:
         failure = _translated(operation, error)
@@ -126,7 +142,8 @@ def read_of(operation: str, answer: stripe.StripeObject) -> Read:
     content = json.loads(response.body) if response else None
     if response is None or not isinstance(content, dict) or not isinstance(content.get("id"), str):
         raise StripeNoAnswer(operation, "an answer that is not Stripe's")
-    return Read(content, server_time_s(response.headers.get("date")))
+    replayed = response.headers.get("idempotent-replayed") == "true"
+    return Read(content, server_time_s(response.headers.get("date")), replayed)
 
 
 def server_time_s(date_header: str | None) -> int:

@@ -18,7 +18,7 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_billing(settings.billing_target) as billing:
+    async with open_billing(settings.billing_target, settings.billing_token) as billing:
         runner = web.AppRunner(build_app(settings, billing), access_log=None, shutdown_timeout=5.0)
         await runner.setup()
         try:

@@ -23,6 +23,7 @@ from sandbox.storefront.pages import (
     visitor,
 )
 from sandbox.storefront.settings import Settings
+from sandbox.storefront.subscription_forms import manage_subscription, portal
 from sandbox.storefront.words import http_status, notice_of_error
 
 _STATIC = Path(__file__).with_name("static")
@@ -47,6 +48,8 @@ def build_app(settings: Settings, billing: Billing) -> web.Application:
     app.router.add_get("/", pricing)
     app.router.add_post("/checkout", buy)
     app.router.add_get("/account", account)
+    app.router.add_post("/account/subscription", manage_subscription)
+    app.router.add_post("/account/portal", portal)
     app.router.add_get("/sign-in", sign_in_form)
     app.router.add_post("/sign-in", sign_in)
     app.router.add_get("/livez", _livez)

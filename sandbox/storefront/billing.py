@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
-from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2
+from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2, subscription_pb2
 from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
+
+from sandbox.channel import credentials
 
 if TYPE_CHECKING:
     from billing.v1.billing_service_pb2_grpc import BillingServiceAsyncStub  # a name of the type stubs alone
 
 _READ_DEADLINE_S = 5.0
+_PURCHASE_DEADLINE_S = 10.0  # the service waits for a purchase that was just made
+_LOOK_DEADLINE_S = 1.5  # for a page that looks again by itself
 _CHECKOUT_DEADLINE_S = 20.0  # it waits for Stripe
 _ERROR_DOMAIN = "billing.v1"
 
@@ -53,6 +57,15 @@ class Order:
         return replace(self, request_id=request_id)
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a person asked of a subscription of theirs. `request_id` came with the form, as an order's."""
+
+    request_id: str
+    customer_id: str
+    subscription_id: str
+
+
 def error_of(error: grpc.RpcError) -> BillingError:
     """Read the status of a failed call: its code, and the reason in its google.rpc.ErrorInfo where there is one."""
     code = error.code() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else grpc.StatusCode.UNKNOWN
@@ -68,7 +81,7 @@ def error_of(error: grpc.RpcError) -> BillingError:
 
 
 class Billing:
-    """The four calls of billing.v1.BillingService, in the shape that the pages need."""
+    """The calls of billing.v1.BillingService, in the shape that the pages need."""
 
     def __init__(self, stub: BillingServiceAsyncStub) -> None:
         """Take the stub over an open channel."""
@@ -92,6 +105,25 @@ class Billing:
         request = entitlement_pb2.GetEntitlementsRequest(customer_id=customer_id)
         return await _answer(self._stub.GetEntitlements(request, timeout=_READ_DEADLINE_S))
 
+    async def purchase(
+        self, customer_id: str, checkout_session_id: str, *, patient: bool
+    ) -> entitlement_pb2.GetEntitlementsResponse | None:
+        """Say what a customer may use once a purchase of theirs is settled; None when they have made no such purchase.
+
+        Raises:
+            BillingError: the service does not answer.
+        """
+        request = entitlement_pb2.GetEntitlementsRequest(
+            customer_id=customer_id, after_checkout_session_id=checkout_session_id
+        )
+        timeout = _PURCHASE_DEADLINE_S if patient else _LOOK_DEADLINE_S
+        try:
+            return await _answer(self._stub.GetEntitlements(request, timeout=timeout))
+        except BillingError as error:
+            if error.code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}:
+                return None
+            raise
+
     async def checkout(self, order: Order, *, success_url: str, cancel_url: str) -> checkout_pb2.CheckoutSession:
         """Give the page on which this order can be paid.
 
@@ -110,27 +142,73 @@ class Billing:
         answer = await _answer(self._stub.CreateCheckoutSession(request, timeout=_CHECKOUT_DEADLINE_S))
         return answer.checkout_session
 
-    async def checkout_session(self, checkout_session_id: str, customer_id: str) -> checkout_pb2.CheckoutSession | None:
-        """Say where an attempt to buy stands; None when this customer has no such attempt. Whose id it is comes from a URL.
+    async def plan_key_of(self, checkout_session_id: str) -> str:
+        """Say which plan an attempt to buy is for.
 
         Raises:
             BillingError: the service does not answer.
         """
         request = checkout_pb2.GetCheckoutSessionRequest(checkout_session_id=checkout_session_id)
-        try:
-            answer = await _answer(self._stub.GetCheckoutSession(request, timeout=_READ_DEADLINE_S))
-        except BillingError as error:
-            if error.code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}:
-                return None
-            raise
-        session = answer.checkout_session
-        return session if session.customer_id == customer_id else None
+        answer = await _answer(self._stub.GetCheckoutSession(request, timeout=_READ_DEADLINE_S))
+        return answer.checkout_session.plan_key
+
+    async def update(
+        self, change: Change, plan_key: str | None, price_key: str | None, quantity: int | None, *, now: bool
+    ) -> None:
+        """Change a subscription's plan, now or when its period ends.
+
+        Raises:
+            BillingError: it cannot be changed so, or not now; see the reason. So do those below.
+        """
+        timing = (
+            subscription_pb2.UPDATE_TIMING_NOW_WITH_PRORATION if now else subscription_pb2.UPDATE_TIMING_AT_PERIOD_END
+        )
+        request = subscription_pb2.UpdateSubscriptionRequest(
+            request_id=change.request_id,
+            customer_id=change.customer_id,
+            stripe_subscription_id=change.subscription_id,
+            plan_key=plan_key,
+            price_key=price_key,
+            quantity=quantity,
+            timing=timing,
+        )
+        await _answer(self._stub.UpdateSubscription(request, timeout=_CHECKOUT_DEADLINE_S))
+
+    async def cancel(self, change: Change) -> None:
+        """End a subscription with the period that is paid."""
+        request = subscription_pb2.CancelSubscriptionRequest(
+            request_id=change.request_id,
+            customer_id=change.customer_id,
+            stripe_subscription_id=change.subscription_id,
+            timing=subscription_pb2.CANCEL_TIMING_AT_PERIOD_END,
+        )
+        await _answer(self._stub.CancelSubscription(request, timeout=_CHECKOUT_DEADLINE_S))
+
+    async def resume(self, change: Change) -> None:
+        """Take a cancellation back."""
+        request = subscription_pb2.ResumeSubscriptionRequest(
+            request_id=change.request_id,
+            customer_id=change.customer_id,
+            stripe_subscription_id=change.subscription_id,
+        )
+        await _answer(self._stub.ResumeSubscription(request, timeout=_CHECKOUT_DEADLINE_S))
+
+    async def portal(self, customer_id: str, return_url: str) -> str:
+        """Give the page of Stripe's on which a person manages what they have bought."""
+        request = subscription_pb2.CreatePortalSessionRequest(customer_id=customer_id, return_url=return_url)
+        return (await _answer(self._stub.CreatePortalSession(request, timeout=_CHECKOUT_DEADLINE_S))).url
 
 
 @asynccontextmanager
-async def open_billing(target: str) -> AsyncIterator[Billing]:
+async def open_billing(target: str, token: str | None = None) -> AsyncIterator[Billing]:
     """Open a channel to the billing service for as long as the context lasts; it connects again by itself."""
-    async with grpc.aio.insecure_channel(target, options=[("grpc.max_reconnect_backoff_ms", 2_000)]) as channel:
+    options = [("grpc.max_reconnect_backoff_ms", 2_000)]
+    opened = (
+        grpc.aio.insecure_channel(target, options)
+        if token is None
+        else grpc.aio.secure_channel(target, credentials(token), options)
+    )
+    async with opened as channel:
         yield Billing(BillingServiceStub(channel))
 
 

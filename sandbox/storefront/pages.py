@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
 import jinja2
 from aiohttp import web
-from billing.v1 import checkout_pb2, plan_pb2
+from billing.v1 import checkout_pb2, entitlement_pb2, plan_pb2
 
 from sandbox.storefront import words
 from sandbox.storefront.billing import Billing, BillingError, Order
@@ -37,7 +36,7 @@ PEOPLE = (Person("demo-ada", "Ada"), Person("demo-ben", "Ben"), Person("demo-cle
 # What the billing service takes for a customer id, but narrower: what can stand in a cookie as it is.
 _CUSTOMER_ID = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _SESSION_ID = re.compile(r"cs_[A-Za-z0-9_]{1,250}")
-_LOOKS = 15  # how often the page looks again by itself while a payment is being confirmed: half a minute
+_LOOKS = 5  # how often the page looks again by itself while a payment is being confirmed; the first look waits longer
 _LOOK_AGAIN_S = 2
 _QUANTITY_LIMIT = 1_000_000  # the contract's
 
@@ -49,7 +48,11 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
 )
 _templates.globals.update(
-    value_words=words.value_words, is_on=words.is_on, new_request_id=lambda: str(uuid.uuid4()), Mode=plan_pb2.PlanMode
+    value_words=words.value_words,
+    is_on=words.is_on,
+    is_ending=words.is_ending,
+    new_request_id=lambda: str(uuid.uuid4()),
+    Mode=plan_pb2.PlanMode,
 )
 
 
@@ -116,46 +119,56 @@ async def _pricing(request: web.Request, notice: Notice | None, *, status: int =
 
 async def account(request: web.Request) -> web.Response:
     """GET /account: what the visitor may use and why; after a checkout also where the payment stands."""
+    return await account_page(request, words.DONE.get(request.query.get("done", "")))
+
+
+async def account_page(request: web.Request, notice: Notice | None, *, status: int = 200) -> web.Response:
+    """Show the account, under a notice where there is one."""
     billing, visitor = request.app[BILLING], request[VISITOR]
     session_id = request.query.get("checkout_session_id")
-    # The purchase is read before the entitlements, so that these are never older than what is said about that.
-    session = await _visitors_session(request, session_id) if session_id is not None else None
-    plans, held = await asyncio.gather(billing.plans(), billing.entitlements(visitor.customer_id))
+    plans, bought = await asyncio.gather(billing.plans(), _purchase(request, session_id))
+    held = bought or await billing.entitlements(visitor.customer_id)
     plan_names = {plan.plan_key: plan.display_name for plan in plans}
     feature_names = {feature.feature_key: feature.display_name for plan in plans for feature in plan.features}
-    notice = None
     if session_id is not None:
-        name = plan_names.get(session.plan_key, session.plan_key) if session else ""
-        notice = words.notice_of_checkout(session, name, held.plan_keys)
+        plan_key = await billing.plan_key_of(session_id) if bought else ""
+        outcome = bought.checkout_outcome if bought else None
+        notice = words.notice_of_checkout(outcome, plan_names.get(plan_key, plan_key))
     return _page(
         request,
         "account.html",
+        status=status,
         notice=notice,
-        look_again=_look_again(request, session, held.plan_keys),
+        look_again=_look_again(request, bought),
         check_again=f"/account?{urlencode({'checkout_session_id': session_id or ''})}",
         plan_titles=[plan_names.get(key, key) for key in held.plan_keys],
         features=words.feature_facts(held.entitlements, feature_names, plan_names),
         sources=words.source_facts(held.sources, plan_names),
+        subscriptions=words.changeable(held.sources),
+        plans=[plan for plan in plans if plan.mode == plan_pb2.PLAN_MODE_SUBSCRIPTION],
+        plan_names=plan_names,
     )
 
 
-async def _visitors_session(request: web.Request, session_id: str) -> checkout_pb2.CheckoutSession | None:
-    if not _SESSION_ID.fullmatch(session_id):
+async def _purchase(request: web.Request, session_id: str | None) -> entitlement_pb2.GetEntitlementsResponse | None:
+    """Wait for the visitor's purchase, so that the page never shows what they had before; None where there is none."""
+    if session_id is None or not _SESSION_ID.fullmatch(session_id):
         return None
-    return await request.app[BILLING].checkout_session(session_id, request[VISITOR].customer_id)
+    patient = (
+        "looks" not in request.query
+    )  # the first look waits; those that the page takes by itself come again anyway
+    return await request.app[BILLING].purchase(request[VISITOR].customer_id, session_id, patient=patient)
 
 
-def _look_again(
-    request: web.Request, session: checkout_pb2.CheckoutSession | None, plan_keys: Sequence[str]
-) -> str | None:
+def _look_again(request: web.Request, bought: entitlement_pb2.GetEntitlementsResponse | None) -> str | None:
     """Give what a page that is still waiting tells the browser: come again in so many seconds. Bounded; then a person may."""
-    if session is None or words.settled(session, plan_keys):
+    if bought is None or words.settled(bought.checkout_outcome):
         return None
     looks = request.query.get("looks", "0")
     done = int(looks) if looks.isdecimal() and len(looks) < 3 else _LOOKS
     if done >= _LOOKS:
         return None
-    query = urlencode({"checkout_session_id": session.checkout_session_id, "looks": done + 1})
+    query = urlencode({"checkout_session_id": request.query["checkout_session_id"], "looks": done + 1})
     return f"{_LOOK_AGAIN_S};url=/account?{query}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -20,10 +20,12 @@ class Settings:
     port: int
     url: str  # without a slash at its end; success and cancel URLs are made from it
     billing_target: str  # host:port of the public gRPC listener
+    billing_token: str | None = field(default=None, repr=False)  # None: it asks for none
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
-        """Read STOREFRONT_ADDRESS (default 127.0.0.1:8000), STOREFRONT_URL (default: that address), STOREFRONT_BILLING_TARGET.
+        """Read STOREFRONT_ADDRESS (default 127.0.0.1:8000), STOREFRONT_URL (default: that address), STOREFRONT_BILLING_TARGET,
+        STOREFRONT_BILLING_TOKEN (default: none).
 
         Raises:
             SettingsError: a value does not hold.
@@ -35,4 +37,5 @@ class Settings:
         url = environment.get("STOREFRONT_URL", f"http://{address}").rstrip("/")
         if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
             raise SettingsError(f"STOREFRONT_URL is to be an absolute http or https URL, not {url!r}")
-        return cls(host, int(port), url, environment.get("STOREFRONT_BILLING_TARGET", "127.0.0.1:50051"))
+        target = environment.get("STOREFRONT_BILLING_TARGET", "127.0.0.1:50051")
+        return cls(host, int(port), url, target, environment.get("STOREFRONT_BILLING_TOKEN") or None)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
 import grpc
-from billing.v1 import checkout_pb2, entitlement_pb2, plan_pb2
+from billing.v1 import entitlement_pb2, plan_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sandbox.storefront.billing import BillingError
 
 _State = entitlement_pb2.Source.State
-_Checkout = checkout_pb2.CheckoutSession.State
 _TRY_AGAIN = "Our billing is not reachable at the moment. Nothing was charged; please try again in a minute."
 
 _REASONS: Mapping[str, str] = {
@@ -26,6 +25,17 @@ _REASONS: Mapping[str, str] = {
     "CHECKOUT_SUPERSEDED": "You started another checkout meanwhile. Please finish that one, or choose again.",
     "REQUEST_IN_PROGRESS": "We are still working on your last click. Please try again in a moment.",
     "REQUEST_ID_REUSED": "This page was out of date. It is fresh now: please choose again.",
+    "SUBSCRIPTION_NOT_FOUND": "You have no such subscription.",
+    "SUBSCRIPTION_NOT_LIVE": "This subscription is over. You can buy a plan again whenever you like.",
+    "SUBSCRIPTION_ENDING": "This subscription is about to end. Keep it first, then change it.",
+    "SUBSCRIPTION_PAUSED": "This subscription is paused. Resume it first, then change it.",
+    "SUBSCRIPTION_UNPAID": "The last payment has not arrived. Please pay it first; “Payment and invoices” leads there.",
+    "SUBSCRIPTION_CHANGE_PENDING": "A change of this subscription is under way already. Please ask our team.",
+    "SUBSCRIPTION_CHANGE_SUPERSEDED": "You changed this subscription meanwhile. Please look at what you have now.",
+    "PLAN_GROUP_MISMATCH": "Your subscription cannot be changed to this plan.",
+    "PAYMENT_FAILED": "Your card was declined, so nothing was changed. “Payment and invoices” lets you replace it.",
+    "CUSTOMER_UNKNOWN_TO_STRIPE": "You have not bought anything yet, so there is nothing to manage.",
+    "CHECKOUT_SESSION_NOT_FOUND": "We know of no such purchase of yours.",
     "INVALID_FIELDS": "Something in that order does not hold. Please check it and choose again.",
 }
 
@@ -85,39 +95,46 @@ def http_status(error: BillingError) -> int:
     return refused.get(error.code, 500)
 
 
-def settled(session: checkout_pb2.CheckoutSession, plan_keys: Sequence[str]) -> bool:
+_UNSETTLED = frozenset({entitlement_pb2.CHECKOUT_OUTCOME_STILL_OPEN, entitlement_pb2.CHECKOUT_OUTCOME_UNCONFIRMED})
+_CONFIRMING = Notice(
+    Tone.WAITING,
+    "Confirming your payment…",
+    "This page looks again by itself. You can also leave it; nothing gets lost.",
+)
+_OUTCOMES: Mapping[entitlement_pb2.CheckoutOutcome.ValueType, Notice] = {
+    entitlement_pb2.CHECKOUT_OUTCOME_ENTITLED: Notice(
+        Tone.GOOD, "Thank you!", "Your payment has arrived, and {plan} is yours."
+    ),
+    entitlement_pb2.CHECKOUT_OUTCOME_PENDING_PAYMENT: Notice(
+        Tone.WAITING,
+        "Payment on its way",
+        "Your bank is processing the payment, which can take some days. {plan} is yours as soon as it has arrived.",
+    ),
+    entitlement_pb2.CHECKOUT_OUTCOME_PAYMENT_FAILED: Notice(
+        Tone.BAD, "The payment failed", "Your bank did not carry it out. Nothing was bought; you may try again."
+    ),
+    entitlement_pb2.CHECKOUT_OUTCOME_EXPIRED: Notice(
+        Tone.BAD, "This checkout has expired", "It was not paid in time. Nothing was bought; you may try again."
+    ),
+    entitlement_pb2.CHECKOUT_OUTCOME_NOT_ENTITLED: Notice(
+        Tone.BAD, "No longer active", "You bought {plan}, and it is not active at the moment. Below is why."
+    ),
+}
+
+
+def settled(outcome: entitlement_pb2.CheckoutOutcome.ValueType) -> bool:
     """Say whether nothing more is to be waited for after paying: it has failed, is with the bank, or the plan is there."""
-    if session.state == _Checkout.STATE_OPEN:
-        return False
-    return session.state != _Checkout.STATE_COMPLETE or session.plan_key in plan_keys
+    return outcome not in _UNSETTLED
 
 
-def notice_of_checkout(
-    session: checkout_pb2.CheckoutSession | None, plan_name: str, plan_keys: Sequence[str]
-) -> Notice:
+def notice_of_checkout(outcome: entitlement_pb2.CheckoutOutcome.ValueType | None, plan_name: str) -> Notice:
     """Say where a purchase stands, as the billing service knows it; that the person came back proves nothing."""
-    if session is None:
+    if outcome is None:
         return Notice(
             Tone.BAD, "No such purchase", "We know of no purchase of yours under this address. Nothing was changed."
         )
-    if not settled(session, plan_keys):
-        return Notice(
-            Tone.WAITING,
-            "Confirming your payment…",
-            "This page looks again by itself. You can also leave it; nothing gets lost.",
-        )
-    if session.state == _Checkout.STATE_COMPLETE:
-        return Notice(Tone.GOOD, "Thank you!", f"Your payment has arrived, and {plan_name} is yours.")
-    if session.state == _Checkout.STATE_PROCESSING:
-        text = f"Your bank is processing the payment, which can take some days. {plan_name} is yours as soon as it has arrived."
-        return Notice(Tone.WAITING, "Payment on its way", text)
-    if session.state == _Checkout.STATE_PAYMENT_FAILED:
-        return Notice(
-            Tone.BAD, "The payment failed", "Your bank did not carry it out. Nothing was bought; you may try again."
-        )
-    return Notice(
-        Tone.BAD, "This checkout has expired", "It was not paid in time. Nothing was bought; you may try again."
-    )
+    notice = _OUTCOMES.get(outcome, _CONFIRMING)
+    return replace(notice, text=notice.text.format(plan=plan_name))
 
 
 def feature_facts(
@@ -146,6 +163,26 @@ def source_facts(sources: Iterable[entitlement_pb2.Source], plan_names: Mapping[
         )
         for source in sources
     ]
+
+
+DONE: Mapping[str, Notice] = {
+    "change-now": Notice(Tone.GOOD, "Changed", "Your new plan is yours at once."),
+    "change-later": Notice(
+        Tone.GOOD, "Noted", "Your plan changes when the period that is paid ends. Nothing is charged before."
+    ),
+    "cancel": Notice(Tone.GOOD, "Cancelled", "Your plan is yours until the period that is paid ends."),
+    "resume": Notice(Tone.GOOD, "Welcome back", "Your plan renews as before."),
+}
+
+
+def changeable(sources: Iterable[entitlement_pb2.Source]) -> list[entitlement_pb2.Source]:
+    """Give what can be managed: subscriptions that are not over."""
+    return [one for one in sources if one.stripe_subscription_id and one.state != _State.STATE_ENDED]
+
+
+def is_ending(source: entitlement_pb2.Source) -> bool:
+    """Say whether a subscription is to end, or stands still, and so can be resumed."""
+    return source.state in {_State.STATE_ENDING, _State.STATE_PAUSED}
 
 
 def value_words(value: plan_pb2.FeatureValue) -> str:

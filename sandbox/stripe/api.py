@@ -14,17 +14,20 @@ from typing import Any
 from aiohttp import web
 
 from sandbox.stripe import (
+    billing_portal,
     checkout_sessions,
     customers,
     disputes,
     errors,
     events,
     invoice_endpoints,
+    invoice_previews,
     payment_intents,
     prices,
     products,
     refunds,
     subscription_endpoints,
+    subscription_schedules,
 )
 from sandbox.stripe.account import API_VERSION, Account
 from sandbox.stripe.errors import ApiError, RefusedBeforeExecutionError
@@ -42,10 +45,13 @@ ROUTES: tuple[Route, ...] = (
     *customers.ROUTES,
     *checkout_sessions.ROUTES,
     *subscription_endpoints.ROUTES,
+    *subscription_schedules.ROUTES,
     *invoice_endpoints.ROUTES,
+    *invoice_previews.ROUTES,
     *payment_intents.ROUTES,
     *refunds.ROUTES,
     *disputes.ROUTES,
+    *billing_portal.ROUTES,
     *events.ROUTES,
 )
 

@@ -23,6 +23,7 @@ from sandbox.stripe.deliveries import Backoff, Deliveries, Webhook
 from sandbox.stripe.faults import Faults
 from sandbox.stripe.form import BODY_LIMIT_BYTES
 from sandbox.stripe.hosted_page import HostedPage
+from sandbox.stripe.portal_page import PortalPage
 from sandbox.stripe.seed import seed
 from sandbox.stripe.store import Store
 
@@ -76,7 +77,7 @@ class StandInStripe:
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
         page = HostedPage(self._account, self.deliveries)
         controls = ControlApi(Surroundings(self._account, self.deliveries, self._clock, self._faults))
-        for routed in (self._api, page, controls):
+        for routed in (self._api, page, PortalPage(self._account), controls):
             app.router.add_routes(routed.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_WAIT_S)
         await self._runner.setup()

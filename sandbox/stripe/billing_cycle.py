@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-from sandbox.stripe import dunning, invoices, payment_intents, subscriptions
+from sandbox.stripe import dunning, invoices, payment_intents, subscription_schedules, subscriptions
 from sandbox.stripe.account import Account
 from sandbox.stripe.cards import CardOutcome, outcome_of
 from sandbox.stripe.errors import ApiError
@@ -35,12 +35,13 @@ def renew(account: Account, subscription: Object, outcome: CardOutcome | None = 
         return
     items = copy.deepcopy(subscription["items"])
     ends = subscriptions.first_period_end(subscription)
+    phase = subscription_schedules.enter_next_phase(account, subscription, items["data"], at=ends)
     moved = [item for item in items["data"] if item["current_period_end"] == ends]
     for item in moved:
         item["current_period_start"], item["current_period_end"] = _next_period(subscription, item)
     invoice = invoices.draft(account, subscription, "subscription_cycle", subscriptions.lines_of(moved))
     status = "active" if subscription["status"] == "trialing" else subscription["status"]
-    changes = {"items": items, "latest_invoice": invoice["id"], "status": status}
+    changes = {"items": items, "latest_invoice": invoice["id"], "status": status, **phase}
     account.change(subscription, changes, event="customer.subscription.updated")
     _bill(account, invoice, subscription, outcome)
 

@@ -64,9 +64,10 @@ def _with_type(account: Account, record: Object) -> Object:
 
 
 def _answered(around: Surroundings, _: str, __: Nothing) -> Object:
-    failed = [record["event"] for record in around.account.store.all(Kind.DELIVERY) if record["status"] == "failed"]
+    records = [record for record in around.account.store.all(Kind.DELIVERY) if record["status"] == "failed"]
+    failed = {record["event"]: _with_type(around.account, record)["type"] for record in records}
     taken = list(around.deliveries.taken)
-    return {"attempts": around.deliveries.attempts, "event_ids": taken, "failed_event_ids": failed}
+    return {"attempts": around.deliveries.attempts, "event_ids": taken, "failed_events": failed}
 
 
 def _show_faults(around: Surroundings, _: str, __: Nothing) -> Object:

@@ -13,6 +13,7 @@ from sandbox.stripe import checkout_sessions, purchase
 from sandbox.stripe.account import Account
 from sandbox.stripe.deliveries import Deliveries
 from sandbox.stripe.errors import ApiError
+from sandbox.stripe.intervals import every
 from sandbox.stripe.money import shown_amount
 from sandbox.stripe.objects import Kind, Object
 
@@ -24,7 +25,7 @@ _BUTTONS = {
     "bank_debit": purchase.Outcome.PROCESSING,
     "decline": purchase.Outcome.DECLINED,
 }
-_HEADERS = {
+PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -108,7 +109,7 @@ class HostedPage:
             "quantity": item["quantity"],
             "unit": shown_amount(price["unit_amount"], price["currency"]),
             "amount": shown_amount(item["amount_total"], item["currency"]),
-            "every": _every(price["recurring"]),
+            "every": every(price["recurring"]),
         }
 
     def _closed(self, session: Object | None) -> web.Response:
@@ -128,12 +129,4 @@ class HostedPage:
 
     def _rendered(self, template: str, status: int, **values: Any) -> web.Response:
         html = self._templates.get_template(template).render(**values)
-        return web.Response(text=html, content_type="text/html", status=status, headers=_HEADERS)
-
-
-def _every(recurring: Object | None) -> str | None:
-    """Say how often a price recurs: "month", "3 months"; None for one paid once."""
-    if recurring is None:
-        return None
-    count, interval = recurring["interval_count"], recurring["interval"]
-    return str(interval) if count == 1 else f"{count} {interval}s"
+        return web.Response(text=html, content_type="text/html", status=status, headers=PAGE_HEADERS)

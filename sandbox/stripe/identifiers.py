@@ -17,6 +17,7 @@ _SHAPES: dict[str, tuple[str, int]] = {
     Kind.CUSTOMER: ("cus_", 14),
     Kind.CHECKOUT_SESSION: ("cs_test_a1", 56),
     Kind.LINE_ITEM: ("li_1", 23),
+    Kind.SUBSCRIPTION_SCHEDULE: ("sub_sched_1", 23),
     Kind.SUBSCRIPTION: ("sub_1", 23),
     Kind.SUBSCRIPTION_ITEM: ("si_", 14),
     Kind.INVOICE: ("in_1", 23),
@@ -26,9 +27,12 @@ _SHAPES: dict[str, tuple[str, int]] = {
     Kind.CHARGE: ("ch_3", 23),
     Kind.REFUND: ("re_3", 23),
     Kind.DISPUTE: ("du_1", 23),
+    Kind.PORTAL_CONFIGURATION: ("bpc_1", 23),
+    Kind.PORTAL_SESSION: ("bps_1", 23),
     Kind.EVENT: ("evt_1", 23),
 }
-_KIND_BY_PREFIX = {prefix.split("_", maxsplit=1)[0]: Kind(kind) for kind, (prefix, _) in _SHAPES.items()}
+# What stands before an id's last "_": "price", and "sub_sched" where there are two.
+_KIND_BY_PREFIX = {prefix.rpartition("_")[0]: Kind(kind) for kind, (prefix, _) in _SHAPES.items()}
 
 
 def new_id(kind: Kind) -> str:
@@ -44,5 +48,6 @@ def random_text(length: int) -> str:
 
 def kind_of(object_id: str) -> Kind | None:
     """Tell the kind from an id's prefix; None when it is no id of ours."""
-    prefix, separator, _ = object_id.partition("_")
-    return _KIND_BY_PREFIX.get(prefix) if separator else None
+    parts = object_id.split("_")
+    kind = _KIND_BY_PREFIX.get("_".join(parts[:2])) if len(parts) > 2 else None
+    return kind or (_KIND_BY_PREFIX.get(parts[0]) if len(parts) > 1 else None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import calendar
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
@@ -28,3 +30,11 @@ def _add(start_s: int, interval: str, count: int) -> int:
     year, month = start.year + months // 12, months % 12 + 1
     day = min(start.day, calendar.monthrange(year, month)[1])
     return int(start.replace(year=year, month=month, day=day).timestamp())
+
+
+def every(recurring: Mapping[str, Any] | None) -> str | None:
+    """Say how often a price recurs: "month", "3 months"; None for one paid once."""
+    if recurring is None:
+        return None
+    count, interval = recurring["interval_count"], recurring["interval"]
+    return str(interval) if count == 1 else f"{count} {interval}s"

@@ -8,7 +8,7 @@ from typing import Any
 
 import stripe.params as sdk
 
-from sandbox.stripe import billing_cycle
+from sandbox.stripe import billing_cycle, prorations, subscription_schedules
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, missing_param, resource_missing
 from sandbox.stripe.objects import Kind, Object, merged_metadata
@@ -28,17 +28,20 @@ def update(account: Account, call: Call) -> Object:
         require_live(subscription)
     if "cancel_at" in params and "cancel_at_period_end" in params:
         raise ApiError("You may only specify one of these parameters: cancel_at, cancel_at_period_end.")
+    subscription_schedules.require_free(subscription, params)
     changes: Object = {"metadata": merged_metadata(subscription["metadata"], params.get("metadata"))}
     if "description" in params:
         changes["description"] = params["description"] or None
     if "items" in params:
-        changes["items"] = _updated_items(account, subscription, params["items"])
+        changes["items"] = updated_items(account, subscription, params["items"])
     if "cancel_at_period_end" in params:
         changes |= cancellation(account, subscription, wanted=params["cancel_at_period_end"])
     if "cancel_at" in params:
         changes |= _cancellation_at(account, subscription, params["cancel_at"])
     if "pause_collection" in params:
         changes |= pause_collection(account, params["pause_collection"])
+    if "items" in changes and params.get("proration_behavior") == "always_invoice":
+        changes |= prorations.charge(account, subscription, changes["items"]["data"])
     account.change(subscription, changes, event="customer.subscription.updated")
     return shown(subscription)
 
@@ -66,7 +69,8 @@ def _cancellation_at(account: Account, subscription: Object, cancel_at: Any) -> 
     return {**changes, "cancel_at_period_end": False, "cancel_at": cancel_at}
 
 
-def _updated_items(account: Account, subscription: Object, given: Sequence[Object]) -> Object:
+def updated_items(account: Account, subscription: Object, given: Sequence[Object]) -> Object:
+    """Give a subscription's items as an `items` parameter makes them. Raises ApiError for what Stripe refuses."""
     items: Object = copy.deepcopy(subscription["items"])
     by_id = {item["id"]: item for item in items["data"]}
     for index, change in enumerate(given):
@@ -166,6 +170,7 @@ ROUTES = (
             "pause_collection.behavior",
             "pause_collection.resumes_at",
             "proration_behavior",
+            "payment_behavior",
             "items.id",
             "items.price",
             "items.quantity",

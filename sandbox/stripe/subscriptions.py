@@ -1,6 +1,7 @@
 """Subscriptions: how they begin, change and end. What time does to them: `billing_cycle`.
 
-https://docs.stripe.com/billing/subscriptions/overview. Changes are not prorated: an update sends no invoice.
+https://docs.stripe.com/billing/subscriptions/overview. An update sends an invoice where it asks for prorations
+at once: `prorations`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from sandbox.stripe import invoices
+from sandbox.stripe import invoices, subscription_schedules
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, resource_missing
 from sandbox.stripe.identifiers import new_id
@@ -119,6 +120,7 @@ def cancel(account: Account, subscription: Object, *, reason: str = "cancellatio
         "ended_at": now,
         "canceled_at": subscription["canceled_at"] or now,
         "cancellation_details": {**subscription["cancellation_details"], "reason": reason},
+        **subscription_schedules.cancel(account, subscription),
     }
     account.change(subscription, changes, event="customer.subscription.deleted")
 

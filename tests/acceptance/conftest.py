@@ -10,6 +10,7 @@ import aiohttp
 import grpc
 import pytest
 
+from sandbox.channel import credentials
 from tests.acceptance.world import Sandbox, World, running
 
 _numbers = count(1)
@@ -25,7 +26,10 @@ def sandbox(reachable_folder: Path) -> Iterator[Sandbox]:
 @pytest.fixture
 async def world(sandbox: Sandbox) -> AsyncIterator[World]:
     """The world around the shared sandbox."""
-    async with grpc.aio.insecure_channel(sandbox["grpc"]) as channel, aiohttp.ClientSession() as http:
+    async with (
+        grpc.aio.secure_channel(sandbox["grpc"], credentials(sandbox["grpc_token"])) as channel,
+        aiohttp.ClientSession() as http,
+    ):
         yield World(sandbox.addresses, channel, http)
 
 

@@ -5,15 +5,17 @@ Set SCREENSHOTS to a folder to keep a picture of every page that is visited.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Response, async_playwright, expect
 
 from tests.acceptance.world import World
 
@@ -119,6 +121,33 @@ async def test_a_person_buys_pro_and_has_it(person: Person) -> None:
     await person.look("already-subscribed")
 
 
+async def test_a_person_changes_cancels_keeps_and_manages_what_they_have(person: Person) -> None:
+    """All from the account page; a declined card changes nothing and says what to do."""
+    await person.upgrade()
+    await person.press("Pay €")
+    await person.expect_notice("Thank you!")
+    await person.page.get_by_role("combobox").select_option(label="Team, €9 per seat and month")
+    await person.page.get_by_role("spinbutton").fill("4")
+    await person.look("account-manage")
+    await person.press("Change now")
+    await person.expect_notice("Changed")
+    await person.expect_plan("Team")
+    await expect(person.page.locator(".facts div", has_text="Seats")).to_contain_text("4")
+    await person.press("Cancel when the period ends")
+    await person.expect_notice("Cancelled")
+    await expect(person.page.locator(".sources")).to_contain_text("Ends on")
+    await person.look("account-cancelled")
+    await person.press("Keep Team")
+    await person.expect_notice("Welcome back")
+    await person.press("Change when the period ends")
+    await person.expect_notice("That did not work")
+    await person.press("Payment and invoices")
+    await expect(person.page.get_by_role("heading", name="Your subscriptions")).to_be_visible()
+    await person.look("portal")
+    await person.page.get_by_role("link", name="Back to the shop").click()
+    await person.expect_plan("Team")
+
+
 async def test_a_person_pays_by_bank_debit(person: Person, world: World) -> None:
     """A delayed payment grants nothing until it has settled; the account says so meanwhile."""
     await person.upgrade()
@@ -132,6 +161,60 @@ async def test_a_person_pays_by_bank_debit(person: Person, world: World) -> None
     await person.page.reload()
     await person.expect_notice("Thank you!")
     await person.expect_plan("Pro")
+
+
+@contextmanager
+def accounts_shown(person: Person) -> Iterator[list[Response]]:
+    """Gather every account page that the browser is given."""
+    shown: list[Response] = []
+
+    def note(response: Response) -> None:
+        if response.request.resource_type == "document" and "/account?" in response.url:
+            shown.append(response)
+
+    person.page.on("response", note)
+    yield shown
+    person.page.remove_listener("response", note)
+
+
+async def test_the_account_never_shows_the_old_plan_where_the_webhook_comes_five_seconds_late(
+    person: Person, world: World
+) -> None:
+    """Stripe sends the person back at once, and its webhook later: the first page that is shown has what was bought."""
+    await person.upgrade()
+    await world.control("webhooks", paused=True)
+    with accounts_shown(person) as shown:
+        late = asyncio.create_task(let_go_later(world))
+        await person.press("Pay €")
+        await person.expect_notice("Thank you!")
+        await person.expect_plan("Pro")
+        assert len(shown) == 1
+        assert "You are on <strong>Pro</strong>" in await shown[0].text()
+        await late
+        await world.until_delivered()
+        await person.page.reload()
+        await person.expect_plan("Pro")
+
+
+async def let_go_later(world: World) -> None:
+    """Have the webhooks be five seconds late."""
+    await asyncio.sleep(5)
+    await world.control("webhooks", paused=False)
+
+
+async def test_the_account_never_shows_the_old_plan_where_the_webhook_is_lost(person: Person, world: World) -> None:
+    await person.upgrade()
+    await world.control("faults", deliveries={"drop": 1})
+    try:
+        with accounts_shown(person) as shown:
+            await person.press("Pay €")
+            await person.expect_notice("Thank you!")
+            await person.expect_plan("Pro")
+        await person.look("account-webhook-lost")
+        assert len(shown) == 1
+        assert "You are on <strong>Pro</strong>" in await shown[0].text()
+    finally:
+        await world.control("faults")
 
 
 async def test_a_person_is_declined_and_then_turns_back(person: Person) -> None:
@@ -166,7 +249,7 @@ async def test_a_forged_success_url_grants_nothing(person: Person, world: World,
     await person.expect_notice("Confirming your payment…")
     await person.expect_plan("Free")
     await person.look("account-confirming")
-    await person.page.goto(f"{person.shop}/account?checkout_session_id={session_id}&looks=15")
+    await person.page.goto(f"{person.shop}/account?checkout_session_id={session_id}&looks=5")
     await expect(person.page.get_by_role("link", name="Check again")).to_be_visible()  # it stops looking by itself
     assert await person.page.locator("meta[http-equiv=refresh]").count() == 0
 

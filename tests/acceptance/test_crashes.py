@@ -15,6 +15,7 @@ import aiohttp
 import grpc
 import pytest
 
+from sandbox.channel import credentials
 from sandbox.ports import Ports
 from sandbox.stack import Plan, Stack
 from tests import stripe_events
@@ -44,7 +45,8 @@ def stack(reachable_folder: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 async def crashing_world(stack: Stack) -> AsyncIterator[World]:
-    async with grpc.aio.insecure_channel(stack.addresses()["grpc"]) as channel, aiohttp.ClientSession() as http:
+    known = credentials(stack.secrets.grpc_token)
+    async with grpc.aio.secure_channel(stack.addresses()["grpc"], known) as channel, aiohttp.ClientSession() as http:
         yield World(stack.addresses(), channel, http)
 
 

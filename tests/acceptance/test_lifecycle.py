@@ -16,6 +16,7 @@ import aiohttp
 import grpc
 import pytest
 
+from sandbox.channel import credentials
 from sandbox.ports import HOST, Ports, free_port, is_free
 from tests.acceptance.world import ROOT, Sandbox, World, launch, running, stop
 
@@ -32,6 +33,7 @@ _KEYS = {
     "api_key",
     "webhook_secret",
     "internal_token",
+    "grpc_token",
 }
 
 
@@ -69,7 +71,10 @@ def _free_row() -> int:
 
 
 async def _world_says(sandbox: Sandbox, customer_id: str, *, buy: bool = False) -> list[str]:
-    async with grpc.aio.insecure_channel(sandbox["grpc"]) as channel, aiohttp.ClientSession() as http:
+    async with (
+        grpc.aio.secure_channel(sandbox["grpc"], credentials(sandbox["grpc_token"])) as channel,
+        aiohttp.ClientSession() as http,
+    ):
         world = World(sandbox.addresses, channel, http)
         if buy:
             await world.pay(await world.checkout(customer_id))
@@ -86,9 +91,8 @@ async def test_a_second_start_finds_its_data_and_a_stop_leaves_nothing(data: Pat
         assert _left_running(first) == []
     with running(data, "--no-storefront", log=log) as second:
         assert set(second.addresses) == _KEYS - {"storefront"}
-        assert {key: second[key] for key in ("api_key", "webhook_secret", "internal_token")} == {
-            key: first[key] for key in ("api_key", "webhook_secret", "internal_token")
-        }
+        kept = ("api_key", "webhook_secret", "internal_token", "grpc_token")
+        assert {key: second[key] for key in kept} == {key: first[key] for key in kept}
         assert await _world_says(second, "keeper") == ["pro"]
     assert second.process.returncode == 0
 

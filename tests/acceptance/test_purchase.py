@@ -11,6 +11,7 @@ import pytest
 from billing.internal.v1 import fulfillment_service_pb2
 from billing.internal.v1.fulfillment_service_pb2_grpc import FulfillmentServiceStub
 from billing.v1 import checkout_pb2, entitlement_pb2
+from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
 
@@ -139,6 +140,18 @@ async def test_nobody_fulfils_himself_a_plan(world: World) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await FulfillmentServiceStub(channel).Fulfill(fulfillment_service_pb2.FulfillRequest(), timeout=10)
         assert refused.value.code() == code
+
+
+async def test_nobody_calls_without_a_token(world: World) -> None:
+    """The sandbox's callers show who they are, as a company's would; its gateway's token opens the other door alone."""
+    codes = []
+    for shown in ((), (("authorization", f"Bearer {world.addresses['internal_token']}"),)):
+        async with grpc.aio.insecure_channel(world.addresses["grpc"]) as channel:
+            request = entitlement_pb2.GetEntitlementsRequest(customer_id="ann")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await BillingServiceStub(channel).GetEntitlements(request, timeout=10, metadata=shown)
+        codes.append(refused.value.code())
+    assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2
 
 
 async def test_what_the_terminal_is_told_to_try_works(world: World) -> None:

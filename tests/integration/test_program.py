@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import grpc
+import psycopg
 import pytest
 from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, entitlement_pb2
@@ -290,6 +291,31 @@ async def test_mistakes_in_the_catalog_are_all_named_with_their_places(tmp_path:
         2,
         "billing-service serve cannot start:\nBILLING_CATALOG: must be UTF-8 text\n",
     )
+
+
+async def test_a_catalog_without_a_plan_that_customers_have_ends_the_start_before_it_is_ready(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The plan and how many have it are named, with what to do; put back, it starts."""
+    facts = {"purchases": [{"checkout_session_id": "cs_1", "plan_key": "export_pass", "quantity": 1, "created": 1}]}
+    with psycopg.connect(database_url) as connection:
+        connection.execute("INSERT INTO customers (customer_id, facts) VALUES ('ann', %s)", [json.dumps(facts)])
+        connection.execute("INSERT INTO prices VALUES ('price_1', 'export_pass', 'once', 'export_pass', true, true)")
+    whole = (Path(__file__).parents[2] / "catalog.toml").read_text(encoding="utf-8")
+    path = tmp_path / "catalog.toml"
+    path.write_text(whole.partition("[plans.export_pass]")[0], encoding="utf-8")
+    environment = _environment(database_url, BILLING_CATALOG=str(path))
+    code, errors = await _run("serve", environment)
+    assert code == 2
+    last = errors.splitlines()[-1]
+    assert last.startswith("billing-service serve cannot start: the catalog has lost plans that customers have: ")
+    assert '"export_pass" (customers: 1)' in last
+    assert "deactivate its prices at Stripe" in last
+    assert '"ready": true' not in errors
+    path.write_text(whole, encoding="utf-8")
+    async with _serving(environment) as service:
+        await service.until("readiness", ready=True)
+        assert await service.stop() == 0
 
 
 async def test_an_unknown_command_is_a_usage_error() -> None:

@@ -13,6 +13,7 @@ import grpc
 from billing.v1 import entitlement_pb2
 
 from billing_service.domain.catalog import Catalog
+from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.rpc.responses import get_entitlements_response
 from tests.torture.plan import Repair
@@ -71,11 +72,16 @@ async def _until_sent(stage: Stage) -> None:
 
 async def _until_found(stage: Stage) -> None:
     """Wait until the service has found every event that nobody sent it."""
-    missing = (await stage.ask("webhooks/taken"))["failed_event_ids"]
+    missing = _used((await stage.ask("webhooks/taken"))["failed_events"])
     while missing:
         recorded = stage.events().recorded
         missing = [event_id for event_id in missing if event_id not in recorded]
         await asyncio.sleep(_LOOK_EVERY_S if missing else 0)
+
+
+def _used(failed: Mapping[str, str | None]) -> list[str]:
+    """Give the events of which the service makes use, of those that nobody took: it asks Stripe for no others."""
+    return [event_id for event_id, event_type in failed.items() if event_type in HANDLED_TYPES]
 
 
 async def reckon(stage: Stage, catalog: Catalog, customer_ids: Sequence[str]) -> Reckoning:
@@ -83,7 +89,7 @@ async def reckon(stage: Stage, catalog: Catalog, customer_ids: Sequence[str]) ->
     taken = await stage.ask("webhooks/taken")
     rows = stage.events()
     found = Reckoning(deliveries=taken["attempts"], events=len(taken["event_ids"]))
-    sent = [*taken["event_ids"], *taken["failed_event_ids"]]
+    sent = [*taken["event_ids"], *_used(taken["failed_events"])]
     found.lost = [i for i in sent if i not in rows.recorded and i not in rows.quarantined]
     found.twice = [i for i in rows.recorded if rows.recorded[i] > 1 or i in rows.quarantined]
     found.quarantined = sorted(rows.quarantined)

@@ -14,6 +14,7 @@ import grpc
 import psycopg
 from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 
+from sandbox.channel import credentials
 from sandbox.ports import Ports
 from sandbox.stack import Plan, Stack
 from tests.torture.plan import Crash
@@ -60,8 +61,10 @@ class Stage:
             self.stack.start()
             self.addresses = self.stack.addresses()
             self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S))
-            self._channel = grpc.aio.insecure_channel(
-                self.addresses["grpc"], options=[("grpc.max_reconnect_backoff_ms", 500)]
+            self._channel = grpc.aio.secure_channel(
+                self.addresses["grpc"],
+                credentials(self.addresses["grpc_token"]),
+                options=[("grpc.max_reconnect_backoff_ms", 500)],
             )
             self.billing = BillingServiceStub(self._channel)
         except BaseException:

@@ -9,6 +9,7 @@ import pytest
 
 from billing_service.address import Address
 from billing_service.settings import DatabaseSettings, Settings, SettingsError, load_settings
+from tests.certificates import Authority
 
 _CATALOG = Path(__file__).parents[2] / "catalog.toml"
 _GOOD = {
@@ -86,6 +87,13 @@ def test_names_every_variable_that_is_missing_or_empty(monkeypatch: pytest.Monke
         ("BILLING_INTERNAL_TOKEN", ",".join(["hunter2-hunter2-hunter2"] * 5)),
         ("BILLING_LOG_LEVEL", "loud"),
         ("BILLING_INSECURE_LISTEN", "perhaps"),
+        ("BILLING_ACCESS_FILE", "/nowhere"),
+        ("BILLING_ACCESS_FILE", str(_CATALOG)),
+        ("BILLING_TLS_CERTIFICATE", str(_CATALOG)),
+        ("BILLING_REDIRECT_HOSTS", "https://shop.example"),
+        ("BILLING_REDIRECT_HOSTS", "shop.example,,"),
+        ("BILLING_REDIRECT_HOSTS", "*.example"),
+        ("BILLING_RELOAD_INTERVAL_S", "0"),
     ],
 )
 def test_refuses_a_value_that_does_not_hold_by_the_name_of_its_variable(
@@ -158,3 +166,56 @@ def test_a_file_that_is_no_clock_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
     (tmp_path / "clock").write_text("noon")
     monkeypatch.setenv("BILLING_SANDBOX_CLOCK", str(tmp_path / "clock"))
     assert _problems() == ("BILLING_SANDBOX_CLOCK: must be a sandbox clock: a file with a number of seconds",)
+
+
+def _access(folder: Path, role: str = "caller") -> str:
+    file = folder / "access"
+    file.write_text(f"token hunter2 {role} sha256:{'a' * 64}\n", encoding="utf-8")
+    return str(file)
+
+
+def test_other_machines_may_call_once_there_are_credentials_and_tls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each listener says what it lacks; with both, no word of the operator's is needed."""
+    for name in ("GRPC", "INTERNAL"):
+        monkeypatch.setenv(f"BILLING_{name}_ADDRESS", f"0.0.0.0:{len(name)}")
+    assert [("ACCESS_FILE" in problem, "TLS_CERTIFICATE" in problem) for problem in _problems()] == [
+        (True, True),
+        (False, True),
+    ]
+    monkeypatch.setenv("BILLING_ACCESS_FILE", _access(tmp_path))
+    certificate, key = Authority().sign("billing.test").write(tmp_path, "server")
+    monkeypatch.setenv("BILLING_TLS_CERTIFICATE", str(certificate))
+    assert _problems() == ("BILLING_TLS_CERTIFICATE: needs BILLING_TLS_KEY beside it",)
+    monkeypatch.setenv("BILLING_TLS_KEY", str(key))
+    files = load_settings(Settings).certificate_files()
+    assert files is not None
+    assert (files.chain, files.key, files.client_ca) == (certificate, key, None)
+
+
+def test_a_key_that_is_not_the_certificates_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    certificate, _ = Authority().sign("a.test").write(tmp_path, "a")
+    _, key = Authority().sign("b.test").write(tmp_path, "b")
+    monkeypatch.setenv("BILLING_TLS_CERTIFICATE", str(certificate))
+    monkeypatch.setenv("BILLING_TLS_KEY", str(key))
+    (problem,) = _problems()
+    assert problem.startswith("BILLING_TLS_CERTIFICATE: the certificate and the key do not belong together")
+    monkeypatch.delenv("BILLING_TLS_CERTIFICATE")
+    assert _problems() == ("BILLING_TLS_CERTIFICATE: is needed with BILLING_TLS_KEY and BILLING_TLS_CLIENT_CA",)
+
+
+def test_the_internal_token_is_needed_unless_somebody_else_may_bring_events(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("BILLING_INTERNAL_TOKEN")
+    monkeypatch.setenv("BILLING_ACCESS_FILE", _access(tmp_path))
+    assert _problems() == ("BILLING_INTERNAL_TOKEN: is not set",)
+    monkeypatch.setenv("BILLING_ACCESS_FILE", _access(tmp_path, "gateway"))
+    assert load_settings(Settings).internal_tokens() == ()
+
+
+def test_redirect_hosts_are_names_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(Settings).redirect_hosts == ()
+    monkeypatch.setenv("BILLING_REDIRECT_HOSTS", "Shop.example, account.shop.example.,127.0.0.1")
+    assert load_settings(Settings).redirect_hosts == ("shop.example", "account.shop.example", "127.0.0.1")

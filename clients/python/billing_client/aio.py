@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -15,9 +17,30 @@ from billing.v1.checkout_pb2 import (
     GetCheckoutSessionRequest,
     GetCheckoutSessionResponse,
 )
-from billing.v1.entitlement_pb2 import GetEntitlementsRequest, GetEntitlementsResponse
+from billing.v1.entitlement_pb2 import (
+    BatchGetEntitlementsRequest,
+    BatchGetEntitlementsResponse,
+    CheckEntitlementRequest,
+    CheckEntitlementResponse,
+    GetEntitlementsRequest,
+    GetEntitlementsResponse,
+)
+from billing.v1.subscription_pb2 import (
+    CancelSubscriptionRequest,
+    CancelSubscriptionResponse,
+    CreatePortalSessionRequest,
+    CreatePortalSessionResponse,
+    PreviewSubscriptionUpdateRequest,
+    PreviewSubscriptionUpdateResponse,
+    ResumeSubscriptionRequest,
+    ResumeSubscriptionResponse,
+    UpdateSubscriptionRequest,
+    UpdateSubscriptionResponse,
+)
+from billing.v1.watch_pb2 import WatchEntitlementsRequest, WatchEntitlementsResponse
 
 from billing_client.errors import error_of
+from billing_client.following import Following
 from billing_client.options import Options
 
 Request = TypeVar("Request")
@@ -76,6 +99,67 @@ class BillingClient:
     ) -> GetEntitlementsResponse:
         """Say what a customer may use now."""
         return await self._call(self._stub.GetEntitlements, request, timeout)
+
+    async def check_entitlement(
+        self, request: CheckEntitlementRequest, *, timeout: timedelta | None = None
+    ) -> CheckEntitlementResponse:
+        """Say whether a customer may use one feature now, why, and what to buy otherwise."""
+        return await self._call(self._stub.CheckEntitlement, request, timeout)
+
+    async def batch_get_entitlements(
+        self, request: BatchGetEntitlementsRequest, *, timeout: timedelta | None = None
+    ) -> BatchGetEntitlementsResponse:
+        """Say what several customers may use, in the order of the requests."""
+        return await self._call(self._stub.BatchGetEntitlements, request, timeout)
+
+    async def update_subscription(
+        self, request: UpdateSubscriptionRequest, *, timeout: timedelta | None = None
+    ) -> UpdateSubscriptionResponse:
+        """Change plan, price or quantity, now or at the period's end. Keep the request id until an answer came."""
+        return await self._call(self._stub.UpdateSubscription, request, timeout)
+
+    async def preview_subscription_update(
+        self, request: PreviewSubscriptionUpdateRequest, *, timeout: timedelta | None = None
+    ) -> PreviewSubscriptionUpdateResponse:
+        """Say what such a change would cost and change."""
+        return await self._call(self._stub.PreviewSubscriptionUpdate, request, timeout)
+
+    async def cancel_subscription(
+        self, request: CancelSubscriptionRequest, *, timeout: timedelta | None = None
+    ) -> CancelSubscriptionResponse:
+        """End a subscription, now or with its period. Keep the request id until an answer came."""
+        return await self._call(self._stub.CancelSubscription, request, timeout)
+
+    async def resume_subscription(
+        self, request: ResumeSubscriptionRequest, *, timeout: timedelta | None = None
+    ) -> ResumeSubscriptionResponse:
+        """Take a cancellation back, or end a pause. Keep the request id until an answer came."""
+        return await self._call(self._stub.ResumeSubscription, request, timeout)
+
+    async def create_portal_session(
+        self, request: CreatePortalSessionRequest, *, timeout: timedelta | None = None
+    ) -> CreatePortalSessionResponse:
+        """Give Stripe's page for managing what was bought; its URL is as good as a password for some minutes."""
+        return await self._call(self._stub.CreatePortalSession, request, timeout)
+
+    async def watch_entitlements(
+        self, request: WatchEntitlementsRequest | None = None
+    ) -> AsyncIterator[WatchEntitlementsResponse]:
+        """Tell what customers may use and each change, for ever: a stream that broke is gone on from its last cursor.
+
+        After KIND_SNAPSHOT_BEGIN forget what was told before. Raises BillingError where coming again cannot help.
+        """
+        following = Following(request or WatchEntitlementsRequest())
+        while True:
+            try:
+                stream = self._stub.WatchEntitlements(following.request(), metadata=self._options.metadata())
+                async for message in stream:
+                    following.heard(message)
+                    yield message
+                pause_s = following.pause_s()
+            except grpc.aio.AioRpcError as raised:
+                pause_s = following.pause_after(error_of(raised))
+            await asyncio.sleep(pause_s)
 
     async def list_plans(
         self, request: ListPlansRequest | None = None, *, timeout: timedelta | None = None

@@ -88,6 +88,46 @@ class CheckoutSupersededError(BillingError, reason="CHECKOUT_SUPERSEDED"):
     """A later request of the customer took this one's place."""
 
 
+class SubscriptionNotFoundError(BillingError, reason="SUBSCRIPTION_NOT_FOUND"):
+    """The customer has no subscription of this id, or it is somebody else's."""
+
+
+class SubscriptionNotLiveError(BillingError, reason="SUBSCRIPTION_NOT_LIVE"):
+    """The subscription is over, or its first payment was never made: sell a new one."""
+
+
+class SubscriptionEndingError(BillingError, reason="SUBSCRIPTION_ENDING"):
+    """The subscription is to end with its period: resume it first."""
+
+
+class SubscriptionPausedError(BillingError, reason="SUBSCRIPTION_PAUSED"):
+    """The subscription is paused: resume it first."""
+
+
+class SubscriptionUnpaidError(BillingError, reason="SUBSCRIPTION_UNPAID"):
+    """The period that runs is not paid: pay first, or change at its end."""
+
+
+class SubscriptionChangePendingError(BillingError, reason="SUBSCRIPTION_CHANGE_PENDING"):
+    """Something set up elsewhere waits to change the subscription at Stripe: the operator's business."""
+
+
+class SubscriptionChangeSupersededError(BillingError, reason="SUBSCRIPTION_CHANGE_SUPERSEDED"):
+    """A later request changed the same subscription."""
+
+
+class PlanGroupMismatchError(BillingError, reason="PLAN_GROUP_MISMATCH"):
+    """The subscription holds no plan that could be changed to this one."""
+
+
+class CustomerUnknownToStripeError(BillingError, reason="CUSTOMER_UNKNOWN_TO_STRIPE"):
+    """The customer has never begun to buy."""
+
+
+class PaymentFailedError(BillingError, reason="PAYMENT_FAILED"):
+    """The payment failed and nothing was changed; the same request id may be used again."""
+
+
 class RequestInProgressError(BillingError, reason="REQUEST_IN_PROGRESS"):
     """Another call with the same effect is under way; call again with the same request id."""
 
@@ -104,12 +144,32 @@ class DatabaseUnavailableError(UnavailableError, reason="DATABASE_UNAVAILABLE"):
     """The service's database did not answer in time."""
 
 
+class WatcherTooSlowError(BillingError, reason="WATCHER_TOO_SLOW"):
+    """A watch was read more slowly than changes come."""
+
+
+class RevisionNotReachedError(UnavailableError, reason="REVISION_NOT_REACHED"):
+    """The customer stayed below the min_revision that was asked for; `metadata["revision"]` has the one that is known."""
+
+
 class OverloadedError(UnavailableError, reason="OVERLOADED"):
     """A bounded queue is full."""
 
 
+class FeatureNotFoundError(BillingError, reason="FEATURE_NOT_FOUND"):
+    """The catalog has no feature of this key, which `metadata["feature_key"]` has."""
+
+
+class AsOfNotKeptError(BillingError, reason="AS_OF_NOT_KEPT"):
+    """What was answered then is not kept; `metadata["kept_since"]` says since when it is."""
+
+
 class UnauthenticatedError(BillingError, reason="UNAUTHENTICATED"):
     """The call carries no valid credential."""
+
+
+class PermissionDeniedError(BillingError, reason="PERMISSION_DENIED"):
+    """The credential is known, and the method is for another role."""
 
 
 class InternalError(BillingError, reason="INTERNAL"):

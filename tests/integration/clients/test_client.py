@@ -24,7 +24,10 @@ from billing_service.domain.errors import InvalidFieldsError as Invalid
 from billing_service.rpc.server import public_listener
 from tests.integration.rpc.wire import Reads, Wire, listening
 
-ALWAYS_SAFE = {"CreateCheckoutSession", "GetCheckoutSession", "GetEntitlements", "ListPlans"}
+ALWAYS_SAFE = {
+    "CreateCheckoutSession", "GetCheckoutSession", "GetEntitlements", "ListPlans", "UpdateSubscription",
+    "PreviewSubscriptionUpdate", "CancelSubscription", "ResumeSubscription",
+}  # fmt: skip
 ASK = GetEntitlementsRequest(customer_id="ann")
 
 

@@ -184,7 +184,9 @@ async def test_every_change_is_kept_with_its_cause_and_the_state_before_and_afte
     await service.outcomes(event("refund.created", refund("ann", 2500), event_id="evt_back", created=START + 3))
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("""
-            SELECT revision, cause, cause_id, before -> 'values' -> 'export', after -> 'values' -> 'export'
+            SELECT revision, cause, cause_id,
+                   jsonb_path_query_first(before, '$.lines[*] ? (@.feature_key == "export").value'),
+                   jsonb_path_query_first(after, '$.lines[*] ? (@.feature_key == "export").value')
             FROM entitlement_changes WHERE customer_id = 'ann' ORDER BY revision
         """).fetchall()
     assert rows == [(1, "event", "evt_sold", False, True), (2, "event", "evt_back", True, False)]

@@ -29,6 +29,7 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process, grpc_address: str, internal: str, ops: str) -> None:
         self._process = process
         self.ops = ops
+        self.grpc_address = grpc_address
         self._public = grpc.aio.insecure_channel(grpc_address)
         self._internal = grpc.aio.insecure_channel(internal)
         self.billing = billing_service_pb2_grpc.BillingServiceStub(self._public)
@@ -48,6 +49,10 @@ class Process:
         self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
 
+    def terminate(self) -> None:
+        """Ask it to stop, as an orchestrator does."""
+        self._process.send_signal(signal.SIGTERM)
+
     async def close(self) -> None:
         """Kill what still runs."""
         await self._public.close()
@@ -57,15 +62,15 @@ class Process:
 
 
 @asynccontextmanager
-async def serving(database_url: str, stripe_url: str) -> AsyncIterator[Process]:
-    """Start the program on free ports and give it once it serves."""
+async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> AsyncIterator[Process]:
+    """Start the program on free ports, or on this one for callers, and give it once it serves."""
     environment = os.environ | {
         "BILLING_DATABASE_URL": database_url,
         "BILLING_STRIPE_API_KEY": KEY,
         "BILLING_STRIPE_API_BASE": stripe_url,
         "BILLING_CATALOG": str(ROOT / "catalog.toml"),
         "BILLING_INTERNAL_TOKEN": TOKEN,
-        "BILLING_GRPC_ADDRESS": "127.0.0.1:0",
+        "BILLING_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
         "BILLING_OPS_ADDRESS": "127.0.0.1:0",
     }

@@ -13,14 +13,17 @@ from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, entitlemen
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no types
 
+from billing_service.access import Credentials, Identity, Role
 from billing_service.address import Address
+from billing_service.rpc.guard import Gate
 from billing_service.rpc.server import MAX_CALLS, Listener, internal_listener, public_listener
+from tests.unserved import Unserved
 
 ANY_PORT = Address("127.0.0.1", 0)
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
-class Reads(billing_service_pb2_grpc.BillingServiceServicer):
+class Reads(Unserved):
     """GetEntitlements does what the test says, ListPlans answers at once, and the rest is not there."""
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -33,14 +36,6 @@ class Reads(billing_service_pb2_grpc.BillingServiceServicer):
     async def ListPlans(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 - the contract's name
         """List none."""
         return billing_service_pb2.ListPlansResponse()
-
-    async def CreateCheckoutSession(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
-        """Not needed here."""
-        raise NotImplementedError
-
-    async def GetCheckoutSession(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
-        """Not needed here."""
-        raise NotImplementedError
 
 
 class Fulfills(fulfillment_service_pb2_grpc.FulfillmentServiceServicer):
@@ -95,7 +90,8 @@ async def public(behaviour: Behaviour, *, max_calls: int = MAX_CALLS) -> AsyncIt
 @asynccontextmanager
 async def internal(servicer: Fulfills, tokens: Collection[str]) -> AsyncIterator[Wire]:
     """Serve a FulfillmentService that demands a token."""
-    async with listening(internal_listener(servicer, tokens=tokens)) as wire:
+    known = Credentials().with_tokens(Identity("gateway", Role.GATEWAY), tokens)
+    async with listening(internal_listener(servicer, gate=Gate(lambda: known))) as wire:
         yield wire
 
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from aiohttp import web
 from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2
-from billing.v1.billing_service_pb2_grpc import BillingServiceServicer, add_BillingServiceServicer_to_server
+from billing.v1.billing_service_pb2_grpc import add_BillingServiceServicer_to_server
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships stubs, but no py.typed
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # comes without types
@@ -21,6 +21,7 @@ from sandbox.ports import HOST, free_port
 from sandbox.storefront.app import build_app
 from sandbox.storefront.billing import open_billing
 from sandbox.storefront.settings import Settings, SettingsError
+from tests.unserved import Unserved
 
 _Session = checkout_pb2.CheckoutSession
 _PRO = plan_pb2.Plan(
@@ -37,7 +38,7 @@ _PRO = plan_pb2.Plan(
 
 
 @dataclass
-class _Service(BillingServiceServicer):
+class _Service(Unserved):
     """Answers from what the test has put there, and keeps what it was asked."""
 
     sessions: dict[str, checkout_pb2.CheckoutSession] = field(default_factory=dict)
@@ -52,9 +53,15 @@ class _Service(BillingServiceServicer):
             await context.abort_with_status(_status(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE"))
         return billing_service_pb2.ListPlansResponse(plans=[_PRO])
 
-    async def GetEntitlements(self, request: Any, context: Any) -> entitlement_pb2.GetEntitlementsResponse:  # noqa: ARG002, N802 - gRPC's
-        """Give nothing but the name."""
-        return entitlement_pb2.GetEntitlementsResponse(customer_id=request.customer_id, plan_keys=["free"])
+    async def GetEntitlements(self, request: Any, context: Any) -> entitlement_pb2.GetEntitlementsResponse:  # noqa: N802 - gRPC's
+        """Give nothing but the name, and for a purchase that it is still open."""
+        answer = entitlement_pb2.GetEntitlementsResponse(customer_id=request.customer_id, plan_keys=["free"])
+        if request.HasField("after_checkout_session_id"):
+            session = self.sessions.get(request.after_checkout_session_id)
+            if session is None or session.customer_id != request.customer_id:
+                await context.abort_with_status(_status(grpc.StatusCode.NOT_FOUND, "CHECKOUT_SESSION_NOT_FOUND"))
+            answer.checkout_outcome = entitlement_pb2.CHECKOUT_OUTCOME_STILL_OPEN
+        return answer
 
     async def GetCheckoutSession(self, request: Any, context: Any) -> checkout_pb2.GetCheckoutSessionResponse:  # noqa: N802 - gRPC's
         """Give what is known."""
@@ -137,6 +144,17 @@ async def test_an_order_names_a_plan_and_goes_to_the_page_to_pay_on(shop: _Shop)
 async def test_a_form_from_elsewhere_is_refused(shop: _Shop, origin: str) -> None:
     response = await shop.order(origin=origin)
     assert (response.status, shop.service.asked) == (403, [])
+    for path in ("/account/subscription", "/account/portal"):
+        async with shop.http.post(shop.url + path, data={"action": "cancel"}, headers={"Origin": origin}) as answer:
+            assert answer.status == 403
+
+
+@pytest.mark.parametrize("form", [{}, {"action": "own"}, {"action": "change-now", "quantity": "-1"}])
+async def test_a_form_of_the_account_that_does_not_hold_is_told(shop: _Shop, form: dict[str, str]) -> None:
+    headers = {"Origin": shop.url}
+    async with shop.http.post(f"{shop.url}/account/subscription", data=form, headers=headers) as answer:
+        assert answer.status == 400
+        assert "does not hold" in await answer.text()
 
 
 @pytest.mark.parametrize(
@@ -184,15 +202,15 @@ async def test_a_quantity_that_does_not_hold_is_told(shop: _Shop, quantity: str)
 
 
 async def test_the_page_looks_again_while_a_payment_is_confirmed_and_then_leaves_it_to_the_person(shop: _Shop) -> None:
-    """Fifteen looks, two seconds apart; a count that somebody made up ends it."""
+    """Five looks, two seconds apart; a count that somebody made up ends it."""
     shop.service.sessions["cs_1"] = _Session(
         checkout_session_id="cs_1", customer_id="ada", plan_key="pro", state=_Session.STATE_OPEN
     )
     path, looks = "/account?checkout_session_id=cs_1", 0
     while refresh := re.search(r'http-equiv="refresh" content="2;url=([^"]+)"', (await shop.get(path))[1]):
         path, looks = refresh[1].replace("&amp;", "&"), looks + 1
-        assert looks <= 15
-    assert looks == 15
+        assert looks <= 5
+    assert looks == 5
     for made_up in ("-1", "x", "1e9", "999"):
         assert "http-equiv" not in (await shop.get(f"/account?checkout_session_id=cs_1&looks={made_up}"))[1]
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from billing_service.domain.errors import DatabaseUnavailableError
-from billing_service.storage.database import Database
-from billing_service.storage.schema import expected_revision, migrate, schema_problem
+from billing_service.storage.database import Connection, Database, ReadOnlyError, connect_sync
+from billing_service.storage.schema import LOCK_PAUSE_S, _config, expected_revision, migrate, schema_problem
+from sandbox.postgres import EmbeddedPostgres
 
 CUSTOMER = "INSERT INTO customers (customer_id) VALUES ('ann')"
 INTENT = """
@@ -23,6 +30,24 @@ RUN = "INSERT INTO reconcile_runs (since, until, done_until, state, failed) VALU
 CHANGE = "INSERT INTO entitlement_changes VALUES ('ann', 1, now(), {cause}, NULL, '', '{{}}', '{{}}')"
 FINDING = "INSERT INTO findings (kind, subject, detail) VALUES ({kind}, 's', '{{}}')"
 PRICE = "INSERT INTO prices VALUES ({id}, 'pro', 'monthly', 'pro_monthly', true, true)"
+SUBSCRIPTION_REQUEST = """
+    INSERT INTO subscription_requests (request_id, intent_id, fingerprint, customer_id, stripe_subscription_id,
+        subscription_item_id, operation, state, attempt, request_body, answer, create_time)
+    VALUES ({request}, {intent}, '', 'ann', 'sub_1', {item}, {operation}, {state}, {attempt}, {body}, {answer}, now())
+"""
+CATALOG = "INSERT INTO catalog_versions (version, content) VALUES ('v', {content})"
+FACTS = (
+    "INSERT INTO customer_facts (customer_id, change_time, revision, facts) VALUES ('ann', now(), {revision}, {facts})"
+)
+PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h', {attempt})"
+
+
+def subscription_request(**over: str) -> str:
+    given = {
+        "request": "'r'", "intent": "gen_random_uuid()", "operation": "'resume'", "state": "'superseded'",
+        "attempt": "1", "body": "'{}'", "item": "'si_1'", "answer": "NULL",
+    }  # fmt: skip
+    return SUBSCRIPTION_REQUEST.format(**(given | over))
 
 
 def intent(**over: str) -> str:
@@ -77,6 +102,15 @@ VIOLATIONS = {
     "entitlement_changes_pkey": [CUSTOMER, CHANGE.format(cause="'event'"), CHANGE.format(cause="'event'")],
     "entitlement_changes_customer_id_fkey": [CHANGE.format(cause="'event'")],
     "entitlement_changes_cause_known": [CUSTOMER, CHANGE.format(cause="'whim'")],
+    "entitlement_changes_position_key": [
+        CUSTOMER, CHANGE.format(cause="'event'"),
+        """
+        INSERT INTO entitlement_changes
+        SELECT customer_id, 2, change_time, cause, cause_id, catalog_version, before, after, position
+        FROM entitlement_changes
+        """,
+    ],
+    "derivations_pkey": ["INSERT INTO derivations (name, version) VALUES ('x', '1'), ('x', '2')"],
     "findings_pkey": [FINDING.format(kind="'drift'"), FINDING.format(kind="'drift'")],
     "findings_kind_known": [FINDING.format(kind="'gossip'")],
     "rereads_pkey": ["INSERT INTO rereads (object_id, kind) VALUES ('sub_1', 'x'), ('sub_1', 'x')"],
@@ -90,6 +124,41 @@ VIOLATIONS = {
     "reconcile_runs_scope_known": [RUN.format(done=0, state="'running'", failed=0), "UPDATE reconcile_runs SET scope = 'moon'"],
     "reconcile_runs_within": [RUN.format(done=9, state="'running'", failed=0)],
     "reconcile_runs_complete_is_whole": [RUN.format(done=1, state="'complete'", failed=1)],
+    "subscription_requests_pkey": [CUSTOMER, subscription_request(), subscription_request()],
+    "subscription_requests_intent_id_key": [
+        CUSTOMER,
+        *(subscription_request(request=f"'{number}'", intent="'00000000-0000-0000-0000-000000000000'") for number in "12"),
+    ],
+    "subscription_requests_customer_id_fkey": [subscription_request()],
+    "subscription_requests_operation_known": [CUSTOMER, subscription_request(operation="'forget'")],
+    "subscription_requests_state_known": [CUSTOMER, subscription_request(state="'lost'")],
+    "subscription_requests_done_has_answer": [CUSTOMER, subscription_request(state="'done'")],
+    "subscription_requests_done_was_prepared": [
+        CUSTOMER, subscription_request(state="'done'", answer="'{}'", body="NULL", item="NULL"),
+    ],
+    "subscription_requests_body_with_item": [CUSTOMER, subscription_request(item="NULL")],
+    "subscription_requests_body_object": [CUSTOMER, subscription_request(body="'[]'")],
+    "subscription_requests_attempt_positive": [CUSTOMER, subscription_request(attempt="0")],
+    "subscription_requests_one_unfinished_key": [
+        CUSTOMER, *(subscription_request(request=f"'{number}'", state="'changing'") for number in "12"),
+    ],
+    "portal_configurations_pkey": [PORTAL.format(attempt="1"), PORTAL.format(attempt="1")],
+    "portal_configurations_attempt_positive": [PORTAL.format(attempt="0")],
+    "catalog_versions_pkey": [CATALOG.format(content="'{}'"), CATALOG.format(content="'{}'")],
+    "catalog_versions_content_object": [CATALOG.format(content="'[]'")],
+    "catalog_activations_pkey": [
+        CATALOG.format(content="'{}'"),
+        "INSERT INTO catalog_activations OVERRIDING SYSTEM VALUE SELECT 1, 'v', now() FROM generate_series(1, 2)",
+    ],
+    "catalog_activations_version_fkey": [
+        "INSERT INTO catalog_activations (version, active_since) VALUES ('never', now())"
+    ],
+    "customer_facts_pkey": [
+        CUSTOMER, "INSERT INTO customer_facts OVERRIDING SYSTEM VALUE SELECT 'ann', 1, now(), 0, '{}' FROM generate_series(1, 2)",
+    ],
+    "customer_facts_customer_id_fkey": [FACTS.format(revision=0, facts="'{}'")],
+    "customer_facts_revision_not_negative": [CUSTOMER, FACTS.format(revision=-1, facts="'{}'")],
+    "customer_facts_object": [CUSTOMER, FACTS.format(revision=0, facts="'[]'")],
     "rereads_wanted_positive": ["INSERT INTO rereads (object_id, kind, wanted) VALUES ('sub_1', 'x', 0)"],
     "checkout_requests_intent_id_fkey": [
         "INSERT INTO checkout_requests VALUES ('r', '', gen_random_uuid(), false, now())"
@@ -132,6 +201,90 @@ async def test_migrating_twice_is_migrating_once(empty_database_url: str) -> Non
     assert migrate(empty_database_url) == expected_revision()
     database = Database(empty_database_url)
     assert await schema_problem(database) is None
+    await database.close()
+
+
+def migrate_to(url: str, revision: str) -> None:
+    """Bring a database to an older release's schema."""
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: connect_sync(url))
+    with engine.connect() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
+    engine.dispose()
+
+
+def test_a_migration_gives_way_to_a_long_transaction_and_comes_again(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it cannot have its lock, those who come after it can work; when the lock is free, it ends well."""
+    migrate_to(empty_database_url, "0004")
+    paused: list[float] = []
+    with psycopg.connect(empty_database_url) as holder, psycopg.connect(empty_database_url, autocommit=True) as other:
+        holder.execute("SELECT FROM entitlement_changes")  # a lock that ALTER TABLE does not get along with
+
+        def pause(pause_s: float) -> None:
+            other.execute("SELECT FROM entitlement_changes")  # would wait behind a migration that waits
+            paused.append(pause_s)
+            holder.rollback()
+
+        monkeypatch.setattr("time.sleep", pause)
+        assert migrate(empty_database_url) == expected_revision()
+    assert paused == [LOCK_PAUSE_S]
+
+
+def test_a_migration_that_never_gets_its_lock_ends_and_has_changed_nothing(empty_database_url: str) -> None:
+    migrate_to(empty_database_url, "0004")
+    with psycopg.connect(empty_database_url) as holder:
+        holder.execute("SELECT FROM entitlement_changes")
+        with pytest.raises(DatabaseUnavailableError, match="lock"):
+            migrate(empty_database_url, lock_tries=2, lock_pause_s=0)
+        assert holder.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+
+
+async def test_a_program_runs_on_a_newer_schema_until_that_no_longer_serves_it(empty_database_url: str) -> None:
+    """What the migration notes decides: a release that only added is no reason to stop, one that took something away is."""
+    migrate(empty_database_url)
+    database = Database(empty_database_url)
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9998'")
+        assert await schema_problem(database) is None
+        assert migrate(empty_database_url) == "9998"
+        connection.execute("COMMENT ON TABLE alembic_version IS 'Serves programs from schema 9997'")
+        assert "upgrade it" in (await schema_problem(database) or "")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        assert "billing-service migrate" in (await schema_problem(database) or "")
+    await database.close()
+
+
+def test_two_migrations_at_once_run_one_after_the_other(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(migrate, [empty_database_url] * 4))
+    assert found == [expected_revision()] * 4
+
+
+async def test_a_pool_on_a_server_that_takes_no_writes_looks_for_one_that_does(
+    empty_database_url: str, postgres: EmbeddedPostgres
+) -> None:
+    """A connection from before a failover does not stay in the pool, being refused for ever."""
+    database = Database(empty_database_url)
+    name = conninfo_to_dict(empty_database_url)["dbname"]
+
+    async def write(connection: Connection) -> None:
+        await connection.execute(sa.text("CREATE TABLE written ()"))
+
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(str(name)))
+        )
+        await database.check()
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(sql.Identifier(str(name)))
+        )
+    with pytest.raises(ReadOnlyError):
+        await database.run(write)
+    await database.run(write)
     await database.close()
 
 

@@ -191,7 +191,7 @@ async def test_while_the_service_is_away_stripe_comes_again_until_it_is_back(
 async def test_a_call_waits_for_a_service_that_is_away(fulfillment: FulfillmentServer) -> None:
     """It fails for want of time, not at the first refused connection."""
     await fulfillment.stop()
-    client = FulfillmentClient(target=fulfillment.address, token=TOKEN)
+    client = FulfillmentClient(target=fulfillment.address, token=lambda: TOKEN)
     try:
         answer = await client.fulfill([VerifiedEvent("evt_1", event())], 1.5)  # longer than all of gRPC's own attempts
     finally:

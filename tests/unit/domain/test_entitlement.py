@@ -6,6 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from billing_service.domain import entitlement
 from billing_service.domain.access import Access, SourceState, SourceType
 from billing_service.domain.catalog import UNLIMITED, Catalog
 from billing_service.domain.catalog_file import parse_catalog
@@ -78,3 +81,19 @@ def test_it_says_when_time_alone_changes_a_value() -> None:
     assert changes["projects"] == NOW + timedelta(days=3)
     assert changes["export"] == NOW + timedelta(days=9)
     assert answer.next_change_time == NOW + timedelta(days=3)
+
+
+@pytest.mark.parametrize("plan_key", CATALOG.plans)
+@pytest.mark.parametrize("quantity", [1, 7, 2**40])
+def test_one_source_alone_gives_what_the_merge_of_one_gives(plan_key: str, quantity: int) -> None:
+    """The short way that nearly everybody's answer takes is the same answer."""
+    plan = replace(
+        CATALOG.plans[plan_key],
+        features={**CATALOG.plans[plan_key].features, "seats": 2**30},
+        scales=frozenset({"seats"}),
+    )
+    catalog = replace(CATALOG, default_plan=None)
+    given = replace(holding(plan_key, quantity=quantity), plan=plan)
+    live = [entitlement._Live(given.at(NOW), plan, given.next_change(NOW))]
+    merged = tuple(entitlement._entitlement(feature, live) for feature in catalog.features.values())
+    assert folded(given, catalog=catalog).entitlements == merged

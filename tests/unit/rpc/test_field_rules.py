@@ -144,3 +144,17 @@ def test_never_repeats_a_value_in_a_description() -> None:
         field_rules.checkout_session_id_problem,
     ):
         assert "hunter2" not in (rule(secret) or "")
+
+
+@pytest.mark.parametrize("url", ["https://shop.example/x", "https://SHOP.example.:8443/", "http://localhost:1/"])
+def test_a_url_may_lead_to_a_host_that_is_named(url: str) -> None:
+    assert field_rules.url_problem(url, ("shop.example", "localhost")) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://evil.example/", "https://shop.example.evil.example/", "https://a.shop.example/", "http://127.0.0.1/"],
+)
+def test_a_url_may_lead_nowhere_else(url: str) -> None:
+    assert field_rules.url_problem(url) is None
+    assert field_rules.url_problem(url, ("shop.example",)) == "must lead to a host that the operator has named"

@@ -8,7 +8,7 @@ from billing.v1 import checkout_pb2, entitlement_pb2
 
 from billing_service.domain.checkout import CheckoutRequest
 from billing_service.domain.errors import InvalidFieldsError
-from billing_service.rpc import requests
+from billing_service.rpc import entitlement_requests, requests
 
 
 def _valid() -> checkout_pb2.CreateCheckoutSessionRequest:
@@ -87,7 +87,7 @@ def test_bounds_what_it_says_of_metadata_by_the_thousand() -> None:
 
 def test_refuses_a_customer_id_and_a_session_id_that_cannot_be_one() -> None:
     with pytest.raises(InvalidFieldsError, match="customer_id"):
-        requests.customer_id(entitlement_pb2.GetEntitlementsRequest())
+        entitlement_requests.entitlements_query(entitlement_pb2.GetEntitlementsRequest())
     with pytest.raises(InvalidFieldsError, match="checkout_session_id"):
         requests.checkout_session_id(checkout_pb2.GetCheckoutSessionRequest(checkout_session_id="sub_1"))
 
@@ -103,3 +103,12 @@ def test_gives_payloads_byte_for_byte_in_order() -> None:
     payloads = [b"\xff\x00", b"", b'{"id": "evt_1"}']
     events = [fulfillment_service_pb2.VerifiedEvent(payload=payload) for payload in payloads]
     assert requests.event_payloads(fulfillment_service_pb2.FulfillRequest(events=events)) == payloads
+
+
+def test_urls_lead_to_named_hosts_alone_where_there_are_some() -> None:
+    message = _valid()
+    message.success_url, message.cancel_url = "https://shop.example/done", "https://evil.example/"
+    assert requests.checkout_request(message).cancel_url == "https://evil.example/"
+    with pytest.raises(InvalidFieldsError) as caught:
+        requests.checkout_request(message, ("shop.example",))
+    assert [violation.field for violation in caught.value.violations] == ["cancel_url"]

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from billing.internal.v1 import fulfillment_service_pb2
 from billing.v1 import checkout_pb2, entitlement_pb2, plan_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from billing_service.domain.access import Source, SourceState, SourceType
 from billing_service.domain.catalog import UNLIMITED, FeatureValue, PlanMode
 from billing_service.domain.catalog_file import parse_catalog
+from billing_service.domain.check import CheckReason
 from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
+from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
-from billing_service.rpc import responses
+from billing_service.rpc import entitlement_responses, responses
 
 _NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 _CATALOG = Path(__file__).parents[3] / "catalog.toml"
@@ -28,6 +31,8 @@ _TABLES: list[tuple[type[StrEnum], Mapping[Any, int], Any, str]] = [
     (SourceType, responses.SOURCE_TYPES, entitlement_pb2.Source.Type, "TYPE_"),
     (SourceState, responses.SOURCE_STATES, entitlement_pb2.Source.State, "STATE_"),
     (PlanMode, responses.PLAN_MODES, plan_pb2.PlanMode, "PLAN_MODE_"),
+    (CheckReason, entitlement_responses.REASONS, entitlement_pb2.CheckEntitlementResponse.Reason, "REASON_"),
+    (CheckoutOutcome, entitlement_responses.OUTCOMES, entitlement_pb2.CheckoutOutcome, "CHECKOUT_OUTCOME_"),
     (Outcome, responses.OUTCOMES, fulfillment_service_pb2.FulfillResult.Outcome, "OUTCOME_"),
 ]
 
@@ -47,7 +52,7 @@ def test_every_value_of_the_domain_is_the_one_of_the_same_name_on_the_wire(
     [(True, "bool_value"), (False, "bool_value"), (0, "integer_value"), (UNLIMITED, "unlimited"), ("", "text_value")],
 )
 def test_a_feature_value_keeps_its_type(value: FeatureValue, kind: str) -> None:
-    assert responses._feature_value(value).WhichOneof("kind") == kind
+    assert responses.feature_value(value).WhichOneof("kind") == kind
 
 
 def _session(url: str | None) -> CheckoutSession:
@@ -100,7 +105,7 @@ def test_entitlements_reach_the_wire_whole() -> None:
 
 def test_a_time_without_a_zone_does_not_leave_the_service() -> None:
     with pytest.raises(ValueError, match="zone"):
-        responses._timestamp(_NOW.replace(tzinfo=None))
+        responses.timestamp(_NOW.replace(tzinfo=None))
 
 
 def test_the_plans_reach_the_wire_in_the_order_of_the_catalog() -> None:
@@ -126,3 +131,38 @@ def test_results_keep_their_order_and_an_unread_id_is_empty() -> None:
     results = [EventResult("evt_1", Outcome.APPLIED), EventResult(None, Outcome.QUARANTINED)]
     message = responses.fulfill_response(results)
     assert [(result.event_id, result.outcome) for result in message.results] == [("evt_1", 1), ("", 5)]
+
+
+def test_an_answer_is_on_the_wire_what_its_messages_would_be() -> None:
+    """It is put together from bytes, and is the same as if each entitlement had been made as a message."""
+    long = "x" * 300  # its length takes two bytes
+    sources = (_source("pro", "si_1"), _source("team", long))
+    values: tuple[FeatureValue, ...] = (True, 1, False, 0, UNLIMITED, "unlimited", "", long, 2**63 - 1)
+    deciders = (*sources, None)
+    entitlements = tuple(
+        Entitlement("feature", value, deciders[number % 3], _NOW if number % 2 else None)
+        for number, value in enumerate(values)
+    )
+    message = responses.get_entitlements_response(
+        Entitlements("u1", 4, entitlements, sources, ("team", "pro"), _NOW, None, "hash")
+    )
+    for made, one in zip(message.entitlements, entitlements, strict=True):
+        plain = entitlement_pb2.Entitlement(
+            feature_key=one.feature_key,
+            value=responses.feature_value(one.value),
+            source=None if one.source is None else responses.source_message(one.source),
+            next_change_time=responses.timestamp(one.next_change_time),
+        )
+        assert made == plain
+        assert made.SerializeToString(deterministic=True) == plain.SerializeToString(deterministic=True)
+
+
+def _source(plan_key: str, stripe_id: str) -> Source:
+    return Source(SourceType.SUBSCRIPTION, SourceState.ACTIVE, plan_key, 1, stripe_id, "sub_1", _NOW, None)
+
+
+@pytest.mark.parametrize("moment", [_NOW, datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+def test_a_time_is_what_protobuf_makes_of_it(moment: datetime) -> None:
+    plain = Timestamp()
+    plain.FromDatetime(moment)
+    assert responses.timestamp(moment) == plain

@@ -62,6 +62,8 @@ def test_every_error_carries_one_error_info_and_what_belongs_to_its_kind(kind: t
         error = InvalidFieldsError([FieldViolation("quantity", "must be from 1 to 9")])
     elif issubclass(kind, errors.NotFoundError):
         error = kind("prp")
+    elif kind is errors.FeatureNotFoundError:
+        error = errors.FeatureNotFoundError("feature_key", "projetcs")
     else:
         error = kind()
     status = status_of(error, "call-1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -62,3 +62,14 @@ def test_a_port_in_use_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SandboxError, match=rf"Port {port} .*the shop, is in use"):
             require_free("the shop", port)
+
+
+def test_a_folder_from_before_callers_had_tokens_keeps_its_secrets_and_gets_one(tmp_path: Path) -> None:
+    first = keep_secrets(tmp_path)
+    kept = json.loads((tmp_path / "secrets.json").read_text())
+    del kept["grpc_token"]
+    (tmp_path / "secrets.json").write_text(json.dumps(kept))
+    second = keep_secrets(tmp_path)
+    assert replace(second, grpc_token=first.grpc_token) == first
+    assert len(second.grpc_token) > 40
+    assert keep_secrets(tmp_path) == second

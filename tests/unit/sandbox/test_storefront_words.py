@@ -34,27 +34,28 @@ def test_a_reason_of_the_future_is_told_by_its_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "plans", "title"),
+    ("outcome", "title"),
     [
-        (_Session.STATE_OPEN, ["free"], "Confirming your payment…"),
-        (_Session.STATE_OPEN, ["pro"], "Confirming your payment…"),
-        (_Session.STATE_COMPLETE, ["free"], "Confirming your payment…"),
-        (_Session.STATE_COMPLETE, ["pro"], "Thank you!"),
-        (_Session.STATE_PROCESSING, ["free"], "Payment on its way"),
-        (_Session.STATE_PAYMENT_FAILED, ["free"], "The payment failed"),
-        (_Session.STATE_EXPIRED, ["free"], "This checkout has expired"),
+        (entitlement_pb2.CHECKOUT_OUTCOME_STILL_OPEN, "Confirming your payment…"),
+        (entitlement_pb2.CHECKOUT_OUTCOME_UNCONFIRMED, "Confirming your payment…"),
+        (entitlement_pb2.CHECKOUT_OUTCOME_ENTITLED, "Thank you!"),
+        (entitlement_pb2.CHECKOUT_OUTCOME_PENDING_PAYMENT, "Payment on its way"),
+        (entitlement_pb2.CHECKOUT_OUTCOME_PAYMENT_FAILED, "The payment failed"),
+        (entitlement_pb2.CHECKOUT_OUTCOME_EXPIRED, "This checkout has expired"),
+        (entitlement_pb2.CHECKOUT_OUTCOME_NOT_ENTITLED, "No longer active"),
     ],
 )
-def test_a_purchase_is_thanked_for_only_when_the_plan_is_there(
-    state: checkout_pb2.CheckoutSession.State.ValueType, plans: list[str], title: str
+def test_a_purchase_is_thanked_for_only_when_it_is_entitled(
+    outcome: entitlement_pb2.CheckoutOutcome.ValueType, title: str
 ) -> None:
-    """A complete session whose plan is not entitled yet is still being confirmed."""
-    session = _Session(state=state, plan_key="pro")
-    assert words.notice_of_checkout(session, "Pro", plans).title == title
+    notice = words.notice_of_checkout(outcome, "Pro")
+    assert notice.title == title
+    assert "{" not in notice.text
+    assert words.settled(outcome) is (title != "Confirming your payment…")
 
 
 def test_somebody_elses_purchase_is_no_purchase() -> None:
-    assert words.notice_of_checkout(None, "", ["free"]).tone is Tone.BAD
+    assert words.notice_of_checkout(None, "").tone is Tone.BAD
 
 
 @pytest.mark.parametrize("state", [state for state in _Source.State.values() if state])

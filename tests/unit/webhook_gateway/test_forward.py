@@ -42,9 +42,7 @@ def event(name: str | int, size: int = 10) -> VerifiedEvent:
 
 
 @asynccontextmanager
-async def forwarding(
-    calls: Calls, limits: Limits | None = None, *, at_once: int = 1
-) -> AsyncIterator[Forwarder]:
+async def forwarding(calls: Calls, limits: Limits | None = None, *, at_once: int = 1) -> AsyncIterator[Forwarder]:
     """Forward with one call at a time, so that a held call holds everything, or with several."""
     forwarder = Forwarder(calls, replace(limits or Limits(), calls=at_once))
     try:

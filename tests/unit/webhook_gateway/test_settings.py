@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from webhook_gateway.settings import SettingsError, load_settings, parse_secrets, split_address
 
 GOOD = {"GATEWAY_INTERNAL_TOKEN": "token-1", "GATEWAY_WEBHOOK_SECRETS": "main=whsec_1, old=whsec_2=="}
@@ -13,8 +15,8 @@ GOOD = {"GATEWAY_INTERNAL_TOKEN": "token-1", "GATEWAY_WEBHOOK_SECRETS": "main=wh
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ADDRESS", "FULFILLMENT_TARGET", "LIVEMODE", "LOG_LEVEL", "SECRETS_DIR"):
-        monkeypatch.delenv(f"GATEWAY_{name}", raising=False)
+    for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+        monkeypatch.delenv(name)
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
 
@@ -55,7 +57,9 @@ def test_secrets_can_stand_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         monkeypatch.setenv(name, "")  # as a compose file leaves it
         (tmp_path / name.lower()).write_text(value + "\n")
     monkeypatch.setenv("GATEWAY_SECRETS_DIR", str(tmp_path))
-    assert load_settings().internal_token.get_secret_value() == "token-1"
+    token = load_settings().internal_token
+    assert token is not None
+    assert token.get_secret_value() == "token-1"
     monkeypatch.setenv("GATEWAY_SECRETS_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(SettingsError, match="GATEWAY_SECRETS_DIR: must be the path"):
         load_settings()
@@ -96,3 +100,34 @@ def test_addresses_are_split(address: str, split: tuple[str, int]) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         split_address(address)
+
+
+@pytest.mark.parametrize("target", ["service:50052", "10.0.0.7:50052"])
+def test_a_service_on_another_machine_needs_tls_or_a_word_from_the_operator(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_FULFILLMENT_TARGET", target)
+    with pytest.raises(SettingsError, match=r"^GATEWAY_FULFILLMENT_TARGET: .*GATEWAY_TLS_CA.*GATEWAY_INSECURE_TARGET"):
+        load_settings()
+    (tmp_path / "ca.pem").write_bytes(Authority().pem)
+    monkeypatch.setenv("GATEWAY_TLS_CA", str(tmp_path / "ca.pem"))
+    assert load_settings().fulfillment_target == target
+    monkeypatch.delenv("GATEWAY_TLS_CA")
+    monkeypatch.setenv("GATEWAY_INSECURE_TARGET", "true")
+    assert load_settings().tls_files() is None
+
+
+def test_a_certificate_stands_for_the_token_and_needs_its_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    certificate, key = authority.sign("gateway.test").write(tmp_path, "gateway")
+    monkeypatch.delenv("GATEWAY_INTERNAL_TOKEN")
+    monkeypatch.setenv("GATEWAY_TLS_CA", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("GATEWAY_TLS_CERTIFICATE", str(certificate))
+    with pytest.raises(SettingsError, match="GATEWAY_TLS_CERTIFICATE: and GATEWAY_TLS_KEY need each other"):
+        load_settings()
+    monkeypatch.setenv("GATEWAY_TLS_KEY", str(key))
+    assert load_settings().internal_token is None
+    monkeypatch.setenv("GATEWAY_TLS_CA", str(key))
+    with pytest.raises(SettingsError, match="GATEWAY_TLS_CA: "):
+        load_settings()

@@ -22,12 +22,15 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from billing.options.v1 import role_pb2 as billing_dot_options_dot_v1_dot_role__pb2
 from billing.v1 import checkout_pb2 as billing_dot_v1_dot_checkout__pb2
 from billing.v1 import entitlement_pb2 as billing_dot_v1_dot_entitlement__pb2
 from billing.v1 import plan_pb2 as billing_dot_v1_dot_plan__pb2
+from billing.v1 import subscription_pb2 as billing_dot_v1_dot_subscription__pb2
+from billing.v1 import watch_pb2 as billing_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n billing/v1/billing_service.proto\x12\nbilling.v1\x1a\x19\x62illing/v1/checkout.proto\x1a\x1c\x62illing/v1/entitlement.proto\x1a\x15\x62illing/v1/plan.proto\"\x12\n\x10ListPlansRequest\"M\n\x11ListPlansResponse\x12\x1f\n\x05plans\x18\x01 \x03(\x0b\x32\x10.billing.v1.Plan\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t2\x9d\x03\n\x0e\x42illingService\x12q\n\x15\x43reateCheckoutSession\x12(.billing.v1.CreateCheckoutSessionRequest\x1a).billing.v1.CreateCheckoutSessionResponse\"\x03\x90\x02\x02\x12h\n\x12GetCheckoutSession\x12%.billing.v1.GetCheckoutSessionRequest\x1a&.billing.v1.GetCheckoutSessionResponse\"\x03\x90\x02\x01\x12_\n\x0fGetEntitlements\x12\".billing.v1.GetEntitlementsRequest\x1a#.billing.v1.GetEntitlementsResponse\"\x03\x90\x02\x01\x12M\n\tListPlans\x12\x1c.billing.v1.ListPlansRequest\x1a\x1d.billing.v1.ListPlansResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n billing/v1/billing_service.proto\x12\nbilling.v1\x1a\x1d\x62illing/options/v1/role.proto\x1a\x19\x62illing/v1/checkout.proto\x1a\x1c\x62illing/v1/entitlement.proto\x1a\x15\x62illing/v1/plan.proto\x1a\x1d\x62illing/v1/subscription.proto\x1a\x16\x62illing/v1/watch.proto\"\x12\n\x10ListPlansRequest\"M\n\x11ListPlansResponse\x12\x1f\n\x05plans\x18\x01 \x03(\x0b\x32\x10.billing.v1.Plan\x12\x17\n\x0f\x63\x61talog_version\x18\x02 \x01(\t2\xb2\n\n\x0e\x42illingService\x12u\n\x15\x43reateCheckoutSession\x12(.billing.v1.CreateCheckoutSessionRequest\x1a).billing.v1.CreateCheckoutSessionResponse\"\x07\x90\x02\x02\x88\xce\x18\x01\x12l\n\x12GetCheckoutSession\x12%.billing.v1.GetCheckoutSessionRequest\x1a&.billing.v1.GetCheckoutSessionResponse\"\x07\x90\x02\x01\x88\xce\x18\x01\x12\x63\n\x0fGetEntitlements\x12\".billing.v1.GetEntitlementsRequest\x1a#.billing.v1.GetEntitlementsResponse\"\x07\x90\x02\x01\x88\xce\x18\x01\x12k\n\x11WatchEntitlements\x12$.billing.v1.WatchEntitlementsRequest\x1a%.billing.v1.WatchEntitlementsResponse\"\x07\x90\x02\x01\x88\xce\x18\x01\x30\x01\x12\x66\n\x10\x43heckEntitlement\x12#.billing.v1.CheckEntitlementRequest\x1a$.billing.v1.CheckEntitlementResponse\"\x07\x90\x02\x01\x88\xce\x18\x01\x12r\n\x14\x42\x61tchGetEntitlements\x12\'.billing.v1.BatchGetEntitlementsRequest\x1a(.billing.v1.BatchGetEntitlementsResponse\"\x07\x90\x02\x01\x88\xce\x18\x01\x12l\n\x12UpdateSubscription\x12%.billing.v1.UpdateSubscriptionRequest\x1a&.billing.v1.UpdateSubscriptionResponse\"\x07\x90\x02\x02\x88\xce\x18\x01\x12\x81\x01\n\x19PreviewSubscriptionUpdate\x12,.billing.v1.PreviewSubscriptionUpdateRequest\x1a-.billing.v1.PreviewSubscriptionUpdateResponse\"\x07\x90\x02\x01\x88\xce\x18\x01\x12l\n\x12\x43\x61ncelSubscription\x12%.billing.v1.CancelSubscriptionRequest\x1a&.billing.v1.CancelSubscriptionResponse\"\x07\x90\x02\x02\x88\xce\x18\x01\x12l\n\x12ResumeSubscription\x12%.billing.v1.ResumeSubscriptionRequest\x1a&.billing.v1.ResumeSubscriptionResponse\"\x07\x90\x02\x02\x88\xce\x18\x01\x12l\n\x13\x43reatePortalSession\x12&.billing.v1.CreatePortalSessionRequest\x1a\'.billing.v1.CreatePortalSessionResponse\"\x04\x88\xce\x18\x01\x12Q\n\tListPlans\x12\x1c.billing.v1.ListPlansRequest\x1a\x1d.billing.v1.ListPlansResponse\"\x07\x90\x02\x01\x88\xce\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +38,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'billing.v1.billing_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BILLINGSERVICE'].methods_by_name['CreateCheckoutSession']._loaded_options = None
-  _globals['_BILLINGSERVICE'].methods_by_name['CreateCheckoutSession']._serialized_options = b'\220\002\002'
+  _globals['_BILLINGSERVICE'].methods_by_name['CreateCheckoutSession']._serialized_options = b'\220\002\002\210\316\030\001'
   _globals['_BILLINGSERVICE'].methods_by_name['GetCheckoutSession']._loaded_options = None
-  _globals['_BILLINGSERVICE'].methods_by_name['GetCheckoutSession']._serialized_options = b'\220\002\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['GetCheckoutSession']._serialized_options = b'\220\002\001\210\316\030\001'
   _globals['_BILLINGSERVICE'].methods_by_name['GetEntitlements']._loaded_options = None
-  _globals['_BILLINGSERVICE'].methods_by_name['GetEntitlements']._serialized_options = b'\220\002\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['GetEntitlements']._serialized_options = b'\220\002\001\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['WatchEntitlements']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['WatchEntitlements']._serialized_options = b'\220\002\001\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['CheckEntitlement']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['CheckEntitlement']._serialized_options = b'\220\002\001\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['BatchGetEntitlements']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['BatchGetEntitlements']._serialized_options = b'\220\002\001\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['UpdateSubscription']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['UpdateSubscription']._serialized_options = b'\220\002\002\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['PreviewSubscriptionUpdate']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['PreviewSubscriptionUpdate']._serialized_options = b'\220\002\001\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['CancelSubscription']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['CancelSubscription']._serialized_options = b'\220\002\002\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['ResumeSubscription']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['ResumeSubscription']._serialized_options = b'\220\002\002\210\316\030\001'
+  _globals['_BILLINGSERVICE'].methods_by_name['CreatePortalSession']._loaded_options = None
+  _globals['_BILLINGSERVICE'].methods_by_name['CreatePortalSession']._serialized_options = b'\210\316\030\001'
   _globals['_BILLINGSERVICE'].methods_by_name['ListPlans']._loaded_options = None
-  _globals['_BILLINGSERVICE'].methods_by_name['ListPlans']._serialized_options = b'\220\002\001'
-  _globals['_LISTPLANSREQUEST']._serialized_start=128
-  _globals['_LISTPLANSREQUEST']._serialized_end=146
-  _globals['_LISTPLANSRESPONSE']._serialized_start=148
-  _globals['_LISTPLANSRESPONSE']._serialized_end=225
-  _globals['_BILLINGSERVICE']._serialized_start=228
-  _globals['_BILLINGSERVICE']._serialized_end=641
+  _globals['_BILLINGSERVICE'].methods_by_name['ListPlans']._serialized_options = b'\220\002\001\210\316\030\001'
+  _globals['_LISTPLANSREQUEST']._serialized_start=214
+  _globals['_LISTPLANSREQUEST']._serialized_end=232
+  _globals['_LISTPLANSRESPONSE']._serialized_start=234
+  _globals['_LISTPLANSRESPONSE']._serialized_end=311
+  _globals['_BILLINGSERVICE']._serialized_start=314
+  _globals['_BILLINGSERVICE']._serialized_end=1644
 # @@protoc_insertion_point(module_scope)

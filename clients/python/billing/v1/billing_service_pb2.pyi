@@ -4,7 +4,9 @@ isort:skip_file
 The API that a company's backends call.
 
 Errors: every error carries a canonical gRPC code and a google.rpc.ErrorInfo (see ErrorReason). Deadlines are honoured:
-set one on every call.
+set one on every call. Where the operator has said who may call, every method also answers UNAUTHENTICATED to a caller who
+shows nothing that is known, PERMISSION_DENIED to one whose role is another, and RESOURCE_EXHAUSTED (OVERLOADED) to one who
+has too many calls in flight.
 """
 
 from billing.v1 import plan_pb2 as _plan_pb2

@@ -6,6 +6,8 @@ import warnings
 from billing.v1 import billing_service_pb2 as billing_dot_v1_dot_billing__service__pb2
 from billing.v1 import checkout_pb2 as billing_dot_v1_dot_checkout__pb2
 from billing.v1 import entitlement_pb2 as billing_dot_v1_dot_entitlement__pb2
+from billing.v1 import subscription_pb2 as billing_dot_v1_dot_subscription__pb2
+from billing.v1 import watch_pb2 as billing_dot_v1_dot_watch__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -28,7 +30,7 @@ if _version_not_supported:
 
 
 class BillingServiceStub:
-    """Sends customers to pay for a plan, and says what they may use now.
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now.
     """
 
     def __init__(self, channel):
@@ -52,6 +54,46 @@ class BillingServiceStub:
                 request_serializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.SerializeToString,
                 response_deserializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.FromString,
                 _registered_method=True)
+        self.WatchEntitlements = channel.unary_stream(
+                '/billing.v1.BillingService/WatchEntitlements',
+                request_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
+                _registered_method=True)
+        self.CheckEntitlement = channel.unary_unary(
+                '/billing.v1.BillingService/CheckEntitlement',
+                request_serializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementResponse.FromString,
+                _registered_method=True)
+        self.BatchGetEntitlements = channel.unary_unary(
+                '/billing.v1.BillingService/BatchGetEntitlements',
+                request_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
+                _registered_method=True)
+        self.UpdateSubscription = channel.unary_unary(
+                '/billing.v1.BillingService/UpdateSubscription',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.PreviewSubscriptionUpdate = channel.unary_unary(
+                '/billing.v1.BillingService/PreviewSubscriptionUpdate',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/billing.v1.BillingService/CancelSubscription',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ResumeSubscription = channel.unary_unary(
+                '/billing.v1.BillingService/ResumeSubscription',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CreatePortalSession = channel.unary_unary(
+                '/billing.v1.BillingService/CreatePortalSession',
+                request_serializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionRequest.SerializeToString,
+                response_deserializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionResponse.FromString,
+                _registered_method=True)
         self.ListPlans = channel.unary_unary(
                 '/billing.v1.BillingService/ListPlans',
                 request_serializer=billing_dot_v1_dot_billing__service__pb2.ListPlansRequest.SerializeToString,
@@ -60,7 +102,7 @@ class BillingServiceStub:
 
 
 class BillingServiceServicer:
-    """Sends customers to pay for a plan, and says what they may use now.
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now.
     """
 
     def CreateCheckoutSession(self, request, context):
@@ -90,9 +132,111 @@ class BillingServiceServicer:
 
     def GetEntitlements(self, request, context):
         """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-        plan; that is not an error. No side effects; safe to retry.
+        plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+        caller; safe to retry.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+        this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEntitlements(self, request, context):
+        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckEntitlement(self, request, context):
+        """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+        database. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetEntitlements(self, request, context):
+        """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSubscription(self, request, context):
+        """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+        asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+        SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+        PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewSubscriptionUpdate(self, request, context):
+        """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+        SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSubscription(self, request, context):
+        """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+        the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+        Idempotent by request_id.
+
+        Errors: those of CancelSubscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreatePortalSession(self, request, context):
+        """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+        do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+        (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,6 +268,46 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     request_deserializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.FromString,
                     response_serializer=billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.SerializeToString,
             ),
+            'WatchEntitlements': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEntitlements,
+                    request_deserializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.SerializeToString,
+            ),
+            'CheckEntitlement': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckEntitlement,
+                    request_deserializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_entitlement__pb2.CheckEntitlementResponse.SerializeToString,
+            ),
+            'BatchGetEntitlements': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetEntitlements,
+                    request_deserializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.SerializeToString,
+            ),
+            'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSubscription,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionResponse.SerializeToString,
+            ),
+            'PreviewSubscriptionUpdate': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewSubscriptionUpdate,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'ResumeSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSubscription,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionResponse.SerializeToString,
+            ),
+            'CreatePortalSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePortalSession,
+                    request_deserializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionRequest.FromString,
+                    response_serializer=billing_dot_v1_dot_subscription__pb2.CreatePortalSessionResponse.SerializeToString,
+            ),
             'ListPlans': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPlans,
                     request_deserializer=billing_dot_v1_dot_billing__service__pb2.ListPlansRequest.FromString,
@@ -138,7 +322,7 @@ def add_BillingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BillingService:
-    """Sends customers to pay for a plan, and says what they may use now.
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now.
     """
 
     @staticmethod
@@ -212,6 +396,222 @@ class BillingService:
             '/billing.v1.BillingService/GetEntitlements',
             billing_dot_v1_dot_entitlement__pb2.GetEntitlementsRequest.SerializeToString,
             billing_dot_v1_dot_entitlement__pb2.GetEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEntitlements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/billing.v1.BillingService/WatchEntitlements',
+            billing_dot_v1_dot_watch__pb2.WatchEntitlementsRequest.SerializeToString,
+            billing_dot_v1_dot_watch__pb2.WatchEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckEntitlement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/CheckEntitlement',
+            billing_dot_v1_dot_entitlement__pb2.CheckEntitlementRequest.SerializeToString,
+            billing_dot_v1_dot_entitlement__pb2.CheckEntitlementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetEntitlements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/BatchGetEntitlements',
+            billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsRequest.SerializeToString,
+            billing_dot_v1_dot_entitlement__pb2.BatchGetEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/UpdateSubscription',
+            billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.UpdateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewSubscriptionUpdate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/PreviewSubscriptionUpdate',
+            billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.PreviewSubscriptionUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/CancelSubscription',
+            billing_dot_v1_dot_subscription__pb2.CancelSubscriptionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/ResumeSubscription',
+            billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.ResumeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePortalSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.v1.BillingService/CreatePortalSession',
+            billing_dot_v1_dot_subscription__pb2.CreatePortalSessionRequest.SerializeToString,
+            billing_dot_v1_dot_subscription__pb2.CreatePortalSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,12 +4,16 @@ isort:skip_file
 The API that a company's backends call.
 
 Errors: every error carries a canonical gRPC code and a google.rpc.ErrorInfo (see ErrorReason). Deadlines are honoured:
-set one on every call.
+set one on every call. Where the operator has said who may call, every method also answers UNAUTHENTICATED to a caller who
+shows nothing that is known, PERMISSION_DENIED to one whose role is another, and RESOURCE_EXHAUSTED (OVERLOADED) to one who
+has too many calls in flight.
 """
 
 from billing.v1 import billing_service_pb2 as _billing_service_pb2
 from billing.v1 import checkout_pb2 as _checkout_pb2
 from billing.v1 import entitlement_pb2 as _entitlement_pb2
+from billing.v1 import subscription_pb2 as _subscription_pb2
+from billing.v1 import watch_pb2 as _watch_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -33,7 +37,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BillingServiceStub:
-    """Sends customers to pay for a plan, and says what they may use now."""
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -58,9 +62,79 @@ class BillingServiceStub:
     """
     GetEntitlements: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.GetEntitlementsRequest, _entitlement_pb2.GetEntitlementsResponse]
     """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-    plan; that is not an error. No side effects; safe to retry.
+    plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+    caller; safe to retry.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+    this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
+    """
+    WatchEntitlements: _grpc.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]
+    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (DATABASE_UNAVAILABLE).
+    """
+    CheckEntitlement: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]
+    """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+    database. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+    """
+    BatchGetEntitlements: _grpc.UnaryUnaryMultiCallable[_entitlement_pb2.BatchGetEntitlementsRequest, _entitlement_pb2.BatchGetEntitlementsResponse]
+    """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
+    """
+    UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]
+    """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+    asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+    SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+    PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    PreviewSubscriptionUpdate: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.PreviewSubscriptionUpdateRequest, _subscription_pb2.PreviewSubscriptionUpdateResponse]
+    """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+    SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    CancelSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]
+    """Ends a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]
+    """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+    the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+    Idempotent by request_id.
+
+    Errors: those of CancelSubscription.
+    """
+    CreatePortalSession: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.CreatePortalSessionRequest, _subscription_pb2.CreatePortalSessionResponse]
+    """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+    do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+    (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     ListPlans: _grpc.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
@@ -69,7 +143,7 @@ class BillingServiceStub:
 
 @_typing.type_check_only
 class BillingServiceAsyncStub(BillingServiceStub):
-    """Sends customers to pay for a plan, and says what they may use now."""
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCheckoutSession: _aio.UnaryUnaryMultiCallable[_checkout_pb2.CreateCheckoutSessionRequest, _checkout_pb2.CreateCheckoutSessionResponse]  # type: ignore[assignment]
@@ -91,9 +165,79 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """
     GetEntitlements: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.GetEntitlementsRequest, _entitlement_pb2.GetEntitlementsResponse]  # type: ignore[assignment]
     """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-    plan; that is not an error. No side effects; safe to retry.
+    plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+    caller; safe to retry.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+    this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
+    """
+    WatchEntitlements: _aio.UnaryStreamMultiCallable[_watch_pb2.WatchEntitlementsRequest, _watch_pb2.WatchEntitlementsResponse]  # type: ignore[assignment]
+    """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+    snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+    The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+    (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (DATABASE_UNAVAILABLE).
+    """
+    CheckEntitlement: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.CheckEntitlementRequest, _entitlement_pb2.CheckEntitlementResponse]  # type: ignore[assignment]
+    """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+    database. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+    """
+    BatchGetEntitlements: _aio.UnaryUnaryMultiCallable[_entitlement_pb2.BatchGetEntitlementsRequest, _entitlement_pb2.BatchGetEntitlementsResponse]  # type: ignore[assignment]
+    """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+    DATABASE_UNAVAILABLE).
+    """
+    UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
+    """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+    asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+    SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+    PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    PreviewSubscriptionUpdate: _aio.UnaryUnaryMultiCallable[_subscription_pb2.PreviewSubscriptionUpdateRequest, _subscription_pb2.PreviewSubscriptionUpdateResponse]  # type: ignore[assignment]
+    """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+    SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
+    """Ends a live subscription, at once or at the end of the period that is paid.
+
+    Idempotent by request_id.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+    FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+    (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+    """
+    ResumeSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
+    """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+    the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+    Idempotent by request_id.
+
+    Errors: those of CancelSubscription.
+    """
+    CreatePortalSession: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CreatePortalSessionRequest, _subscription_pb2.CreatePortalSessionResponse]  # type: ignore[assignment]
+    """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+    do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+    (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+    (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
     """
     ListPlans: _aio.UnaryUnaryMultiCallable[_billing_service_pb2.ListPlansRequest, _billing_service_pb2.ListPlansResponse]  # type: ignore[assignment]
     """Lists the plans of the catalog in its order, for a pricing page. There are at most a few hundred, so there are no pages. No
@@ -101,7 +245,7 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sends customers to pay for a plan, and says what they may use now."""
+    """Sends customers to pay for a plan, changes what they have, and says what they may use now."""
 
     @_abc_1.abstractmethod
     def CreateCheckoutSession(
@@ -139,9 +283,127 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_entitlement_pb2.GetEntitlementsResponse, _abc.Awaitable[_entitlement_pb2.GetEntitlementsResponse]]:
         """Says what a customer may use now, always fresh from the database. A customer of whom nothing is known has the default
-        plan; that is not an error. No side effects; safe to retry.
+        plan; that is not an error. Can wait for a purchase, and can say what was answered in the past. No side effects for the
+        caller; safe to retry.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELDS), UNAVAILABLE (DATABASE_UNAVAILABLE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), NOT_FOUND (CHECKOUT_SESSION_NOT_FOUND: no such session, or not of
+        this customer), OUT_OF_RANGE (AS_OF_NOT_KEPT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchEntitlements(
+        self,
+        request: _watch_pb2.WatchEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_watch_pb2.WatchEntitlementsResponse], _abc.AsyncIterator[_watch_pb2.WatchEntitlementsResponse]]:
+        """Tells what customers may use, and each change within milliseconds of its commit, also those that time alone makes. First a
+        snapshot, then changes; a stream that broke is gone on from its last cursor without gap or repeat, on any server.
+
+        The stream has no end. It ends with UNAVAILABLE when the server goes (open it again, with the cursor), and with ABORTED
+        (WATCHER_TOO_SLOW) when the caller reads too slowly; nobody else waits for him.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), ABORTED (WATCHER_TOO_SLOW), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckEntitlement(
+        self,
+        request: _entitlement_pb2.CheckEntitlementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entitlement_pb2.CheckEntitlementResponse, _abc.Awaitable[_entitlement_pb2.CheckEntitlementResponse]]:
+        """Says whether a customer may use one feature now, why, until when, and what to buy otherwise. Always fresh from the
+        database. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), UNAVAILABLE (REVISION_NOT_REACHED, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetEntitlements(
+        self,
+        request: _entitlement_pb2.BatchGetEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entitlement_pb2.BatchGetEntitlementsResponse, _abc.Awaitable[_entitlement_pb2.BatchGetEntitlementsResponse]]:
+        """Says what several customers may use, in the order of the requests. All or nothing. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS, FEATURE_NOT_FOUND), OUT_OF_RANGE (AS_OF_NOT_KEPT), UNAVAILABLE (REVISION_NOT_REACHED,
+        DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateSubscription(
+        self,
+        request: _subscription_pb2.UpdateSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.UpdateSubscriptionResponse, _abc.Awaitable[_subscription_pb2.UpdateSubscriptionResponse]]:
+        """Changes the plan, price or quantity of a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id. A change that waits for the end of the period is replaced by a later one, and dropped by
+        asking for what the customer has now. What was bought beside that plan (other items) stays.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED,
+        SUBSCRIPTION_UNPAID, SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE,
+        PAYMENT_FAILED, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewSubscriptionUpdate(
+        self,
+        request: _subscription_pb2.PreviewSubscriptionUpdateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.PreviewSubscriptionUpdateResponse, _abc.Awaitable[_subscription_pb2.PreviewSubscriptionUpdateResponse]]:
+        """Says what UpdateSubscription would cost and change, as it stands at Stripe at this moment. No side effects; safe to retry.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND, PLAN_NOT_FOUND, PRICE_NOT_FOUND),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_ENDING, SUBSCRIPTION_PAUSED, SUBSCRIPTION_UNPAID,
+        SUBSCRIPTION_CHANGE_PENDING, PLAN_GROUP_MISMATCH, PLAN_NOT_FOR_SALE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def CancelSubscription(
+        self,
+        request: _subscription_pb2.CancelSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.CancelSubscriptionResponse, _abc.Awaitable[_subscription_pb2.CancelSubscriptionResponse]]:
+        """Ends a live subscription, at once or at the end of the period that is paid.
+
+        Idempotent by request_id.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED),
+        FAILED_PRECONDITION (SUBSCRIPTION_NOT_LIVE, SUBSCRIPTION_CHANGE_PENDING, STRIPE_REFUSED), ABORTED
+        (SUBSCRIPTION_CHANGE_SUPERSEDED, REQUEST_IN_PROGRESS), UNAVAILABLE (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSubscription(
+        self,
+        request: _subscription_pb2.ResumeSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_subscription_pb2.ResumeSubscriptionResponse]]:
+        """Takes back a cancellation that has not taken effect yet, wherever it was asked for; where there is none, ends a pause of
+        the subscription or of its collection. A subscription whose new period is not paid at once stays paused until it is.
+
+        Idempotent by request_id.
+
+        Errors: those of CancelSubscription.
+        """
+
+    @_abc_1.abstractmethod
+    def CreatePortalSession(
+        self,
+        request: _subscription_pb2.CreatePortalSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subscription_pb2.CreatePortalSessionResponse, _abc.Awaitable[_subscription_pb2.CreatePortalSessionResponse]]:
+        """Makes a page of Stripe's on which a person changes their plan, cancels, or replaces their payment method. What they
+        do there arrives by webhook like everything else. Every call makes a new page; to repeat one does no harm.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELDS), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), FAILED_PRECONDITION
+        (CUSTOMER_UNKNOWN_TO_STRIPE, SUBSCRIPTION_NOT_LIVE, PRICE_NOT_AVAILABLE, STRIPE_REFUSED), UNAVAILABLE
+        (STRIPE_UNAVAILABLE, DATABASE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod

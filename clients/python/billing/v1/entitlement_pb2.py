@@ -27,7 +27,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62illing/v1/entitlement.proto\x12\nbilling.v1\x1a\x15\x62illing/v1/plan.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x01\n\x0b\x45ntitlement\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.billing.v1.FeatureValue\x12\"\n\x06source\x18\x03 \x01(\x0b\x32\x12.billing.v1.Source\x12\x34\n\x10next_change_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xed\x04\n\x06Source\x12%\n\x04type\x18\x01 \x01(\x0e\x32\x17.billing.v1.Source.Type\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.billing.v1.Source.State\x12\x10\n\x08plan_key\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\x11\n\tstripe_id\x18\x05 \x01(\t\x12\x1e\n\x16stripe_subscription_id\x18\x06 \x01(\t\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11TYPE_DEFAULT_PLAN\x10\x01\x12\x15\n\x11TYPE_SUBSCRIPTION\x10\x02\x12\x11\n\rTYPE_PURCHASE\x10\x03\"\xfe\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_TRIALING\x10\x02\x12\x0f\n\x0bSTATE_GRACE\x10\x03\x12\x10\n\x0cSTATE_ENDING\x10\x04\x12\x19\n\x15STATE_PENDING_PAYMENT\x10\x05\x12\x19\n\x15STATE_PAYMENT_OVERDUE\x10\x06\x12\x10\n\x0cSTATE_PAUSED\x10\x07\x12\x0f\n\x0bSTATE_ENDED\x10\x08\x12\x14\n\x10STATE_UNRESOLVED\x10\t\x12\x12\n\x0eSTATE_REFUNDED\x10\n\x12\x12\n\x0eSTATE_DISPUTED\x10\x0b\"3\n\x16GetEntitlementsRequest\x12\x19\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xa5\x02\n\x17GetEntitlementsResponse\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12-\n\x0c\x65ntitlements\x18\x03 \x03(\x0b\x32\x17.billing.v1.Entitlement\x12#\n\x07sources\x18\x04 \x03(\x0b\x32\x12.billing.v1.Source\x12\x11\n\tplan_keys\x18\x05 \x03(\t\x12-\n\tread_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10next_change_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63\x61talog_version\x18\x08 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62illing/v1/entitlement.proto\x12\nbilling.v1\x1a\x15\x62illing/v1/plan.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x01\n\x0b\x45ntitlement\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.billing.v1.FeatureValue\x12\"\n\x06source\x18\x03 \x01(\x0b\x32\x12.billing.v1.Source\x12\x34\n\x10next_change_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xed\x04\n\x06Source\x12%\n\x04type\x18\x01 \x01(\x0e\x32\x17.billing.v1.Source.Type\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.billing.v1.Source.State\x12\x10\n\x08plan_key\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\x11\n\tstripe_id\x18\x05 \x01(\t\x12\x1e\n\x16stripe_subscription_id\x18\x06 \x01(\t\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11TYPE_DEFAULT_PLAN\x10\x01\x12\x15\n\x11TYPE_SUBSCRIPTION\x10\x02\x12\x11\n\rTYPE_PURCHASE\x10\x03\"\xfe\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_TRIALING\x10\x02\x12\x0f\n\x0bSTATE_GRACE\x10\x03\x12\x10\n\x0cSTATE_ENDING\x10\x04\x12\x19\n\x15STATE_PENDING_PAYMENT\x10\x05\x12\x19\n\x15STATE_PAYMENT_OVERDUE\x10\x06\x12\x10\n\x0cSTATE_PAUSED\x10\x07\x12\x0f\n\x0bSTATE_ENDED\x10\x08\x12\x14\n\x10STATE_UNRESOLVED\x10\t\x12\x12\n\x0eSTATE_REFUNDED\x10\n\x12\x12\n\x0eSTATE_DISPUTED\x10\x0b\"\xe8\x01\n\x16GetEntitlementsRequest\x12\x19\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0c\x66\x65\x61ture_keys\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cmin_revision\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12,\n\x19\x61\x66ter_checkout_session_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12/\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x42\x1c\n\x1a_after_checkout_session_id\"\xdc\x02\n\x17GetEntitlementsResponse\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12-\n\x0c\x65ntitlements\x18\x03 \x03(\x0b\x32\x17.billing.v1.Entitlement\x12#\n\x07sources\x18\x04 \x03(\x0b\x32\x12.billing.v1.Source\x12\x11\n\tplan_keys\x18\x05 \x03(\t\x12-\n\tread_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10next_change_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63\x61talog_version\x18\x08 \x01(\t\x12\x35\n\x10\x63heckout_outcome\x18\t \x01(\x0e\x32\x1b.billing.v1.CheckoutOutcome\"k\n\x17\x43heckEntitlementRequest\x12\x19\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x66\x65\x61ture_key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cmin_revision\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\"\xac\x04\n\x18\x43heckEntitlementResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.billing.v1.FeatureValue\x12;\n\x06reason\x18\x03 \x01(\x0e\x32+.billing.v1.CheckEntitlementResponse.Reason\x12\"\n\x06source\x18\x04 \x01(\x0b\x32\x12.billing.v1.Source\x12.\n\nuntil_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tplan_keys\x18\x06 \x03(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12-\n\tread_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63\x61talog_version\x18\t \x01(\t\"\xd7\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cREASON_GIVEN\x10\x01\x12\x19\n\x15REASON_GIVEN_IN_GRACE\x10\x02\x12\x16\n\x12REASON_NOT_IN_PLAN\x10\x03\x12\x1a\n\x16REASON_PAYMENT_OVERDUE\x10\x04\x12\x1a\n\x16REASON_PENDING_PAYMENT\x10\x05\x12\x11\n\rREASON_PAUSED\x10\x06\x12\x13\n\x0fREASON_DISPUTED\x10\x07\x12\x10\n\x0cREASON_ENDED\x10\x08\"Y\n\x1b\x42\x61tchGetEntitlementsRequest\x12:\n\x08requests\x18\x01 \x03(\x0b\x32\".billing.v1.GetEntitlementsRequestB\x04\xe2\x41\x01\x02\"V\n\x1c\x42\x61tchGetEntitlementsResponse\x12\x36\n\tresponses\x18\x01 \x03(\x0b\x32#.billing.v1.GetEntitlementsResponse*\xa1\x02\n\x0f\x43heckoutOutcome\x12 \n\x1c\x43HECKOUT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43HECKOUT_OUTCOME_ENTITLED\x10\x01\x12$\n CHECKOUT_OUTCOME_PENDING_PAYMENT\x10\x02\x12\x1c\n\x18\x43HECKOUT_OUTCOME_EXPIRED\x10\x03\x12\x1f\n\x1b\x43HECKOUT_OUTCOME_STILL_OPEN\x10\x04\x12#\n\x1f\x43HECKOUT_OUTCOME_PAYMENT_FAILED\x10\x05\x12!\n\x1d\x43HECKOUT_OUTCOME_NOT_ENTITLED\x10\x06\x12 \n\x1c\x43HECKOUT_OUTCOME_UNCONFIRMED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['customer_id']._loaded_options = None
   _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['customer_id']._serialized_options = b'\342A\001\002'
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['feature_keys']._loaded_options = None
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['feature_keys']._serialized_options = b'\342A\001\001'
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['min_revision']._loaded_options = None
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['min_revision']._serialized_options = b'\342A\001\001'
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['after_checkout_session_id']._loaded_options = None
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['after_checkout_session_id']._serialized_options = b'\342A\001\001'
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['as_of']._loaded_options = None
+  _globals['_GETENTITLEMENTSREQUEST'].fields_by_name['as_of']._serialized_options = b'\342A\001\001'
+  _globals['_CHECKENTITLEMENTREQUEST'].fields_by_name['customer_id']._loaded_options = None
+  _globals['_CHECKENTITLEMENTREQUEST'].fields_by_name['customer_id']._serialized_options = b'\342A\001\002'
+  _globals['_CHECKENTITLEMENTREQUEST'].fields_by_name['feature_key']._loaded_options = None
+  _globals['_CHECKENTITLEMENTREQUEST'].fields_by_name['feature_key']._serialized_options = b'\342A\001\002'
+  _globals['_CHECKENTITLEMENTREQUEST'].fields_by_name['min_revision']._loaded_options = None
+  _globals['_CHECKENTITLEMENTREQUEST'].fields_by_name['min_revision']._serialized_options = b'\342A\001\001'
+  _globals['_BATCHGETENTITLEMENTSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_BATCHGETENTITLEMENTSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002'
+  _globals['_CHECKOUTOUTCOME']._serialized_start=2359
+  _globals['_CHECKOUTOUTCOME']._serialized_end=2648
   _globals['_ENTITLEMENT']._serialized_start=134
   _globals['_ENTITLEMENT']._serialized_end=299
   _globals['_SOURCE']._serialized_start=302
@@ -44,8 +62,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCE_TYPE']._serialized_end=666
   _globals['_SOURCE_STATE']._serialized_start=669
   _globals['_SOURCE_STATE']._serialized_end=923
-  _globals['_GETENTITLEMENTSREQUEST']._serialized_start=925
-  _globals['_GETENTITLEMENTSREQUEST']._serialized_end=976
-  _globals['_GETENTITLEMENTSRESPONSE']._serialized_start=979
-  _globals['_GETENTITLEMENTSRESPONSE']._serialized_end=1272
+  _globals['_GETENTITLEMENTSREQUEST']._serialized_start=926
+  _globals['_GETENTITLEMENTSREQUEST']._serialized_end=1158
+  _globals['_GETENTITLEMENTSRESPONSE']._serialized_start=1161
+  _globals['_GETENTITLEMENTSRESPONSE']._serialized_end=1509
+  _globals['_CHECKENTITLEMENTREQUEST']._serialized_start=1511
+  _globals['_CHECKENTITLEMENTREQUEST']._serialized_end=1618
+  _globals['_CHECKENTITLEMENTRESPONSE']._serialized_start=1621
+  _globals['_CHECKENTITLEMENTRESPONSE']._serialized_end=2177
+  _globals['_CHECKENTITLEMENTRESPONSE_REASON']._serialized_start=1962
+  _globals['_CHECKENTITLEMENTRESPONSE_REASON']._serialized_end=2177
+  _globals['_BATCHGETENTITLEMENTSREQUEST']._serialized_start=2179
+  _globals['_BATCHGETENTITLEMENTSREQUEST']._serialized_end=2268
+  _globals['_BATCHGETENTITLEMENTSRESPONSE']._serialized_start=2270
+  _globals['_BATCHGETENTITLEMENTSRESPONSE']._serialized_end=2356
 # @@protoc_insertion_point(module_scope)

@@ -21,6 +21,62 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CheckoutOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CheckoutOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckoutOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECKOUT_OUTCOME_UNSPECIFIED: _CheckoutOutcome.ValueType  # 0
+    """No purchase was asked about."""
+    CHECKOUT_OUTCOME_ENTITLED: _CheckoutOutcome.ValueType  # 1
+    """It is paid for (or needs no payment yet, as in a trial), and this answer has what it gives. Of a subscription: the
+    subscription itself is known, not only that the checkout was completed.
+    """
+    CHECKOUT_OUTCOME_PENDING_PAYMENT: _CheckoutOutcome.ValueType  # 2
+    """The person has finished, and the money is on its way (a bank debit: days). Nothing is given yet."""
+    CHECKOUT_OUTCOME_EXPIRED: _CheckoutOutcome.ValueType  # 3
+    """The session expired, or a later one replaced it; nothing was bought."""
+    CHECKOUT_OUTCOME_STILL_OPEN: _CheckoutOutcome.ValueType  # 4
+    """The person has not finished, by Stripe's own word during this call; the page can still be paid on."""
+    CHECKOUT_OUTCOME_PAYMENT_FAILED: _CheckoutOutcome.ValueType  # 5
+    """The person has finished and the delayed payment failed; nothing was bought."""
+    CHECKOUT_OUTCOME_NOT_ENTITLED: _CheckoutOutcome.ValueType  # 6
+    """It was bought, and gives nothing now: ended, refunded, disputed, paused or overdue, or its price belongs to no plan. The
+    source says which.
+    """
+    CHECKOUT_OUTCOME_UNCONFIRMED: _CheckoutOutcome.ValueType  # 7
+    """Not known in time: nothing final was heard from Stripe, and Stripe did not answer the question either. The entitlements
+    are those without the purchase. Ask again.
+    """
+
+class CheckoutOutcome(_CheckoutOutcome, metaclass=_CheckoutOutcomeEnumTypeWrapper):
+    """How a purchase stands that a read was to wait for."""
+
+CHECKOUT_OUTCOME_UNSPECIFIED: CheckoutOutcome.ValueType  # 0
+"""No purchase was asked about."""
+CHECKOUT_OUTCOME_ENTITLED: CheckoutOutcome.ValueType  # 1
+"""It is paid for (or needs no payment yet, as in a trial), and this answer has what it gives. Of a subscription: the
+subscription itself is known, not only that the checkout was completed.
+"""
+CHECKOUT_OUTCOME_PENDING_PAYMENT: CheckoutOutcome.ValueType  # 2
+"""The person has finished, and the money is on its way (a bank debit: days). Nothing is given yet."""
+CHECKOUT_OUTCOME_EXPIRED: CheckoutOutcome.ValueType  # 3
+"""The session expired, or a later one replaced it; nothing was bought."""
+CHECKOUT_OUTCOME_STILL_OPEN: CheckoutOutcome.ValueType  # 4
+"""The person has not finished, by Stripe's own word during this call; the page can still be paid on."""
+CHECKOUT_OUTCOME_PAYMENT_FAILED: CheckoutOutcome.ValueType  # 5
+"""The person has finished and the delayed payment failed; nothing was bought."""
+CHECKOUT_OUTCOME_NOT_ENTITLED: CheckoutOutcome.ValueType  # 6
+"""It was bought, and gives nothing now: ended, refunded, disputed, paused or overdue, or its price belongs to no plan. The
+source says which.
+"""
+CHECKOUT_OUTCOME_UNCONFIRMED: CheckoutOutcome.ValueType  # 7
+"""Not known in time: nothing final was heard from Stripe, and Stripe did not answer the question either. The entitlements
+are those without the purchase. Ask again.
+"""
+Global___CheckoutOutcome: _TypeAlias = CheckoutOutcome  # noqa: Y015
+
 @_typing.final
 class Entitlement(_message.Message):
     """What one customer may use of one feature, and why."""
@@ -211,29 +267,62 @@ Global___Source: _TypeAlias = Source  # noqa: Y015
 
 @_typing.final
 class GetEntitlementsRequest(_message.Message):
-    """Asks what a customer may use now."""
+    """Asks what a customer may use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    FEATURE_KEYS_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
+    AFTER_CHECKOUT_SESSION_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The caller's own id of the customer; the same rules as in CreateCheckoutSession."""
+    min_revision: _builtins.int
+    """An answer at least as fresh as one that had this revision of the same customer. Waits a moment for it (a read that
+    reaches a replica, a database that has just failed over), and then fails with UNAVAILABLE (REVISION_NOT_REACHED). 0:
+    whatever is committed now, which includes everything that this service ever answered.
+    """
+    after_checkout_session_id: _builtins.str
+    """Waits until this checkout session of the same customer is settled: until what it gives is in the answer, or nothing will
+    come of it. For the page that a person comes back to after paying. Waits at most until shortly before the call's
+    deadline, and at most 15 s; then checkout_outcome says how far it is. Where Stripe's webhook is late the service asks Stripe
+    itself, once for all callers.
+    """
+    @_builtins.property
+    def feature_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these features, at most 500, each a feature of the catalog; repeats are answered once. Empty: every feature. The
+        order of the answer is the catalog's. Sources and plans are answered whole.
+        """
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """What was answered at this time, by the facts and the catalog of then. Not in the future; not together with min_revision
+        or after_checkout_session_id. Absent: now.
+        """
+
     def __init__(
         self,
         *,
         customer_id: _builtins.str = ...,
+        feature_keys: _abc.Iterable[_builtins.str] | None = ...,
+        min_revision: _builtins.int = ...,
+        after_checkout_session_id: _builtins.str | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_checkout_session_id", b"_after_checkout_session_id", "after_checkout_session_id", b"after_checkout_session_id", "as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_checkout_session_id", b"_after_checkout_session_id", "after_checkout_session_id", b"after_checkout_session_id", "as_of", b"as_of", "customer_id", b"customer_id", "feature_keys", b"feature_keys", "min_revision", b"min_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__after_checkout_session_id: _TypeAlias = _typing.Literal["after_checkout_session_id"]  # noqa: Y015
+    _WhichOneofArgType__after_checkout_session_id: _TypeAlias = _typing.Literal["_after_checkout_session_id", b"_after_checkout_session_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_checkout_session_id) -> _WhichOneofReturnType__after_checkout_session_id | None: ...
 
 Global___GetEntitlementsRequest: _TypeAlias = GetEntitlementsRequest  # noqa: Y015
 
 @_typing.final
 class GetEntitlementsResponse(_message.Message):
-    """What a customer may use now."""
+    """What a customer may use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -245,16 +334,19 @@ class GetEntitlementsResponse(_message.Message):
     READ_TIME_FIELD_NUMBER: _builtins.int
     NEXT_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     CATALOG_VERSION_FIELD_NUMBER: _builtins.int
+    CHECKOUT_OUTCOME_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer that was asked for."""
     revision: _builtins.int
     """Goes up by one at each change of the customer's entitlements; 0 for a customer of whom nothing is known."""
     catalog_version: _builtins.str
     """Which content of the catalog was used: its hash."""
+    checkout_outcome: Global___CheckoutOutcome.ValueType
+    """How the purchase of after_checkout_session_id stands; unspecified where none was asked about."""
     @_builtins.property
     def entitlements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entitlement]:
-        """One per feature of the catalog, in its order, also those that are off: a feature that no live source gives is false,
-        0 or empty.
+        """One per feature of the catalog (or per feature that was asked for), in its order, also those that are off: a feature that
+        no live source gives is false, 0 or empty.
         """
 
     @_builtins.property
@@ -267,7 +359,7 @@ class GetEntitlementsResponse(_message.Message):
 
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
-        """The time for which this was worked out."""
+        """The time for which this was worked out: now, or as_of."""
 
     @_builtins.property
     def next_change_time(self) -> _timestamp_pb2.Timestamp:
@@ -284,11 +376,207 @@ class GetEntitlementsResponse(_message.Message):
         read_time: _timestamp_pb2.Timestamp | None = ...,
         next_change_time: _timestamp_pb2.Timestamp | None = ...,
         catalog_version: _builtins.str = ...,
+        checkout_outcome: Global___CheckoutOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_change_time", b"next_change_time", "read_time", b"read_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_version", b"catalog_version", "customer_id", b"customer_id", "entitlements", b"entitlements", "next_change_time", b"next_change_time", "plan_keys", b"plan_keys", "read_time", b"read_time", "revision", b"revision", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_version", b"catalog_version", "checkout_outcome", b"checkout_outcome", "customer_id", b"customer_id", "entitlements", b"entitlements", "next_change_time", b"next_change_time", "plan_keys", b"plan_keys", "read_time", b"read_time", "revision", b"revision", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetEntitlementsResponse: _TypeAlias = GetEntitlementsResponse  # noqa: Y015
+
+@_typing.final
+class CheckEntitlementRequest(_message.Message):
+    """Asks whether a customer may use one feature now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    FEATURE_KEY_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """The caller's own id of the customer; the same rules as in CreateCheckoutSession."""
+    feature_key: _builtins.str
+    """A feature of the catalog."""
+    min_revision: _builtins.int
+    """As in GetEntitlements."""
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        feature_key: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "feature_key", b"feature_key", "min_revision", b"min_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckEntitlementRequest: _TypeAlias = CheckEntitlementRequest  # noqa: Y015
+
+@_typing.final
+class CheckEntitlementResponse(_message.Message):
+    """Whether a customer may use one feature now, why, and what to do where not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Reason:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CheckEntitlementResponse._Reason.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REASON_UNSPECIFIED: CheckEntitlementResponse._Reason.ValueType  # 0
+        """Never sent."""
+        REASON_GIVEN: CheckEntitlementResponse._Reason.ValueType  # 1
+        """A live source gives it."""
+        REASON_GIVEN_IN_GRACE: CheckEntitlementResponse._Reason.ValueType  # 2
+        """A live source gives it although a payment failed; it ends at until_time unless that is mended."""
+        REASON_NOT_IN_PLAN: CheckEntitlementResponse._Reason.ValueType  # 3
+        """No plan that the customer holds has the feature: there is something to buy, or there is not (see plan_keys)."""
+        REASON_PAYMENT_OVERDUE: CheckEntitlementResponse._Reason.ValueType  # 4
+        """A plan that the customer holds has it, and gives nothing because a payment is overdue: the payment is to be mended."""
+        REASON_PENDING_PAYMENT: CheckEntitlementResponse._Reason.ValueType  # 5
+        """A plan that the customer bought has it, and its first payment is still on its way."""
+        REASON_PAUSED: CheckEntitlementResponse._Reason.ValueType  # 6
+        """A plan that the customer holds has it, and is paused."""
+        REASON_DISPUTED: CheckEntitlementResponse._Reason.ValueType  # 7
+        """A plan that the customer bought has it, and is withheld: the payment is disputed."""
+        REASON_ENDED: CheckEntitlementResponse._Reason.ValueType  # 8
+        """A plan that the customer had has it, and is over: it ended, or was refunded."""
+
+    class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
+        """Why it is allowed or not."""
+
+    REASON_UNSPECIFIED: CheckEntitlementResponse.Reason.ValueType  # 0
+    """Never sent."""
+    REASON_GIVEN: CheckEntitlementResponse.Reason.ValueType  # 1
+    """A live source gives it."""
+    REASON_GIVEN_IN_GRACE: CheckEntitlementResponse.Reason.ValueType  # 2
+    """A live source gives it although a payment failed; it ends at until_time unless that is mended."""
+    REASON_NOT_IN_PLAN: CheckEntitlementResponse.Reason.ValueType  # 3
+    """No plan that the customer holds has the feature: there is something to buy, or there is not (see plan_keys)."""
+    REASON_PAYMENT_OVERDUE: CheckEntitlementResponse.Reason.ValueType  # 4
+    """A plan that the customer holds has it, and gives nothing because a payment is overdue: the payment is to be mended."""
+    REASON_PENDING_PAYMENT: CheckEntitlementResponse.Reason.ValueType  # 5
+    """A plan that the customer bought has it, and its first payment is still on its way."""
+    REASON_PAUSED: CheckEntitlementResponse.Reason.ValueType  # 6
+    """A plan that the customer holds has it, and is paused."""
+    REASON_DISPUTED: CheckEntitlementResponse.Reason.ValueType  # 7
+    """A plan that the customer bought has it, and is withheld: the payment is disputed."""
+    REASON_ENDED: CheckEntitlementResponse.Reason.ValueType  # 8
+    """A plan that the customer had has it, and is over: it ended, or was refunded."""
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PLAN_KEYS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    READ_TIME_FIELD_NUMBER: _builtins.int
+    CATALOG_VERSION_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """Whether the feature is on: a boolean that is true, an integer above 0 or unlimited, a text that is not empty. Limits are
+    answered, not counted: compare value with what was used.
+    """
+    reason: Global___CheckEntitlementResponse.Reason.ValueType
+    """Why."""
+    revision: _builtins.int
+    """The customer's revision, as in GetEntitlements."""
+    catalog_version: _builtins.str
+    """Which content of the catalog was used: its hash."""
+    @_builtins.property
+    def value(self) -> _plan_pb2.FeatureValue:
+        """What may be used of it, in the type that the catalog declares."""
+
+    @_builtins.property
+    def source(self) -> Global___Source:
+        """The source that the reason speaks of. Absent where there is none (REASON_NOT_IN_PLAN)."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """When the value may change by time alone. Absent: not by time."""
+
+    @_builtins.property
+    def plan_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it is not allowed: the plans for sale that would give it, in the catalog's order. Where it is an integer that is
+        allowed: those that would give more.
+        """
+
+    @_builtins.property
+    def read_time(self) -> _timestamp_pb2.Timestamp:
+        """The time for which this was worked out."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        value: _plan_pb2.FeatureValue | None = ...,
+        reason: Global___CheckEntitlementResponse.Reason.ValueType = ...,
+        source: Global___Source | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+        plan_keys: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+        read_time: _timestamp_pb2.Timestamp | None = ...,
+        catalog_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time", "source", b"source", "until_time", b"until_time", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "catalog_version", b"catalog_version", "plan_keys", b"plan_keys", "read_time", b"read_time", "reason", b"reason", "revision", b"revision", "source", b"source", "until_time", b"until_time", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckEntitlementResponse: _TypeAlias = CheckEntitlementResponse  # noqa: Y015
+
+@_typing.final
+class BatchGetEntitlementsRequest(_message.Message):
+    """Asks what several customers may use now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetEntitlementsRequest]:
+        """One request for each customer, 1 to 200, answered in this order; the same customer may be asked for more than once. min_revision and
+        as_of hold as in GetEntitlements; after_checkout_session_id must be absent.
+        """
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___GetEntitlementsRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetEntitlementsRequest: _TypeAlias = BatchGetEntitlementsRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetEntitlementsResponse(_message.Message):
+    """What several customers may use now. All or nothing: where one request fails the call fails, and names it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetEntitlementsResponse]:
+        """One answer for each request, in their order."""
+
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___GetEntitlementsResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetEntitlementsResponse: _TypeAlias = BatchGetEntitlementsResponse  # noqa: Y015

@@ -72,11 +72,75 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED. A bounded queue is full; google.rpc.RetryInfo says when to come again."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 15
-    """UNAUTHENTICATED. The call carries no valid token in its "authorization" metadata."""
+    """UNAUTHENTICATED. The call shows nothing by which the caller is known: no valid token in its "authorization" metadata, and
+    no certificate that is named. A token that was revoked is no valid one.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 17
     """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+    ERROR_REASON_FEATURE_NOT_FOUND: _ErrorReason.ValueType  # 18
+    """INVALID_ARGUMENT. The catalog has no feature of this key; google.rpc.BadRequest names the field, and
+    ErrorInfo.metadata has "feature_key". Example: GetEntitlements with feature_keys ["projetcs"].
+    """
+    ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 19
+    """UNAVAILABLE. The customer's revision is below the min_revision that was asked for, and stayed so for as long as the
+    call could wait; google.rpc.RetryInfo says when to come again. It was not given by this installation, or the database
+    was restored to an earlier time. ErrorInfo.metadata has "revision", the one that is known.
+    """
+    ERROR_REASON_AS_OF_NOT_KEPT: _ErrorReason.ValueType  # 20
+    """OUT_OF_RANGE. What was answered at this as_of is not kept: it lies before the history begins. ErrorInfo.metadata has
+    "kept_since", an RFC 3339 time, where there is one.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 21
+    """PERMISSION_DENIED. The caller is known, and the method is for another role. Example: Fulfill with the token of a backend."""
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 30
+    """NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
+    else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
+    """
+    ERROR_REASON_SUBSCRIPTION_NOT_LIVE: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION. The subscription is over, or its first payment was never made, so there is nothing to change. Sell a
+    new one. Example: ResumeSubscription after the period has ended.
+    """
+    ERROR_REASON_SUBSCRIPTION_ENDING: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION. The subscription is to end, so that nothing can change at the end of its period. Call
+    ResumeSubscription first. Example: UpdateSubscription at period end after CancelSubscription at period end.
+    """
+    ERROR_REASON_PLAN_GROUP_MISMATCH: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION. The subscription holds no plan that could be changed to this one: it is of another plan group, or is
+    not sold as a subscription. ErrorInfo.metadata has "plan_key". Example: from the plan "pro" to the add-on "export_pass".
+    """
+    ERROR_REASON_CUSTOMER_UNKNOWN_TO_STRIPE: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION. Stripe knows of no such customer: they have never begun to buy, or were deleted there. Example:
+    CreatePortalSession for a customer on the default plan.
+    """
+    ERROR_REASON_PAYMENT_FAILED: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION. The payment that the change asks for failed, and nothing was changed. Send the person to the portal
+    to replace the payment method; the same request_id may be used again then. ErrorInfo.metadata may have "stripe_code",
+    for example "card_declined".
+    """
+    ERROR_REASON_SUBSCRIPTION_CHANGE_SUPERSEDED: _ErrorReason.ValueType  # 36
+    """ABORTED. A later request changed the same subscription before this one was heard of to have been done. Look at what the
+    customer has now; use a new request_id if the change is still wanted.
+    """
+    ERROR_REASON_SUBSCRIPTION_PAUSED: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. The subscription is paused, so that there is no period to change in. Call ResumeSubscription first.
+    Example: UpdateSubscription after a trial that ended without a payment method.
+    """
+    ERROR_REASON_SUBSCRIPTION_UNPAID: _ErrorReason.ValueType  # 38
+    """FAILED_PRECONDITION. The period that runs is not paid (overdue, or its payment is still on its way), and a change now would
+    credit what was never paid. Send the person to the portal to pay, or change at period end. Example: UpdateSubscription now
+    while the renewal's invoice is open.
+    """
+    ERROR_REASON_SUBSCRIPTION_CHANGE_PENDING: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. Something that was not set up here waits to change the subscription at Stripe; a change now would
+    undo it, or be undone. ErrorInfo.metadata has "pending": "update" (an update whose payment is awaited) or "schedule" (a
+    subscription schedule). The operator settles it in Stripe's dashboard.
+    """
+    ERROR_REASON_WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 40
+    """ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
+    him. Open it again with the last cursor, or without one for a snapshot.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed. Every error of these APIs carries exactly one google.rpc.ErrorInfo whose domain is
@@ -135,9 +199,73 @@ is safe.
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED. A bounded queue is full; google.rpc.RetryInfo says when to come again."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 15
-"""UNAUTHENTICATED. The call carries no valid token in its "authorization" metadata."""
+"""UNAUTHENTICATED. The call shows nothing by which the caller is known: no valid token in its "authorization" metadata, and
+no certificate that is named. A token that was revoked is no valid one.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A defect of the service. The log has the details under the request's id; the answer never does."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 17
 """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. The same request_id is safe."""
+ERROR_REASON_FEATURE_NOT_FOUND: ErrorReason.ValueType  # 18
+"""INVALID_ARGUMENT. The catalog has no feature of this key; google.rpc.BadRequest names the field, and
+ErrorInfo.metadata has "feature_key". Example: GetEntitlements with feature_keys ["projetcs"].
+"""
+ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 19
+"""UNAVAILABLE. The customer's revision is below the min_revision that was asked for, and stayed so for as long as the
+call could wait; google.rpc.RetryInfo says when to come again. It was not given by this installation, or the database
+was restored to an earlier time. ErrorInfo.metadata has "revision", the one that is known.
+"""
+ERROR_REASON_AS_OF_NOT_KEPT: ErrorReason.ValueType  # 20
+"""OUT_OF_RANGE. What was answered at this as_of is not kept: it lies before the history begins. ErrorInfo.metadata has
+"kept_since", an RFC 3339 time, where there is one.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 21
+"""PERMISSION_DENIED. The caller is known, and the method is for another role. Example: Fulfill with the token of a backend."""
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 30
+"""NOT_FOUND. The customer has no subscription of this id, as far as is known; google.rpc.ResourceInfo names it. Somebody
+else's is not found either. Example: CancelSubscription with the id of a subscription of another team.
+"""
+ERROR_REASON_SUBSCRIPTION_NOT_LIVE: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION. The subscription is over, or its first payment was never made, so there is nothing to change. Sell a
+new one. Example: ResumeSubscription after the period has ended.
+"""
+ERROR_REASON_SUBSCRIPTION_ENDING: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION. The subscription is to end, so that nothing can change at the end of its period. Call
+ResumeSubscription first. Example: UpdateSubscription at period end after CancelSubscription at period end.
+"""
+ERROR_REASON_PLAN_GROUP_MISMATCH: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION. The subscription holds no plan that could be changed to this one: it is of another plan group, or is
+not sold as a subscription. ErrorInfo.metadata has "plan_key". Example: from the plan "pro" to the add-on "export_pass".
+"""
+ERROR_REASON_CUSTOMER_UNKNOWN_TO_STRIPE: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION. Stripe knows of no such customer: they have never begun to buy, or were deleted there. Example:
+CreatePortalSession for a customer on the default plan.
+"""
+ERROR_REASON_PAYMENT_FAILED: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION. The payment that the change asks for failed, and nothing was changed. Send the person to the portal
+to replace the payment method; the same request_id may be used again then. ErrorInfo.metadata may have "stripe_code",
+for example "card_declined".
+"""
+ERROR_REASON_SUBSCRIPTION_CHANGE_SUPERSEDED: ErrorReason.ValueType  # 36
+"""ABORTED. A later request changed the same subscription before this one was heard of to have been done. Look at what the
+customer has now; use a new request_id if the change is still wanted.
+"""
+ERROR_REASON_SUBSCRIPTION_PAUSED: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. The subscription is paused, so that there is no period to change in. Call ResumeSubscription first.
+Example: UpdateSubscription after a trial that ended without a payment method.
+"""
+ERROR_REASON_SUBSCRIPTION_UNPAID: ErrorReason.ValueType  # 38
+"""FAILED_PRECONDITION. The period that runs is not paid (overdue, or its payment is still on its way), and a change now would
+credit what was never paid. Send the person to the portal to pay, or change at period end. Example: UpdateSubscription now
+while the renewal's invoice is open.
+"""
+ERROR_REASON_SUBSCRIPTION_CHANGE_PENDING: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. Something that was not set up here waits to change the subscription at Stripe; a change now would
+undo it, or be undone. ErrorInfo.metadata has "pending": "update" (an update whose payment is awaited) or "schedule" (a
+subscription schedule). The operator settles it in Stripe's dashboard.
+"""
+ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason.ValueType  # 40
+"""ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
+him. Open it again with the last cursor, or without one for a snapshot.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

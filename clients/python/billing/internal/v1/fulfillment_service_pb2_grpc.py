@@ -53,7 +53,7 @@ class FulfillmentServiceServicer:
 
         An event that is malformed or cannot be written does not fail the call: it is quarantined and its neighbours are
         applied. Errors fail the whole batch and nothing of it is recorded: INVALID_ARGUMENT (INVALID_FIELDS: no event, more
-        than 256 events), UNAUTHENTICATED, UNAVAILABLE (DATABASE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED; also, from
+        than 256 events), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (DATABASE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED; also, from
         gRPC itself, a message above 4 MiB).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,0 +1,369 @@
+"""How much of an empty handler's throughput is left when GetEntitlements reads always fresh from Postgres.
+
+    python -m benchmarks.reads --customers 1000 1000000
+
+One server process, pinned to the first core, has two public listeners with the same interceptors: one whose handler gives a
+ready answer of the same size, and ours. Postgres and the generator have the other cores. The rounds of both are interleaved, so
+that a noisy machine is noisy for both; what is said are medians and ratios. The generator asks for another customer each time,
+over plain HTTP/2 frames, because a whole gRPC client in Python would be slower than the server; how idle it was is said too. A
+real client checks some of the answers in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import selectors
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import psycopg
+from billing.v1 import billing_service_pb2_grpc, entitlement_pb2
+
+from billing_service import garbage
+from billing_service.address import Address
+from billing_service.domain.catalog_file import parse_catalog
+from billing_service.flows.get_entitlements import GetEntitlements
+from billing_service.flows.prices import Prices
+from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.logs import configure_logs
+from billing_service.rpc.server import public_listener
+from billing_service.rpc.servicers import BillingFlows, BillingServicer
+from billing_service.storage.customer_reads import SETTINGS, STATEMENT
+from billing_service.storage.database import Database
+from billing_service.storage.schema import migrate
+from billing_service.stripe_api.client import StripeApi
+from sandbox.postgres import EmbeddedPostgres
+
+ROOT: Final = Path(__file__).parents[1]
+CONNECTIONS: Final = 4
+IN_FLIGHT: Final = 64  # over all connections
+PATH: Final = b"/billing.v1.BillingService/GetEntitlements"
+STEM: Final = "customer-"
+
+# A customer with one live subscription of the catalog's "pro", as fulfilment would have written it.
+FILL: Final = """
+    INSERT INTO customers (customer_id, revision, facts)
+    SELECT 'customer-' || n, 1, jsonb_build_object('purchases', '[]'::jsonb, 'subscriptions', jsonb_build_array(
+        jsonb_build_object(
+            'subscription_id', 'sub_' || n, 'status', 'active', 'start', s.t, 'cancel_at', null,
+            'cancel_at_period_end', false, 'ended_at', null, 'trial_end', null, 'invoice_status', 'paid',
+            'invoice_known', true, 'first_payment', false, 'first_payment_settled', true, 'failed_time', null,
+            'due_time', null, 'collection_paused', false, 'dispute', null, 'customer_deleted', false,
+            'items', jsonb_build_array(jsonb_build_object(
+                'item_id', 'si_' || n, 'price_id', 'price_pro_monthly', 'lookup_key', 'pro_monthly', 'quantity', 1,
+                'period_start', s.t, 'period_end', s.t + 2592000)))))
+    FROM generate_series(0, %(count)s - 1) AS n, (SELECT extract(epoch FROM now())::bigint - 3600 AS t) AS s
+"""
+
+
+# --- The server ----------------------------------------------------------------------------------------------------------
+
+
+class Empty(BillingServicer):
+    """The same servicer with a handler that does nothing but give a ready answer."""
+
+    def __init__(self, flows: BillingFlows, answer: entitlement_pb2.GetEntitlementsResponse) -> None:
+        super().__init__(flows)
+        self._answer = answer
+
+    async def GetEntitlements(  # noqa: N802 - the contract's name
+        self, request: entitlement_pb2.GetEntitlementsRequest, context: Any
+    ) -> entitlement_pb2.GetEntitlementsResponse:
+        """Give the answer."""
+        del request, context
+        return self._answer
+
+
+async def serve(database_url: str) -> None:
+    """Serve both on free ports, say which on standard output, until standard input ends."""
+    configure_logs()
+    database = Database(database_url)
+    stripe = StripeApi("sk_test_benchmark", "http://127.0.0.1:9")
+    prices = Prices(database, stripe, parse_catalog((ROOT / "catalog.toml").read_text()))
+    read = ReadEntitlements(database, prices, lambda: datetime.now(UTC))
+    unused: Any = None  # the other use cases are never called
+    get = GetEntitlements(prices, read, unused, unused)
+    flows = BillingFlows(**{field.name: unused for field in fields(BillingFlows)} | {"get_entitlements": get})
+    ours = BillingServicer(flows)
+    request = entitlement_pb2.GetEntitlementsRequest(customer_id=f"{STEM}0")
+    answer = await ours.GetEntitlements(request, unused)
+    listeners = [public_listener(one) for one in (Empty(flows, answer), ours)]
+    addresses = [await listener.start(Address("127.0.0.1", 0), "BENCHMARK") for listener in listeners]
+    print(json.dumps([*(address.port for address in addresses), answer.ByteSize()]), flush=True)  # noqa: T201 - the parent reads it
+    garbage.settle()
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, sys.stdin.read)
+    await asyncio.gather(*(listener.stop(0) for listener in listeners))
+    await stripe.close()
+    await database.close()
+
+
+@contextmanager
+def serving(database_url: str) -> Iterator[tuple[int, int, int, int]]:
+    """Run the server pinned to the first core; gives both ports, the size of an answer, and the process's id."""
+    process = subprocess.Popen(
+        ["taskset", "-c", "0", sys.executable, "-m", "benchmarks.reads", "--serve", database_url],  # noqa: S607 - util-linux
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+    try:
+        empty, ours, size = json.loads(process.stdout.readline())
+        yield empty, ours, size, process.pid
+    finally:
+        process.communicate("")
+
+
+# --- The generator -------------------------------------------------------------------------------------------------------
+
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 4, 6, 7, 8
+_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_WINDOW_MOST = 2**31 - 1
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def _literal(name: bytes, value: bytes) -> bytes:
+    """Give a header that is not indexed (RFC 7541, 6.2.2); names and values of at most 126 bytes."""
+    return b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value
+
+
+HEADERS: Final = b"".join(
+    _literal(name, value)
+    for name, value in (
+        (b":method", b"POST"), (b":scheme", b"http"), (b":path", PATH), (b":authority", b"127.0.0.1"),
+        (b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"5S"),
+    )
+)  # fmt: skip
+
+
+class Connection:
+    """One HTTP/2 connection that keeps a number of calls in flight."""
+
+    def __init__(self, port: int, customers: int, seed: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        settings = _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, _WINDOW_MOST))
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + self._top_up())
+        self._customers = customers
+        self._random = random.Random(seed)  # noqa: S311 - which customer is asked for, the same in each run
+        self._stream = 1
+        self._got = bytearray()
+        self._credit = 0
+        self._answered: set[int] = set()
+        self.done = 0
+        self.failed = 0
+
+    @staticmethod
+    def _top_up() -> bytes:
+        return _frame(_WINDOW, 0, 0, (2**30).to_bytes(4, "big"))
+
+    def ask(self, count: int) -> None:
+        """Send so many calls, each for a customer of its own."""
+        parts = []
+        for _ in range(count):
+            key = f"{STEM}{self._random.randrange(self._customers)}".encode()
+            message = b"\x0a" + bytes((len(key),)) + key  # field 1, a text
+            body = b"\0" + len(message).to_bytes(4, "big") + message
+            parts += [
+                _frame(_HEADERS, _END_HEADERS, self._stream, HEADERS),
+                _frame(_DATA, _END_STREAM, self._stream, body),
+            ]
+            self._stream += 2
+        self.socket.sendall(b"".join(parts))
+
+    def take(self) -> int:
+        """Read what is there and say how many calls ended with it."""
+        got = self._got
+        got += self.socket.recv(262_144)
+        ended = at = 0
+        while len(got) - at >= 9:
+            size = int.from_bytes(got[at : at + 3], "big")
+            if len(got) - at < 9 + size:
+                break
+            kind, flags, stream = got[at + 3], got[at + 4], int.from_bytes(got[at + 5 : at + 9], "big")
+            ended += self._seen(kind, flags, stream, bytes(got[at + 9 : at + 9 + size]) if kind == _PING else b"", size)
+            at += 9 + size
+        del got[:at]
+        self.done += ended
+        return ended
+
+    def _seen(self, kind: int, flags: int, stream: int, payload: bytes, size: int) -> int:
+        if kind == _DATA:
+            self._answered.add(stream)
+            self._credit += size
+            if self._credit > 2**29:
+                self.socket.sendall(self._top_up())
+                self._credit = 0
+        elif kind == _HEADERS and flags & _END_STREAM:
+            self.failed += stream not in self._answered  # an error has no message before its trailers
+            self._answered.discard(stream)
+            return 1
+        elif kind == _SETTINGS and not flags & _ACK:
+            self.socket.sendall(_frame(_SETTINGS, _ACK, 0))
+        elif kind == _PING and not flags & _ACK:
+            self.socket.sendall(_frame(_PING, _ACK, 0, payload))
+        elif kind not in {_HEADERS, _SETTINGS, _PING, _WINDOW}:
+            raise SystemExit(f"the server ended the connection or a call (frame {kind})")
+        return 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round gave: calls a second, or the median of one call alone in seconds; and the generator's own share of its core."""
+
+    rate: float
+    p50_s: float
+    busy: float
+
+
+def load(port: int, customers: int, seconds: float, seed: int) -> Round:
+    """Keep 64 calls in flight for so long."""
+    connections = [Connection(port, customers, seed + number) for number in range(CONNECTIONS)]
+    selector = selectors.DefaultSelector()
+    for one in connections:
+        selector.register(one.socket, selectors.EVENT_READ, one)
+        one.ask(IN_FLIGHT // CONNECTIONS)
+    began, used = time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds:
+        for key, _ in selector.select(1):
+            ended = key.data.take()
+            if ended:
+                key.data.ask(ended)
+    took, used = time.perf_counter() - began, time.process_time() - used
+    if any(one.failed for one in connections):
+        raise SystemExit("calls failed; the service's log would say why")
+    for one in connections:
+        one.socket.close()
+    return Round(sum(one.done for one in connections) / took, 0.0, used / took)
+
+
+def alone(port: int, customers: int, calls: int, seed: int) -> Round:
+    """Make one call after the other."""
+    one = Connection(port, customers, seed)
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        one.ask(1)
+        while not one.take():
+            pass
+        times.append(time.perf_counter() - began)
+    one.socket.close()
+    return Round(calls / sum(times), statistics.median(times), 0.0)
+
+
+# --- The run -------------------------------------------------------------------------------------------------------------
+
+
+async def check(port: int, customers: int) -> None:
+    """Ask for some answers with a real client: everybody is on the plan that was written."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = billing_service_pb2_grpc.BillingServiceStub(channel)
+        for number in (0, customers // 2, customers - 1):
+            request = entitlement_pb2.GetEntitlementsRequest(customer_id=f"{STEM}{number}")
+            answer = await stub.GetEntitlements(request, timeout=10)
+            if (answer.customer_id, list(answer.plan_keys)) != (request.customer_id, ["pro"]):
+                raise SystemExit(f"a wrong answer: {answer}")
+
+
+def fill(database_url: str, customers: int) -> None:
+    """Write the customers, and let Postgres know how many there are."""
+    migrate(database_url)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(FILL, {"count": customers})
+        connection.execute("VACUUM ANALYZE customers")
+        for statement in (*SETTINGS, STATEMENT):
+            connection.execute(statement)
+        row = connection.execute("EXPLAIN (FORMAT JSON) EXECUTE customer_rows (ARRAY['customer-1'])").fetchone()
+        plan = row[0][0]["Plan"] if row else {}
+        if (plan.get("Node Type"), plan.get("Index Name")) != ("Index Scan", "customers_pkey"):
+            raise SystemExit(f"the hot read is no look-up in the index: {plan}")
+
+
+def measure(server: EmbeddedPostgres, customers: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one size: rounds of both handlers in turn, and single calls."""
+    url = server.ensure_database(f"reads_{customers}")
+    fill(url, customers)
+    with serving(url) as (empty, ours, size, _):
+        asyncio.run(check(ours, customers))
+        for port in (empty, ours):
+            load(port, customers, 1.0, seed=0)  # warm
+        rounds = [
+            (load(empty, customers, options.seconds, seed), load(ours, customers, options.seconds, seed))
+            for seed in range(1, options.rounds + 1)
+        ]
+        singles = [(alone(empty, customers, 500, seed), alone(ours, customers, 500, seed)) for seed in range(3)]
+    return {
+        "customers": customers,
+        "answer_bytes": size,
+        "empty_per_s": statistics.median(a.rate for a, _ in rounds),
+        "ours_per_s": statistics.median(b.rate for _, b in rounds),
+        "ratio": statistics.median(b.rate / a.rate for a, b in rounds),
+        "ratio_least": min(b.rate / a.rate for a, b in rounds),
+        "ratio_most": max(b.rate / a.rate for a, b in rounds),
+        "generator_busy": max(one.busy for pair in rounds for one in pair),
+        "empty_p50_ms": statistics.median(a.p50_s for a, _ in singles) * 1000,
+        "ours_p50_ms": statistics.median(b.p50_s for _, b in singles) * 1000,
+        "p50_ratio": statistics.median(b.p50_s / a.p50_s for a, b in singles),
+    }
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Write the results as a Markdown table."""
+    lines = [
+        "| customers | answer | empty handler | GetEntitlements | ratio (least to most) | alone, p50 | ratio | generator |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['customers']:,} | {r['answer_bytes']} B | {r['empty_per_s']:,.0f}/s | {r['ours_per_s']:,.0f}/s"
+        f" | **{r['ratio']:.2f}** ({r['ratio_least']:.2f} to {r['ratio_most']:.2f})"
+        f" | {r['empty_p50_ms']:.2f} and {r['ours_p50_ms']:.2f} ms | **{r['p50_ratio']:.2f}** | {r['generator_busy']:.0%} of a core |"
+        for r in results
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure the sizes that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reads", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--customers", type=int, nargs="+", default=[1_000, 1_000_000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--json", action="store_true", help="the numbers instead of the table")
+    parser.add_argument("--serve", metavar="URL", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.serve))
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, set(cores[1:] or cores))  # Postgres inherits it
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        with EmbeddedPostgres(Path(folder) / "postgres") as server:
+            results = [measure(server, customers, options) for customers in options.customers]
+    print(json.dumps(results) if options.json else table(results))  # noqa: T201 - a program for a terminal
+
+
+if __name__ == "__main__":
+    main()

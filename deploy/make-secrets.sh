@@ -1,0 +1,34 @@
+#!/bin/sh
+# Makes the files of docker-compose.yml's secrets, in secrets/ or the folder named; what is there already stays as it is.
+#   sh deploy/make-secrets.sh [FOLDER]
+# The folder is its owner's alone. The files in it can be read by anybody who gets that far, because the programs run as another
+# user than you, and Compose hands each file to the programs that need it as it is.
+set -eu
+folder=${1:-secrets}
+umask 077
+mkdir -p "$folder"
+chmod 700 "$folder"
+
+random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
+keep() { # NAME VALUE: unless the file is there
+  [ -s "$folder/$1" ] || printf '%s' "$2" > "$folder/$1"
+}
+
+keep postgres_password "$(random)"
+keep billing_database_url "postgresql://billing:$(cat "$folder/postgres_password")@postgres:5432/billing"
+keep billing_internal_token "$(random)"
+keep gateway_internal_token "$(cat "$folder/billing_internal_token")"
+keep grafana_password "$(random)"
+
+missing=0
+for name in billing_stripe_api_key gateway_webhook_secrets; do
+  [ -s "$folder/$name" ] || { : > "$folder/$name"; missing=1; }
+done
+chmod 644 "$folder"/*
+
+if [ "$missing" = 1 ]; then
+  echo "Yours to fill in (docs/getting-started.md says where they come from):"
+  echo "  $folder/billing_stripe_api_key     the account's secret key, or better a restricted one: sk_test_... or rk_test_..."
+  echo "  $folder/gateway_webhook_secrets    the signing secret of the webhook endpoint, as name=whsec_..."
+fi

@@ -1,0 +1,267 @@
+"""`make compose-smoke`: docker-compose.yml up for real, a purchase through it, down again: `python -m tests.compose`.
+
+Stripe is the stand-in, as one more service (stand-in.yml). Everything is named apart from a real installation's on the same
+machine: project, ports, secrets, volumes. Where there is no Docker it says so and ends with 0; CI that relies on it sets
+COMPOSE_SMOKE_REQUIRED=1.
+
+COMPOSE_SMOKE_POSTGRES=embedded runs PostgreSQL from a wheel instead of its image; PYTHON_IMAGE and POSTGRES_IMAGE name other
+images; COMPOSE_SMOKE_BUILD_NETWORK=host builds on the machine's own network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from billing.v1 import checkout_pb2, entitlement_pb2
+from billing.v1.billing_service_pb2_grpc import BillingServiceStub
+
+from sandbox.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+PROJECT = "billing-smoke"
+BUILD_LIMIT_S = 900
+UP_LIMIT_S = 300
+COMMAND_LIMIT_S = 120
+WAIT_S = 60.0
+LOOK_EVERY_S = 0.25
+DUMP = "/tmp/billing.dump"  # noqa: S108 - in the container of PostgreSQL, where nobody else is
+
+# Pays on the stand-in's page; it listens on the loopback of its container alone.
+PAY = """
+import sys, urllib.request
+url = f"http://127.0.0.1:12111/_control/checkout/sessions/{sys.argv[1]}/complete"
+request = urllib.request.Request(url, b'{"outcome": "paid"}', {"Content-Type": "application/json"})
+urllib.request.urlopen(request, timeout=10)
+"""
+# How the root is mounted (that a file cannot be written would only say that it is somebody else's), and who the program is.
+ROOT_MOUNT = "print(next(w[3] for w in map(str.split, open('/proc/mounts')) if w[1] == '/').split(',')[0])"
+IDENTITY = "import os; print(os.getuid(), os.getgid(), open('/proc/self/status').read().split('CapEff:')[1].split()[0])"
+
+
+class SmokeError(Exception):
+    """Something did not hold; the message says what."""
+
+
+def why_not() -> str | None:
+    """Say why it cannot be tried on this machine; None where it can."""
+    if shutil.which("docker") is None:
+        return "there is no docker command on the PATH"
+    for words in (("compose", "version"), ("info",)):
+        done = subprocess.run(("docker", *words), capture_output=True, text=True, check=False, timeout=COMMAND_LIMIT_S)
+        if done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[0]
+            return f"`docker {' '.join(words)}` fails: {said}"
+    return None
+
+
+class Compose:
+    """The Compose file and what is laid over it, under a project name and ports of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder for the secrets."""
+        self.grpc_port = free_port()
+        self._files = ["docker-compose.yml", "tests/compose/stand-in.yml"]
+        if os.environ.get("COMPOSE_SMOKE_POSTGRES") == "embedded":
+            self._files.append("tests/compose/embedded-postgres.yml")
+        self._environment = os.environ | {
+            "BILLING_SECRETS": str(folder),
+            "BILLING_DEPLOYMENT": "smoke",
+            "BILLING_GRPC_PORT": str(self.grpc_port),
+            "GATEWAY_PORT": str(free_port()),
+            "GATEWAY_LIVEMODE": "false",
+        }
+        if network := os.environ.get("COMPOSE_SMOKE_BUILD_NETWORK"):
+            self._files.append(str(_build_network(folder, self._files, network)))
+
+    def __call__(self, *words: str, limit_s: float = COMMAND_LIMIT_S, check: bool = True) -> str:
+        """Run a command of Compose and give its standard output.
+
+        Raises:
+            SmokeError: it failed and `check` is set; with what it said.
+        """
+        done = self._run(words, limit_s)
+        if check and done.returncode != 0:
+            raise SmokeError(f"docker compose {' '.join(words[:3])} failed:\n{done.stderr[-4000:]}")
+        return done.stdout
+
+    def _run(self, words: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[str]:
+        files = [word for file in self._files for word in ("--file", file)]
+        command = ("docker", "compose", "--project-name", PROJECT, "--project-directory", str(ROOT), *files, *words)
+        return subprocess.run(
+            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False, timeout=limit_s
+        )
+
+
+def _build_network(folder: Path, files: Sequence[str], network: str) -> Path:
+    built = ["migrate", "service", "gateway", "stripe"]
+    if any("embedded" in file for file in files):
+        built.append("postgres")
+    path = folder / "build-network.json"  # JSON is YAML
+    path.write_text(json.dumps({"services": {name: {"build": {"network": network}} for name in built}}))
+    return path
+
+
+def make_secrets(folder: Path) -> None:
+    """Make the secrets as an operator does, and fill in the two that are his."""
+    made = subprocess.run(
+        ["/bin/sh", str(ROOT / "deploy" / "make-secrets.sh"), str(folder)], capture_output=True, check=False, timeout=30
+    )
+    if made.returncode != 0:
+        raise SmokeError(f"deploy/make-secrets.sh failed: {made.stderr.decode()}")
+    (folder / "billing_stripe_api_key").write_text(f"sk_test_{secrets.token_hex(12)}\n")
+    (folder / "gateway_webhook_secrets").write_text(f"smoke=whsec_{secrets.token_hex(16)}\n")
+
+
+def buy(compose: Compose, customer_id: str) -> float:
+    """Buy a plan as a backend and a person do; give the seconds from the payment to the entitlement.
+
+    Raises:
+        SmokeError: the plan was not there in time.
+    """
+    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as channel:
+        billing = BillingServiceStub(channel)
+        request = checkout_pb2.CreateCheckoutSessionRequest(
+            request_id=str(uuid.uuid4()),
+            customer_id=customer_id,
+            plan_key="pro",
+            success_url="https://shop.example/done",
+            cancel_url="https://shop.example/plans",
+        )
+        made = _patiently(billing, request)
+        compose("exec", "-T", "stripe", "python", "-c", PAY, made.checkout_session.checkout_session_id)
+        paid = time.monotonic()
+        while "pro" not in plans(billing, customer_id):
+            if time.monotonic() - paid > WAIT_S:
+                raise SmokeError("The purchase was paid, and the plan is not there.")
+            time.sleep(LOOK_EVERY_S)
+        return time.monotonic() - paid
+
+
+def _patiently(
+    billing: BillingServiceStub, request: checkout_pb2.CreateCheckoutSessionRequest
+) -> checkout_pb2.CreateCheckoutSessionResponse:
+    """Create a session; the stand-in starts after the service, so that prices may resolve a moment later."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return billing.CreateCheckoutSession(request, timeout=10)
+        except grpc.RpcError as error:
+            if time.monotonic() > deadline:
+                raise SmokeError(f"No checkout session: {error}") from None
+            time.sleep(LOOK_EVERY_S)
+
+
+def plans(billing: BillingServiceStub, customer_id: str) -> list[str]:
+    """Ask which plans a customer has."""
+    answer = billing.GetEntitlements(entitlement_pb2.GetEntitlementsRequest(customer_id=customer_id), timeout=10)
+    return list(answer.plan_keys)
+
+
+def look_inside(compose: Compose) -> None:
+    """Check that both programs run as told: nobody in particular, no capabilities, nothing to write to, no secret in sight.
+
+    Raises:
+        SmokeError: one does not.
+    """
+    for program in ("service", "gateway"):
+        who = compose("exec", "-T", program, "python", "-c", IDENTITY).split()
+        if who != ["10001", "10001", "0" * 16]:
+            raise SmokeError(f"{program} runs as {who}")
+        if compose("exec", "-T", program, "python", "-c", ROOT_MOUNT).strip() != "ro":
+            raise SmokeError(f"the root of {program} is not read-only")
+        said = compose("exec", "-T", program, "env") + compose("logs", "--no-color", program)
+        if any(word in said for word in ("sk_test_", "whsec_", "postgresql://")):
+            raise SmokeError(f"{program} shows a secret in its environment or log")
+
+
+def keeps_over_restart(compose: Compose, customer_id: str) -> None:
+    """Check that everything is there after `down` (without its volumes) and `up`.
+
+    Raises:
+        SmokeError: it is not.
+    """
+    compose("down", "--timeout", "60", limit_s=UP_LIMIT_S)
+    compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
+    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as channel:
+        if "pro" not in plans(BillingServiceStub(channel), customer_id):
+            raise SmokeError("The plan is gone after down and up.")
+
+
+def keeps_over_restore(compose: Compose, customer_id: str) -> None:
+    """Check that everything is there after a backup, the loss of the database and a restore, as docs/operations.md has it.
+
+    Raises:
+        SmokeError: it is not.
+    """
+    postgres = ("exec", "-T", "postgres")
+    compose(*postgres, "pg_dump", "--username=billing", "--format=custom", f"--file={DUMP}", "billing")
+    compose("stop", "gateway", "service")
+    compose(*postgres, "dropdb", "--username=billing", "--force", "billing")
+    compose(*postgres, "createdb", "--username=billing", "billing")
+    compose(*postgres, "pg_restore", "--username=billing", "--dbname=billing", "--exit-on-error", DUMP)
+    compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
+    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as channel:
+        if "pro" not in plans(BillingServiceStub(channel), customer_id):
+            raise SmokeError("The plan is gone after a restore.")
+
+
+def smoke(folder: Path) -> None:
+    """Do all of it, and leave nothing but the images."""
+    make_secrets(folder)
+    compose = Compose(folder)
+    say("Building")
+    compose("build", limit_s=BUILD_LIMIT_S)
+    try:
+        began = time.monotonic()
+        compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
+        say(f"Up and healthy after {time.monotonic() - began:.1f} s")
+        say(f"Bought: paid, and entitled {buy(compose, 'smoke-customer'):.1f} s later")
+        look_inside(compose)
+        say("Both programs: uid 10001, no capabilities, a read-only root, no secret in environment or log")
+        keeps_over_restart(compose, "smoke-customer")
+        say("Down and up again: the plan is still there")
+        keeps_over_restore(compose, "smoke-customer")
+        say("Backed up, lost and restored: the plan is still there")
+    except (SmokeError, subprocess.TimeoutExpired):
+        sys.stderr.write(compose("logs", "--no-color", "--tail", "40", check=False))
+        raise
+    finally:
+        compose("down", "--volumes", "--timeout", "30", limit_s=UP_LIMIT_S, check=False)
+    say("Down, and its volumes gone")
+
+
+def say(line: str) -> None:
+    """Tell the terminal how far it is."""
+    sys.stdout.write(f"compose-smoke: {line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Give the exit code: 0 when it held or could not be tried, 1 when it did not."""
+    if reason := why_not():
+        required = os.environ.get("COMPOSE_SMOKE_REQUIRED") == "1"
+        say(f"{'FAILED' if required else 'SKIPPED'}: {reason}")
+        return int(required)
+    with tempfile.TemporaryDirectory(prefix="billing-compose-") as folder:
+        try:
+            smoke(Path(folder))
+        except (SmokeError, subprocess.TimeoutExpired) as error:
+            say(f"FAILED: {error}")
+            return 1
+    say("Passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

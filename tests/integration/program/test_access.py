@@ -1,0 +1,161 @@
+"""The service as a process, with TLS and named callers, whose files change while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
+from billing_client import TLS, BillingClient, Options
+from billing_client.errors import UnauthenticatedError
+
+from tests.certificates import Authority, put
+from tests.integration.program.conftest import BOUND_S, KEY, ROOT
+
+_ASK = billing_service_pb2.ListPlansRequest()
+
+
+def _line(name: str, token: str, role: str = "caller") -> str:
+    return f"token {name} {role} sha256:{hashlib.sha256(token.encode()).hexdigest()}\n"
+
+
+@dataclass
+class _Running:
+    process: asyncio.subprocess.Process
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+
+    async def until(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Read the log until a line of this kind."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(BOUND_S):
+            async for raw in self.process.stderr:
+                self.raw.append(raw)
+                line = json.loads(raw) if raw.startswith(b"{") else {"event": None}
+                if line["event"] == event and fields.items() <= line.items():
+                    return dict(line)
+        raise AssertionError(b"".join(self.raw))
+
+
+@asynccontextmanager
+async def _serving(database_url: str, folder: Path, **more: str) -> AsyncIterator[tuple[_Running, dict[str, Any]]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BILLING_")} | {
+        "BILLING_DATABASE_URL": database_url,
+        "BILLING_STRIPE_API_KEY": KEY,
+        "BILLING_STRIPE_API_BASE": "http://127.0.0.1:1",  # nobody answers there
+        "BILLING_CATALOG": str(ROOT / "catalog.toml"),
+        "BILLING_ACCESS_FILE": str(folder / "access"),
+        "BILLING_TLS_CERTIFICATE": str(folder / "server.pem"),
+        "BILLING_TLS_KEY": str(folder / "server.key"),
+        "BILLING_RELOAD_INTERVAL_S": "0.05",
+        "BILLING_GRPC_ADDRESS": "127.0.0.1:0",
+        "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
+        "BILLING_OPS_ADDRESS": "127.0.0.1:0",
+        **more,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "billing_service", "serve"), stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT
+    )
+    running = _Running(process)
+    try:
+        where = await running.until("listening")
+        await running.until("readiness", ready=True)
+        yield running, where
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def _warnings(ops: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{ops}/readyz") as response:
+        assert response.status == 200
+        return "\n".join((await response.json())["warnings"])
+
+
+async def _ask(address: str, ca: Path, token: str) -> bool:
+    """Say whether a caller with this token is answered."""
+    async with BillingClient(Options([address], token=token, tls=TLS(ca=ca))) as client:
+        try:
+            await client.list_plans(_ASK)
+        except UnauthenticatedError:
+            return False
+    return True
+
+
+async def test_tokens_are_rotated_and_a_bad_file_keeps_the_old_one_while_the_service_runs(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Two live at once, then one; what does not hold is in the log and in readiness; no token is ever written."""
+    authority = Authority()
+    ca = put(tmp_path / "ca.pem", authority.pem)
+    authority.sign("billing.test").write(tmp_path, "server")
+    gateway = _line("gateway", "token-of-the-gateway", "gateway")
+    access = put(tmp_path / "access", gateway + _line("shop", "the-old-token"))
+    async with _serving(database_url, tmp_path) as (running, where):
+
+        async def answered() -> list[bool]:
+            return [await _ask(where["grpc"], ca, token) for token in ("the-old-token", "the-new-token")]
+
+        seen = [await answered()]
+        put(access, gateway + _line("shop", "the-old-token") + _line("shop", "the-new-token"))
+        await running.until("reloaded", what="BILLING_ACCESS_FILE")
+        seen.append(await answered())
+        put(access, "token shop caller the-new-token\n")
+        await running.until("reload_refused", what="BILLING_ACCESS_FILE")
+        seen.append(await answered())
+        assert "BILLING_ACCESS_FILE: line 1 must have the token's SHA-256" in await _warnings(where["ops"])
+        put(access, gateway + _line("shop", "the-new-token"))
+        await running.until("reloaded", what="BILLING_ACCESS_FILE")
+        seen.append(await answered())
+        assert "BILLING_ACCESS_FILE" not in await _warnings(where["ops"])
+        running.process.terminate()
+        _, rest = await running.process.communicate()
+    assert seen == [[True, False], [True, True], [True, True], [False, True]]
+    log = b"".join(running.raw) + rest
+    assert b'"caller": "shop"' in log
+    for secret in (b"the-old-token", b"the-new-token", b"token-of-the-gateway"):
+        assert secret not in log
+
+
+async def test_certificates_are_replaced_while_the_service_runs(database_url: str, tmp_path: Path) -> None:
+    """A key without its certificate is not taken; with it, who connects next sees the new one."""
+    first, second = Authority(), Authority("the next one")
+    ca, next_ca = put(tmp_path / "ca.pem", first.pem), put(tmp_path / "next.pem", second.pem)
+    first.sign("billing.test").write(tmp_path, "server")
+    put(tmp_path / "access", _line("shop", "a-token") + _line("gateway", "token-of-the-gateway", "gateway"))
+    async with _serving(database_url, tmp_path) as (running, where):
+        assert await _ask(where["grpc"], ca, "a-token")
+        successor = second.sign("billing.test")
+        put(tmp_path / "server.key", successor.key)
+        await running.until("reload_refused", what="BILLING_TLS_CERTIFICATE")
+        assert "BILLING_TLS_CERTIFICATE: " in await _warnings(where["ops"])
+        assert await _ask(where["grpc"], ca, "a-token")
+        put(tmp_path / "server.pem", successor.certificate)
+        await running.until("reloaded", what="BILLING_TLS_CERTIFICATE")
+        assert await _ask(where["grpc"], next_ca, "a-token")
+
+
+async def test_both_listeners_speak_tls_and_nothing_else(database_url: str, tmp_path: Path) -> None:
+    Authority().sign("billing.test").write(tmp_path, "server")
+    put(tmp_path / "access", _line("gateway", "token-of-the-gateway", "gateway"))
+    async with _serving(database_url, tmp_path) as (_, where):
+        codes = []
+        for listener in ("grpc", "internal"):
+            async with grpc.aio.insecure_channel(where[listener]) as channel:
+                stub: Any = billing_service_pb2_grpc.BillingServiceStub(channel)
+                try:
+                    await stub.ListPlans(_ASK, timeout=BOUND_S)
+                except grpc.aio.AioRpcError as error:
+                    codes.append(error.code())
+    assert codes == [grpc.StatusCode.UNAVAILABLE] * 2

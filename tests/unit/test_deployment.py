@@ -1,0 +1,198 @@
+"""What docker-compose.yml and deploy/ say agrees with what the programs do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from billing_service import program, settings
+from billing_service.domain.catalog_file import parse_catalog
+from billing_service.storage import database
+from tools import manifests
+from webhook_gateway import server
+from webhook_gateway import settings as gateway_settings
+
+ROOT = Path(__file__).parents[2]
+SERVICE_DRAIN_S = program.DRAIN_S + program.WRITER_DRAIN_S + 3  # and what closing takes
+GATEWAY_DRAIN_S = server._DRAIN_S + 3 * server._CLOSE_S
+NEEDED_S = {"billing-service": SERVICE_DRAIN_S, "webhook-gateway": GATEWAY_DRAIN_S, "billing-migrate": 0.0}
+# The pool, and one each for the probe, the reads, the listener, and one that is being replaced.
+CONNECTIONS_A_PROCESS = database.POOL_SIZE + 4
+POSTGRES_CONNECTIONS = 100 - 3  # PostgreSQL's defaults: max_connections less superuser_reserved_connections
+
+
+def base() -> Iterator[Mapping[str, Any]]:
+    for path in manifests.manifests(manifests.FOLDER / "base"):
+        yield from manifests.documents(path)
+
+
+def of_kind(kind: str) -> dict[str, Mapping[str, Any]]:
+    return {one["metadata"]["name"]: one for one in base() if one["kind"] == kind}
+
+
+PODS = {name: one["spec"]["template"] for kind in ("Deployment", "Job") for name, one in of_kind(kind).items()}
+
+
+def compose() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    return found
+
+
+def pods_selected(selector: Mapping[str, Any]) -> set[str]:
+    wanted = selector.get("matchLabels", {})
+    allowed = {one["key"]: one["values"] for one in selector.get("matchExpressions", [])}
+    return {
+        name
+        for name, pod in PODS.items()
+        if wanted.items() <= pod["metadata"]["labels"].items()
+        and all(pod["metadata"]["labels"].get(key) in values for key, values in allowed.items())
+    }
+
+
+def test_every_manifest_is_valid_for_the_oldest_and_the_newest_kubernetes() -> None:
+    """Each file by itself, with unknown fields refused, and each named by its kustomization."""
+    found = [
+        one
+        for path in manifests.manifests(manifests.FOLDER)
+        for one in manifests.problems(path.name, manifests.documents(path))
+    ]
+    assert found == []
+    assert list(manifests.unlisted(manifests.FOLDER)) == []
+
+
+def test_a_field_that_kubernetes_does_not_know_is_found(tmp_path: Path) -> None:
+    """A typing error in a manifest fails the check, as do a kind that does not exist and a file that nobody names."""
+    (tmp_path / "kustomization.yaml").write_text("resources: [gone.yaml]\n", encoding="utf-8")
+    path = tmp_path / "one.yaml"
+    path.write_text(
+        "{apiVersion: v1, kind: ServiceAccount, metadata: {name: x}, automountServiceAcountToken: false}\n---\n"
+        "{apiVersion: v1, kind: Whim, metadata: {name: x}}\n",
+        encoding="utf-8",
+    )
+    found = list(manifests.problems(path.name, manifests.documents(path)))
+    assert ["automountServiceAcountToken" in one for one in found] == [True, True, False, False]
+    assert ["has no v1 Whim" in one for one in found] == [False, False, True, True]
+    assert [one.split(": ", 1)[1] for one in manifests.unlisted(tmp_path)] == [
+        "names gone.yaml, which does not exist",
+        "does not name one.yaml, which is beside it",
+    ]
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_may_do_nothing_that_it_does_not_need(name: str) -> None:
+    """No root, no writing, no capabilities, no token, bounded memory: what the restricted standard asks for, and more."""
+    pod = PODS[name]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert of_kind("ServiceAccount")[pod["serviceAccountName"]]["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+    assert "memory" in container["resources"]["limits"]
+    assert not any("secretKeyRef" in str(one) for one in container["env"]), "secrets are files"
+    assert all(volume.keys() & {"projected", "configMap"} for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_kubernetes_waits_for_longer_than_the_drain(name: str) -> None:
+    """Nothing is killed that still answers."""
+    pod = PODS[name]["spec"]
+    paused_s = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert pod["terminationGracePeriodSeconds"] > paused_s + NEEDED_S[name]
+
+
+def test_compose_waits_for_longer_than_the_drain() -> None:
+    services = compose()["services"]
+    assert int(services["service"]["stop_grace_period"].removesuffix("s")) > SERVICE_DRAIN_S
+    assert int(services["gateway"]["stop_grace_period"].removesuffix("s")) > GATEWAY_DRAIN_S
+
+
+def test_only_the_gateway_reaches_the_internal_listener() -> None:
+    """And nothing at all is reached, or reaches out, that no policy names."""
+    policies = of_kind("NetworkPolicy")
+    nothing = policies["billing-nothing"]["spec"]
+    assert pods_selected(nothing["podSelector"]) == set(PODS)
+    assert set(nothing["policyTypes"]) == {"Ingress", "Egress"}
+    assert not nothing.keys() & {"ingress", "egress"}
+    entries = [
+        (sorted(pods_selected(policy["spec"]["podSelector"])), [port["port"] for port in rule["ports"]], rule["from"])
+        for policy in policies.values()
+        for rule in policy["spec"].get("ingress", [])
+    ]
+    internal = [peers for pods, ports, peers in entries if pods == ["billing-service"] and 50052 in ports]
+    assert internal == [[{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "webhook-gateway"}}}]]
+    assert all(peers and all(peers) for _, _, peers in entries), "an empty peer would be everybody"
+    assert not any("billing-migrate" in pods for pods, _, _ in entries)
+
+
+def test_what_selects_pods_finds_them() -> None:
+    """A label that was mistyped would leave a Service empty, a budget without effect, a policy without a pod."""
+    for kind in ("NetworkPolicy", "PodDisruptionBudget"):
+        for name, one in of_kind(kind).items():
+            assert pods_selected(one["spec"].get("selector") or one["spec"]["podSelector"]), (kind, name)
+    for name, one in of_kind("Service").items():
+        (pod,) = pods_selected({"matchLabels": one["spec"]["selector"]})
+        named = {port["name"] for port in PODS[pod]["spec"]["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in one["spec"]["ports"]} <= named, name
+    for name, one in of_kind("HorizontalPodAutoscaler").items():
+        assert one["spec"]["scaleTargetRef"]["name"] in of_kind("Deployment"), name
+    target = next(
+        one["value"] for one in PODS["webhook-gateway"]["spec"]["containers"][0]["env"] if "TARGET" in one["name"]
+    )
+    service = of_kind("Service")[target.split(":")[0]]
+    assert [port["port"] for port in service["spec"]["ports"]] == [int(target.split(":")[1])]
+
+
+def test_the_largest_installation_fits_the_database() -> None:
+    """As many processes as the autoscaler may start, and those of a rolling upgrade, stay below PostgreSQL's usual limit."""
+    most = of_kind("HorizontalPodAutoscaler")["billing-service"]["spec"]["maxReplicas"]
+    surge = of_kind("Deployment")["billing-service"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    assert (most + surge) * CONNECTIONS_A_PROCESS <= POSTGRES_CONNECTIONS
+
+
+def test_only_settings_that_exist_are_set() -> None:
+    """A variable that no program reads would be a promise that nothing keeps."""
+    known = {f"{settings.PREFIX}{name.upper()}" for name in settings.Settings.model_fields} | {settings.SECRETS_DIR}
+    known |= {f"{gateway_settings._PREFIX}{name.upper()}" for name in gateway_settings.Settings.model_fields}
+    known |= {gateway_settings._SECRETS_DIR}
+    in_pods = {one["name"] for pod in PODS.values() for one in pod["spec"]["containers"][0]["env"]}
+    overlay = (manifests.FOLDER / "overlays" / "example" / "settings.yaml").read_text(encoding="utf-8")
+    in_overlay = set(re.findall(r"\b(?:BILLING|GATEWAY)_[A-Z_]+", overlay))
+    services = compose()["services"]
+    in_compose = {name for service in ("migrate", "service", "gateway") for name in services[service]["environment"]}
+    assert in_pods | in_overlay | in_compose <= known
+
+
+def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_path: Path) -> None:
+    """And once an operator has filled in his two, they configure both programs; a second run changes none."""
+    folder = tmp_path / "secrets"
+    make = ("/bin/sh", str(ROOT / "deploy" / "make-secrets.sh"), str(folder))
+    said = subprocess.run(make, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert "billing_stripe_api_key" in said
+    made = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    assert set(made) == set(compose()["secrets"])
+    assert made["billing_internal_token"] == made["gateway_internal_token"]
+    assert {name for name, text in made.items() if not text} == {"billing_stripe_api_key", "gateway_webhook_secrets"}
+    (folder / "billing_stripe_api_key").write_text("sk_test_x", encoding="utf-8")
+    (folder / "gateway_webhook_secrets").write_text("one=whsec_x", encoding="utf-8")
+    again = subprocess.run(make, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert again == ""
+    assert (folder / "postgres_password").read_text(encoding="utf-8") == made["postgres_password"]
+    settings.Settings(_secrets_dir=folder, catalog=ROOT / "catalog.toml")  # type: ignore[call-arg]  # from the files
+    gateway_settings.Settings(_secrets_dir=folder)  # type: ignore[call-arg]  # from the files
+
+
+def test_the_catalog_of_the_example_holds() -> None:
+    parse_catalog((manifests.FOLDER / "overlays" / "example" / "catalog.toml").read_text(encoding="utf-8"))
