@@ -212,7 +212,7 @@ async def _bind(connection: Connection, reached: Reach, claims: Mapping[str, str
         if owner is not None and claims.get(stripe_id, owner) != owner:
             log.warning("binding_contradicted", stripe_customer_id=stripe_id)
             detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claims[stripe_id]}
-            await findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
+            findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
     if bound:
         customers.lock(connection, set(bound.values()))
     if fresh:
@@ -266,8 +266,8 @@ async def _refold(
     if changes:
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         customers.save(connection, [change.row for change in changes], ends)
-        await customer_facts.append(connection, [change.row for change in changes], context.now)
-    await _note_bought_twice(connection, [change.row for change in changes], context.plans)
+        customer_facts.append(connection, [change.row for change in changes], context.now)
+    _note_bought_twice(connection, [change.row for change in changes], context.plans)
     return owners, [change for change in changes if change.gives]
 
 
@@ -290,7 +290,7 @@ def _folded(
     )
 
 
-async def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow], plans: PlanIndex) -> None:
+def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow], plans: PlanIndex) -> None:
     """Tell a person of customers who hold two live subscriptions of one plan group: one of them is paid for nothing."""
     for row in rows:
         held: dict[str, list[str]] = {}
@@ -304,7 +304,7 @@ async def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow]
             if len(subscription_ids) > 1:
                 subject = f"{row.customer_id}/{group}"
                 detail = {"plan_group": group, "stripe_subscription_ids": subscription_ids}
-                await findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
+                findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
 
 
 async def _note_finalization(connection: Connection, states: Iterable[ObjectState], owners: Mapping[str, str]) -> None:
@@ -314,7 +314,7 @@ async def _note_finalization(connection: Connection, states: Iterable[ObjectStat
     for state in failed:
         detail = {"stripe_invoice_id": state.object_id, "failed_time": state.facts[Fact.FINALIZATION_FAILED]}
         owner = owners.get(state.object_id)
-        await findings.note(connection, FindingKind.FINALIZATION_FAILED, state.object_id, owner, detail)
+        findings.note(connection, FindingKind.FINALIZATION_FAILED, state.object_id, owner, detail)
     if mended:
         await findings.close(connection, FindingKind.FINALIZATION_FAILED, mended)
 

@@ -9,6 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
 
@@ -25,7 +26,7 @@ _AT = sa.text("""
 """)
 
 
-async def append(connection: Connection, rows: Sequence[CustomerRow], change_time: datetime) -> None:
+def append(connection: Connection, rows: Sequence[CustomerRow], change_time: datetime) -> Answer[Result]:
     """Keep what locked customers have from now on; `change_time` by the one clock of the process."""
     ordered = sorted(rows, key=lambda row: row.customer_id)
     values = {
@@ -34,7 +35,7 @@ async def append(connection: Connection, rows: Sequence[CustomerRow], change_tim
         "revisions": [row.revision for row in ordered],
         "facts": [msgspec.json.encode(row.facts).decode() for row in ordered],
     }
-    await connection.execute(_APPEND, values)
+    return connection.send(_APPEND, values)
 
 
 async def at(connection: Connection, customer_id: str, time: datetime) -> CustomerRow:

@@ -170,6 +170,8 @@ class Database:
             if isinstance(ours, ReadOnlyError):
                 # The others are to that server too, and a new one finds the one that writes.
                 self._retire()
+            if ours is error:
+                raise
             raise ours from error
 
     async def _connected(self) -> Connection:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
@@ -54,13 +55,13 @@ _LIST = sa.text("""
 """)
 
 
-async def note(
+def note(
     connection: Connection, kind: FindingKind, subject: str, customer_id: str | None, detail: Mapping[str, Any]
-) -> None:
+) -> Answer[Result]:
     """Note a finding; the same again changes nothing, also where somebody closed it. `detail` holds ids, never personal data."""
     body = msgspec.json.encode(detail).decode()
     values = {"kind": kind.value, "subject": subject, "customer_id": customer_id, "detail": body}
-    await connection.execute(_NOTE, values)
+    return connection.send(_NOTE, values)
 
 
 async def close(connection: Connection, kind: FindingKind, subjects: Collection[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 import pytest
@@ -53,7 +53,7 @@ async def start_gateway(fulfillment: FulfillmentServer) -> AsyncIterator[StartGa
                 webhook_secrets=SecretStr(SECRETS),
                 livemode=livemode,
             )
-            server = Server(settings, limits)
+            server = Server(settings, replace(limits or Limits(), calls=1))  # so that the tests can say what waits
             stack.push_async_callback(server.stop)
             address = await server.start()
             connector = aiohttp.TCPConnector(limit=0)  # as many connections as a test has requests

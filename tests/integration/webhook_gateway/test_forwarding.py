@@ -38,7 +38,7 @@ async def hold_one(gateway: Running, fulfillment: FulfillmentServer) -> asyncio.
 async def queue(gateway: Running, bodies: list[bytes]) -> list[asyncio.Task[Answer]]:
     """Have these wait in the gateway, behind the call in flight."""
     tasks = [asyncio.create_task(gateway.sender.post(body)) for body in bodies]
-    await until(lambda: len(gateway.server._forwarder._queue) == len(bodies))
+    await until(lambda: sum(len(one._queue) for one in gateway.server._forwarders) == len(bodies))
     return tasks
 
 
