@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import string
+from dataclasses import replace
 from random import Random
 
 import psycopg
 import pytest
 
 from billing_service.domain.errors import BillingError, OverloadedError
-from billing_service.flows import fulfill as fulfilment
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.storage.database import Database
@@ -103,7 +103,8 @@ async def test_events_that_name_the_customer_and_events_that_do_not_meet_in_one_
 
 async def test_what_waits_is_bounded_in_bytes_too(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = list(itertools.chain(*(purchase(f"c{number}") for number in range(5))))
-    monkeypatch.setattr(fulfilment, "MAX_WAITING_BYTES", sum(map(len, bodies)) // 2)
+    for queue in service.fulfill._queues.values():
+        monkeypatch.setattr(queue, "limits", replace(queue.limits, waiting_bytes=sum(map(len, bodies)) // 2))
     calls = [asyncio.create_task(service.outcomes(body)) for body in bodies]
     ended = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(one, OverloadedError) for one in ended)

@@ -1,0 +1,242 @@
+"""The connection in libpq's pipeline mode: values come back as they went, and no failure goes unheard."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import uuid
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from billing_service.domain.errors import DatabaseUnavailableError
+from billing_service.storage.connection import Connection
+from billing_service.storage.database import Database, UnwritableError
+from sandbox.postgres import EmbeddedPostgres
+
+_ROW = sa.text("SELECT 1 AS one")
+_FAILS = sa.text("SELECT 1 / (SELECT 0) AS none")
+_KEEP = sa.text("INSERT INTO kept (number) VALUES (:number)")
+_COUNT = sa.text("SELECT count(*) FROM kept")
+
+
+class Colour(StrEnum):
+    """A text that is more."""
+
+    RED = "red"
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """One connection, so that each test sees what the one before left on it."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE TABLE kept (number bigint PRIMARY KEY)")
+    made = Database(database_url, pool_size=1)
+    yield made
+    await made.close()
+
+
+async def value(database: Database, expression: str, given: Any) -> Any:
+    """Send a value to PostgreSQL and have it back."""
+    statement = sa.text(f"SELECT {expression} AS value")
+    return await database.run(lambda connection: connection.scalar(statement, {"value": given}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("text", "plain"),
+        ("text", ""),
+        ("text", "NULL"),
+        ("text", "Zürich \N{SNOWMAN} 'quoted' \"twice\" back\\slash {braces}, comma\nline"),
+        ("text", Colour.RED),
+        ("text", None),
+        ("boolean", True),
+        ("boolean", False),
+        ("bigint", -(2**63)),
+        ("double precision", 0.1),
+        ("uuid", uuid.UUID(int=7)),
+        ("timestamptz", dt.datetime(2026, 11, 24, 1, 2, 3, 456789, tzinfo=dt.UTC)),
+        ("date", dt.date(2026, 2, 28)),
+        ("interval", dt.timedelta(days=-3, microseconds=5)),
+        ("bytea", b"\x00\xff\\x00"),
+        ("bytea", b""),
+        ("text[]", []),
+        ("text[]", ["", "NULL", None, "null", 'a"b', "a\\b", "{x,y}", " lead", "\N{SNOWMAN}"]),
+        ("bigint[]", [1, None, -5]),
+        ("boolean[]", [True, False, None]),
+        ("timestamptz[]", [dt.datetime(2026, 1, 1, tzinfo=dt.UTC), None]),
+        ("bytea[]", [b"", b"\x00", b"{,}"]),
+    ],
+)
+async def test_a_value_comes_back_as_it_went(database: Database, kind: str, given: Any) -> None:
+    assert await value(database, f"CAST(:value AS {kind})", given) == given
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))))
+def test_any_texts_come_back_as_they_went(any_url: str, texts: list[str | None]) -> None:
+    async def there_and_back() -> Any:
+        database = Database(any_url, pool_size=1)
+        try:
+            return await value(database, "CAST(:value AS text[])", texts)
+        finally:
+            await database.close()
+
+    assert asyncio.run(there_and_back()) == texts
+
+
+@pytest.fixture(scope="module")
+def any_url(postgres: EmbeddedPostgres) -> str:
+    """A database in which nothing is written."""
+    return postgres.url("postgres")
+
+
+@pytest.mark.parametrize("text", ["nul \0", "lone \ud800"])
+async def test_a_text_that_no_database_takes_is_refused_before_it_is_sent(database: Database, text: str) -> None:
+    for given in (text, [text]):
+        with pytest.raises(UnwritableError):
+            await value(database, "CAST(:value AS text)", given)
+    assert await value(database, "CAST(:value AS text)", "next") == "next"
+
+
+async def test_answers_belong_to_their_statements_in_whatever_order_they_are_awaited(database: Database) -> None:
+    async def work(connection: Connection) -> list[int]:
+        statement = sa.text("SELECT CAST(:number AS bigint) AS number")
+        sent = [connection.send(statement, {"number": number}) for number in range(50)]
+        return [(await answer).one().number for answer in reversed(sent)]
+
+    assert await database.run(work) == list(reversed(range(50)))
+
+
+async def test_a_statement_sees_what_was_sent_before_it(database: Database) -> None:
+    async def work(connection: Connection) -> int:
+        connection.send(_KEEP, {"number": 1})
+        connection.send(_KEEP, {"number": 2})
+        return int((await connection.send(_COUNT)).scalar_one())
+
+    assert await database.run(work) == 2
+
+
+async def test_a_failure_that_nobody_awaited_is_heard_at_the_commit_and_nothing_is_kept(database: Database) -> None:
+    async def work(connection: Connection) -> None:
+        connection.send(_KEEP, {"number": 1})
+        connection.send(_KEEP, {"number": 1})
+        connection.send(_ROW)
+
+    with pytest.raises(UnwritableError) as refused:
+        await database.run(work)
+    assert refused.value.rule == "kept_pkey"
+    assert await database.run(lambda connection: connection.scalar(_COUNT)) == 0
+
+
+async def test_what_stands_behind_a_failure_fails_with_it_and_is_prepared_anew(database: Database) -> None:
+    """A statement that PostgreSQL never got to see, because one before it failed, is not taken for prepared."""
+
+    async def work(connection: Connection) -> None:
+        connection.send(_FAILS)
+        await connection.send(_COUNT)
+
+    with pytest.raises(UnwritableError) as refused:
+        await database.run(work)
+    assert refused.value.rule == "22012"
+    for _ in range(2):
+        assert await database.run(lambda connection: connection.scalar(_COUNT)) == 0
+
+
+async def test_a_failure_that_was_caught_commits_nothing(database: Database) -> None:
+    async def work(connection: Connection) -> None:
+        connection.send(_KEEP, {"number": 1})
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await connection.execute(_FAILS)
+
+    with pytest.raises(psycopg.InternalError):
+        await database.run(work)
+    assert await database.run(lambda connection: connection.scalar(_COUNT)) == 0
+
+
+async def test_much_in_both_directions_at_once_blocks_nobody(database: Database) -> None:
+    """More than both sides' socket buffers hold, sent before anything is read."""
+    many = "x" * 1_000_000
+
+    async def work(connection: Connection) -> list[int]:
+        statement = sa.text("SELECT CAST(:text AS text) AS text")
+        sent = [connection.send(statement, {"text": many}) for _ in range(20)]
+        return [len((await answer).one().text) for answer in sent]
+
+    async with asyncio.timeout(60):
+        assert await database.run(work) == [len(many)] * 20
+
+
+async def test_who_gives_up_leaves_the_next_one_a_connection(database: Database, database_url: str) -> None:
+    """The connection in use is closed, its transaction undone, and its place in the pool is free again."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute(_KEEP, {"number": 1})
+        await connection.execute(sa.text("SELECT pg_sleep(60)"))
+
+    with pytest.raises(DatabaseUnavailableError):
+        await database.run(work, limit_s=0.5)
+    assert await database.run(lambda connection: connection.scalar(_COUNT)) == 0
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        alive = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'billing-service'")
+        assert alive.fetchone()
+
+
+async def test_a_connection_that_the_server_closed_is_not_used_again(database: Database, database_url: str) -> None:
+    own = await database.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s, 10000)", (own,))
+    assert await database.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()"))) != own
+
+
+async def test_who_waited_for_a_lock_reads_what_its_holder_wrote(database: Database, database_url: str) -> None:
+    """A lock and the load behind it leave together; the load is of the moment at which the lock was given."""
+    lock, load = sa.text("SELECT pg_advisory_xact_lock(7)"), sa.text("SELECT count(*) FROM kept")
+
+    async def work(connection: Connection) -> int:
+        connection.send(lock)
+        return int((await connection.send(load)).scalar_one())
+
+    with psycopg.connect(database_url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(7)")
+        waiting = asyncio.create_task(database.run(work))
+        async with asyncio.timeout(30):
+            while holder.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):  # noqa: ASYNC110 - across a socket nothing can be waited for
+                await asyncio.sleep(0.01)
+        holder.execute("INSERT INTO kept VALUES (1), (2)")
+        holder.commit()
+        assert await waiting == 2
+
+
+async def test_a_deadlock_is_a_conflict_and_is_run_again(database: Database, database_url: str) -> None:
+    """Two that lock in opposite orders: PostgreSQL ends one, which comes again and gets through."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("INSERT INTO kept VALUES (1), (2)")
+    other = Database(database_url, pool_size=1)
+    lock = sa.text("SELECT number FROM kept WHERE number = :number FOR UPDATE")
+    met = asyncio.Barrier(2)
+    tries = 0
+
+    def locking(first: int, second: int) -> Any:
+        async def work(connection: Connection) -> int:
+            nonlocal tries
+            tries += 1
+            await connection.execute(lock, {"number": first})
+            if tries <= 2:
+                await met.wait()
+            return int((await connection.execute(lock, {"number": second})).scalar_one())
+
+        return work
+
+    try:
+        assert await asyncio.gather(database.run(locking(1, 2)), other.run(locking(2, 1))) == [2, 1]
+    finally:
+        await other.close()
+    assert tries == 3
