@@ -105,11 +105,12 @@ def _charges_content(plan: Plan) -> dict[str, object]:
 
 
 def _price(content: Sequence[str], charge: Sequence[Any] | None) -> Price:
+    price_key, lookup_key, text = content
     if charge is None:
-        return Price(*content)
+        return Price(price_key, lookup_key, text)
     amount_minor, currency, interval, interval_count = charge
     once = None if interval is None else Interval(interval)
-    return Price(*content, charge=Charge(amount_minor, currency, once, interval_count))
+    return Price(price_key, lookup_key, text, Charge(amount_minor, currency, once, interval_count))
 
 
 def _value(feature: Feature, value: Any) -> FeatureValue:

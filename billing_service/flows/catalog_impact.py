@@ -9,6 +9,7 @@ from billing_service.domain.access import accesses
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.catalog_content import catalog_of
 from billing_service.domain.entitlement import Entitlements, fold
+from billing_service.domain.facts import CustomerFacts
 from billing_service.domain.impact import Impact, changes_between
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.admit_catalog import SCAN_LIMIT_S
@@ -45,7 +46,7 @@ class CatalogImpact:
         now = self._now()
         before, after = await self._database.run(lambda c: _indexes(c, catalog))
         impact = Impact(vanished=await self._database.run(lambda c: _vanished(c, catalog, now), limit_s=SCAN_LIMIT_S))
-        nobody = CustomerRow("", 0, customers.CustomerFacts())
+        nobody = CustomerRow("", 0, CustomerFacts())
         impact.newcomers = changes_between(_folded(nobody, before, now), _folded(nobody, after, now))
         last = ""
         while page := await self._database.run(lambda c, last=last: customers.page(c, None, last, PAGE)):  # type: ignore[misc]  # bound now
