@@ -32,6 +32,7 @@ from billing_service.stripe_api.client import StripeApi
 
 COMMAND: Final = "catalog"
 CATALOG_VARIABLE: Final = "BILLING_CATALOG"
+PROGRESS_EVERY = 10_000  # customers
 MOST_LINES = 1000  # of each kind in a report for people; JSON has all
 
 
@@ -187,13 +188,25 @@ def _difference(one: Difference) -> str:
     return f"{one.field}: {one.after}" if one.before is None else f"{one.field}: {one.before} -> {one.after}"
 
 
+class _Progress:
+    """Says now and then how many customers were looked at."""
+
+    def __init__(self) -> None:
+        self._said = 0
+
+    def __call__(self, count: int) -> None:
+        if count >= self._said + PROGRESS_EVERY:
+            self._said = count
+            say(f"looked at {count} customers")
+
+
 async def _impact(arguments: argparse.Namespace) -> int:
     catalog = read_catalog(Path(arguments.catalog), "--catalog")
     settings = load_settings(ImpactSettings)
     database = Database(settings.database_url.get_secret_value())
     try:
         flow = CatalogImpact(database, clock_of(settings.sandbox_clock))
-        impact = await flow(catalog, lambda count: say(f"looked at {count} customers"))
+        impact = await flow(catalog, _Progress())
     finally:
         await database.close()
     if arguments.json:

@@ -28,23 +28,23 @@ def run(name: str, work: Coroutine[Any, Any, _Code]) -> int:
     """Run a command to its exit code; whatever stands in the way becomes one sentence and EXIT_FAILED."""
     try:
         return asyncio.run(work)
-    except (KeyboardInterrupt, EOFError):
+    except KeyboardInterrupt:
         return fail(name, "was stopped. What was done stays; the same command goes on where it was.")
-    except StripeDenied as error:
-        return fail(
-            name, f"was refused: {error}. Does the API key have the permission? docs/getting-started.md lists them."
-        )
-    except StripeDefinite as error:
-        said = (
-            f" Stripe says: {error.message}" if error.message else ""
-        )  # about our own catalog, never about a customer
-        return fail(name, f"was refused: {error}.{said}")
     except StripeCallError as error:
-        return fail(name, f"was broken off: {error}. The same command goes on where it was.")
+        return fail(name, _refused(error))
     except BillingError as error:
         return fail(name, f"was broken off: {error.message}")
     except (CatalogError, NoCatalogError, SettingsError, StripeMovedError) as error:
         return fail(name, f"did not come to its end: {error}")
+
+
+def _refused(error: StripeCallError) -> str:
+    """Say what Stripe's answer means for the operator; its words here are about our own catalog, never about a customer."""
+    if isinstance(error, StripeDenied):
+        return f"was refused: {error}. Does the API key have the permission? docs/getting-started.md lists them."
+    if isinstance(error, StripeDefinite) and not error.is_server_error:
+        return f"was refused: {error}. Stripe says: {error.message or 'no more'}"
+    return f"was broken off: {error}. The same command goes on where it was."
 
 
 def fail(name: str, message: str) -> int:

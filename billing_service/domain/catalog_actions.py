@@ -99,12 +99,12 @@ def make_price(
 
     https://docs.stripe.com/products-prices/manage-prices#lookup-keys
     """
-    kind = ActionKind.CREATE_PRICE if old is None else ActionKind.REPLACE_PRICE
-    before = None if old is None else str(old.charge or "an amount of another kind")
-    differences = (
-        Difference("lookup_key", old.lookup_key if old else None, price.lookup_key),
-        Difference("charge", before, str(charge)),
-    )
+    if old is None:
+        kind = ActionKind.CREATE_PRICE
+        differences = (Difference("lookup_key", None, price.lookup_key), Difference("charge", None, str(charge)))
+    else:
+        kind = ActionKind.REPLACE_PRICE
+        differences = (Difference("charge", str(old.charge or "an amount of another kind"), str(charge)),)
     body = None if product_id is None else _price_body(plan, price, charge, product_id, deployment)
     if body is not None and old is not None:
         body["transfer_lookup_key"] = True

@@ -176,7 +176,7 @@ def _portals(catalog: Catalog, account: _Account, moving: set[str]) -> Iterator[
             groups.setdefault(plan_group_of(plan), []).append(plan)
     if not groups:
         return
-    for name, plans in [*groups.items(), ("no plans", [])]:
+    for name, plans in [*groups.items(), ("no_plan", [])]:
         sold = [one for plan in plans if (one := _portal_plan(plan, account)) is not None]
         content = content_hash(sold, account.deployment)
         waits = any(place_of_price(plan, price) in moving for plan in plans for price in plan.prices)
