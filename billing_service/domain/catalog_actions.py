@@ -101,14 +101,14 @@ def make_price(
     """
     if old is None:
         kind = ActionKind.CREATE_PRICE
-        differences = (Difference("lookup_key", None, price.lookup_key), Difference("charge", None, str(charge)))
+        differences = [Difference("lookup_key", None, price.lookup_key), Difference("charge", None, str(charge))]
     else:
         kind = ActionKind.REPLACE_PRICE
-        differences = (Difference("charge", str(old.charge or "an amount of another kind"), str(charge)),)
+        differences = [Difference("charge", str(old.charge or "an amount of another kind"), str(charge))]
     body = None if product_id is None else _price_body(plan, price, charge, product_id, deployment)
     if body is not None and old is not None:
         body["transfer_lookup_key"] = True
-    return Action(kind, place_of_price(plan, price), differences, body, old.price_id if old else None)
+    return Action(kind, place_of_price(plan, price), tuple(differences), body, old.price_id if old else None)
 
 
 def _price_body(plan: Plan, price: Price, charge: Charge, product_id: str, deployment: str) -> dict[str, Any]:

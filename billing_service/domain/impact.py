@@ -108,6 +108,8 @@ def _same(before: Shown, after: Shown) -> bool:
 def _direction(before: Shown, after: Shown) -> Direction:
     if not before or not after:  # off, 0, "" and not there at all are the same to whoever has it
         return Direction.OTHER if not before and not after else Direction.LOSS if before else Direction.GAIN
+    if isinstance(before, bool) or isinstance(after, bool):  # before numbers: True is an int to Python
+        return Direction.OTHER
     if isinstance(before, int | Unlimited) and isinstance(after, int | Unlimited):
         more = isinstance(after, Unlimited) or (isinstance(before, int) and after > before)
         return Direction.GAIN if more else Direction.LOSS

@@ -78,23 +78,20 @@ async def test_a_plan_that_is_gone_is_named_with_its_customers(service: Service)
     assert told(impact) == {("export", "loss"): ["cal: True -> False"]}
 
 
-async def test_a_lookup_key_that_goes_to_another_plan_takes_along_the_price_that_has_it_now(service: Service) -> None:
+async def test_a_lookup_key_that_goes_to_another_plan_takes_along_the_price_that_has_it_now(
+    service: Service, database_url: str
+) -> None:
     """As it does once the service has resolved it; customers on a price of the past stay where they are."""
     with_price = TEXT.replace('lookup_key = "pro_monthly"', 'lookup_key = "pro_new"').replace(
         'lookup_key = "team_monthly"', 'lookup_key = "pro_monthly"'
     )
     assert not told(await impact_of(service, with_price))
-    await service.database.run(_make_current)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE prices SET current = true WHERE lookup_key = 'pro_monthly'")
     assert told(await impact_of(service, with_price))["projects", "gain"] == [
         "ann: 50 -> unlimited",
         "ben: 50 -> unlimited",
     ]
-
-
-async def _make_current(connection: object) -> None:
-    from sqlalchemy import text  # noqa: PLC0415 - the tests' only statement
-
-    await connection.execute(text("UPDATE prices SET current = true WHERE lookup_key = 'pro_monthly'"))  # type: ignore[attr-defined]
 
 
 async def test_every_page_is_looked_at(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,13 +121,8 @@ async def test_nothing_is_written(service: Service, database_url: str) -> None:
         assert connection.execute(query).fetchall() == before
 
 
-async def test_a_database_without_a_catalog_says_so(empty_of_catalogs: Service) -> None:
-    with pytest.raises(NoCatalogError):
-        await impact_of(empty_of_catalogs, TEXT)
-
-
-@pytest.fixture
-async def empty_of_catalogs(service: Service, shop: Service, database_url: str) -> Service:
+async def test_a_database_without_a_catalog_says_so(service: Service, database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute("TRUNCATE catalog_activations, catalog_versions CASCADE")
-    return service
+    with pytest.raises(NoCatalogError):
+        await impact_of(service, TEXT)

@@ -16,10 +16,10 @@ CATALOG = parse_catalog(TEXT)
 DEPLOYMENT = "default"
 
 
-def product(plan_key: str, **more: Any) -> OfferedProduct:
+def product(of: str, **more: Any) -> OfferedProduct:
     """Give a product that this deployment made for a plan of the example."""
-    plan = CATALOG.plans[plan_key]
-    made = OfferedProduct(f"prod_{plan_key}", plan.name, plan.description, active=True, plan_key=plan_key)
+    plan = CATALOG.plans[of]
+    made = OfferedProduct(f"prod_{of}", plan.name, plan.description, active=True, plan_key=of)
     return replace(made, **more)
 
 
