@@ -103,7 +103,7 @@ def update_body(endpoint: Endpoint) -> dict[str, Any]:
     return {"enabled_events": sorted({*kept, *WANTED_TYPES}), "disabled": False}
 
 
-def request_key(deployment: str, subject: str, body: dict[str, Any], state: object) -> str:
-    """Give an idempotency key that two runs share exactly when they ask for the same from the same state."""
-    content = json.dumps([subject, body, state], sort_keys=True)
+def request_key(deployment: str, body: dict[str, Any], known: Sequence[str]) -> str:
+    """Give an idempotency key that two runs share exactly when they ask for the same beside the same other endpoints."""
+    content = json.dumps([body, known], sort_keys=True)
     return f"webhook-endpoint/{deployment}/{hashlib.sha256(content.encode()).hexdigest()}"

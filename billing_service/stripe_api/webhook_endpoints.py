@@ -51,15 +51,12 @@ class StripeWebhookEndpoints:
             raise StripeNoAnswer("webhook_endpoints.create", "an answer without a signing secret")
         return MadeEndpoint(endpoint_of(made, deployment), secret)
 
-    async def update(
-        self, endpoint_id: str, body: Mapping[str, Any], deployment: str, idempotency_key: str
-    ) -> Endpoint:
+    async def update(self, endpoint_id: str, body: Mapping[str, Any], deployment: str) -> Endpoint:
         """Change an endpoint. Raises StripeCallError."""
         typed: Any = dict(body)
-        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
 
         async def send() -> Read:
-            return read_of("webhook_endpoints.update", await self._service.update_async(endpoint_id, typed, options))
+            return read_of("webhook_endpoints.update", await self._service.update_async(endpoint_id, typed))
 
         return endpoint_of((await bounded("webhook_endpoints.update", send(), self._bounds)).object, deployment)
 

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from tests.integration.program.commands import account, environment, run, shop
 from tests.integration.program.conftest import KEY, ROOT
+from tests.unit.domain.offered import TEXT
 
 CATALOG = str(ROOT / "catalog.toml")
 URL = "https://billing.example.com/webhooks/stripe"
@@ -62,25 +63,28 @@ async def test_the_exit_codes_are_those_of_a_pipeline(variables: Mapping[str, st
 
 async def listed(variables: Mapping[str, str], noun: str) -> list[dict[str, Any]]:
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with aiohttp.ClientSession(variables["BILLING_STRIPE_API_BASE"], headers=headers) as session:
-        async with session.get(f"/v1/{noun}", params={"limit": "100"}) as answer:
-            data: list[dict[str, Any]] = (await answer.json())["data"]
-            return data
+    base = variables["BILLING_STRIPE_API_BASE"]
+    async with aiohttp.ClientSession(base, headers=headers) as session, session.get(f"/v1/{noun}?limit=100") as answer:
+        data: list[dict[str, Any]] = (await answer.json())["data"]
+        return data
 
 
 async def post(variables: Mapping[str, str], path: str, **form: str) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with aiohttp.ClientSession(variables["BILLING_STRIPE_API_BASE"], headers=headers) as session:
-        async with session.post(f"/v1/{path}", data=form) as answer:
-            assert answer.status == 200, await answer.text()
-            body: dict[str, Any] = await answer.json()
-            return body
+    base = variables["BILLING_STRIPE_API_BASE"]
+    async with (
+        aiohttp.ClientSession(base, headers=headers) as session,
+        session.post(f"/v1/{path}", data=form) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        body: dict[str, Any] = await answer.json()
+        return body
 
 
 @pytest.mark.parametrize(
     ("words", "changed", "said"),
     [
-        (["catalog", "check", "--bogus"], {}, "--bogus"),
+        (["catalog", "check", "--catalog", CATALOG, "--bogus"], {}, "--bogus"),
         (["catalog"], {}, "STEP"),
         (["catalog", "check"], {}, "--catalog"),
         (["catalog", "check", "--catalog", "/nowhere.toml"], {}, "cannot be read"),
@@ -168,10 +172,10 @@ async def test_the_impact_is_told_in_counts_and_by_example(database_url: str, tm
     await shop(database_url, "ann", "ben")
     variables = environment(NOWHERE, database_url)
     with_more, with_less = tmp_path / "more.toml", tmp_path / "less.toml"
-    text = Path(CATALOG).read_text()
+    text = TEXT
     with_more.write_text(text.replace("projects = 50", "projects = 60"))
     with_less.write_text(text.replace("projects = 50", "projects = 40"))
-    codes = {}
+    codes, out = {}, ""
     for file in (Path(CATALOG), with_more, with_less):
         for fail_on in ("any", "loss"):
             words = ("catalog", "impact", "--catalog", str(file), "--fail-on", fail_on, "--json")

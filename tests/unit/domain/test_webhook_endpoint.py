@@ -61,5 +61,5 @@ def test_an_endpoint_elsewhere_is_none_and_two_are_one_too_many() -> None:
 
 def test_the_same_request_from_the_same_state_has_one_key() -> None:
     body = create_body(URL, VERSION, "default")
-    assert request_key("default", "create", body, []) == request_key("default", "create", dict(body), [])
-    assert request_key("default", "create", body, ["we_1"]) != request_key("default", "create", body, [])
+    assert request_key("default", body, []) == request_key("default", dict(body), [])
+    assert request_key("default", body, ["we_1"]) != request_key("default", body, [])
