@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
-PROTOS := $(shell find protos -name '*.proto')
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated docs manifests torture bench compose-smoke failover lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated typescript docs manifests torture bench compose-smoke failover lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,10 +64,14 @@ protos: $(STAMP) ## buf: lint, format, and no breaking change since BREAKING_AGA
 	@PATH="$(BIN):$$PATH" buf format protos -d --exit-code
 	@BUF="$(BIN)/buf" sh tools/proto_breaking.sh
 
-generate: $(STAMP) ## the Python stubs, from protos/
+generate: $(STAMP) ## the Python stubs, from protos/ (buf.gen.yaml)
 	@find $(STUBS)/billing -name '*_pb2*.py*' -delete
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -Ithird_party/googleapis \
-	  --python_out=$(STUBS) --grpc_python_out=$(STUBS) --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(PROTOS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" buf generate
+
+typescript: $(STAMP) ## the TypeScript stubs, from protos/, and the client around them (needs npm)
+	@npm --prefix clients/typescript ci --no-audit --no-fund --ignore-scripts
+	@PATH="$(CURDIR)/$(BIN):$$PATH" buf generate --template buf.gen.typescript.yaml
+	@npm --prefix clients/typescript run build
 
 generated: generate ## regenerating leaves no difference
 	@git diff --exit-code --stat -- $(STUBS) && test -z "$$(git status --porcelain -- $(STUBS))" \

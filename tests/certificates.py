@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +39,7 @@ def put(path: Path, content: bytes | str) -> Path:
 
 
 class Authority:
-    """Signs certificates, valid for 127.0.0.1 and the names that they are asked for."""
+    """Signs certificates for the names and addresses that they are asked for."""
 
     def __init__(self, name: str = "authority of the tests") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -48,13 +49,19 @@ class Authority:
         )
         self.pem = made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def sign(self, *names: str, common_name: str = "", ends_in: timedelta = _LIFE) -> Pair:
+    def sign(
+        self,
+        *names: str,
+        common_name: str = "",
+        ends_in: timedelta = _LIFE,
+        addresses: Iterable[str] = ("127.0.0.1",),
+    ) -> Pair:
         """Make a certificate with these alternative names (with none of them: with the common name alone)."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = self._builder(common_name or names[0], key, ends_in)
         if names:
-            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            alternatives = x509.SubjectAlternativeName([*map(x509.DNSName, names), address])
+            reached = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+            alternatives = x509.SubjectAlternativeName([*map(x509.DNSName, names), *reached])
             made = made.add_extension(alternatives, critical=False)
         secret = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -19,8 +19,8 @@ _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 
 
 def find_pages(root: Path) -> list[Path]:
-    """Give the project's Markdown pages."""
-    return sorted({page for pattern in PAGES for page in root.glob(pattern)})
+    """Give the project's Markdown pages; those of installed packages are not ours."""
+    return sorted({page for pattern in PAGES for page in root.glob(pattern) if "node_modules" not in page.parts})
 
 
 def broken_links(page: Path, root: Path) -> Iterator[str]:

@@ -33,6 +33,7 @@ _KEYS = {
     "api_key",
     "webhook_secret",
     "internal_token",
+    "grpc_token",
 }
 
 
@@ -90,9 +91,8 @@ async def test_a_second_start_finds_its_data_and_a_stop_leaves_nothing(data: Pat
         assert _left_running(first) == []
     with running(data, "--no-storefront", log=log) as second:
         assert set(second.addresses) == _KEYS - {"storefront"}
-        assert {key: second[key] for key in ("api_key", "webhook_secret", "internal_token")} == {
-            key: first[key] for key in ("api_key", "webhook_secret", "internal_token")
-        }
+        kept = ("api_key", "webhook_secret", "internal_token", "grpc_token")
+        assert {key: second[key] for key in kept} == {key: first[key] for key in kept}
         assert await _world_says(second, "keeper") == ["pro"]
     assert second.process.returncode == 0
 

@@ -27,6 +27,7 @@ import grpc
 from billing.v1 import entitlement_pb2
 from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 
+from sandbox.channel import credentials
 from sandbox.ports import Ports
 from sandbox.stack import Plan
 from tests.acceptance.world import ROOT, recorded_event_ids
@@ -72,7 +73,8 @@ async def failover(stack: Replicated, course: Course) -> Outcome:
     stack.start()
     stack.replicate(synchronous=course.synchronous)
     addresses = stack.addresses()
-    async with aiohttp.ClientSession() as http, grpc.aio.insecure_channel(addresses["grpc"]) as channel:
+    known = credentials(stack.secrets.grpc_token)
+    async with aiohttp.ClientSession() as http, grpc.aio.secure_channel(addresses["grpc"], known) as channel:
         billing = BillingServiceStub(channel)
         load = Load(http, addresses["gateway"], addresses["webhook_secret"])
         sending = asyncio.create_task(load.run())

@@ -1,0 +1,58 @@
+import type * as http2 from "node:http2";
+
+import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+
+import { BillingService } from "./gen/billing/v1/billing_service_pb.js";
+
+const MAX_MESSAGE_BYTES = 4 * 1024 * 1024; // as the contract says
+const DEFAULT_TIMEOUT_MS = 10_000;
+const PING_INTERVAL_MS = 30_000; // the service takes one every 10 s at most
+
+/** Where the service is, and how it is talked to. */
+export interface BillingOptions {
+  /** "http://host:port" for loopback and meshes that encrypt by themselves, "https://host:port" for TLS. */
+  readonly baseUrl: string;
+  /** Shown with each call. A function is asked at each call, so that a token can be replaced. */
+  readonly token?: string | (() => string | Promise<string>) | undefined;
+  /** The deadline of a call that says none, in milliseconds. A watch has none. */
+  readonly timeoutMs?: number;
+  /** Node's own TLS options: `ca`, and `cert` and `key` for mutual TLS. */
+  readonly tls?: Pick<http2.SecureClientSessionOptions, "ca" | "cert" | "key" | "servername">;
+}
+
+/** Every method of the contract. Make one for a process and share it: calls share its connection. */
+export type BillingClient = Client<typeof BillingService> & {
+  /** Ends the connection; calls in flight fail. */
+  close(): void;
+};
+
+/** Makes a client; it connects at the first call. Calls fail with a ConnectError, which `refusalOf` reads. */
+export function createBillingClient(options: BillingOptions): BillingClient {
+  const sessionManager = new Http2SessionManager(options.baseUrl, { pingIntervalMs: PING_INTERVAL_MS }, options.tls);
+  const transport = createGrpcTransport({
+    baseUrl: options.baseUrl,
+    sessionManager,
+    interceptors: options.token === undefined ? [] : [showToken(options.token)],
+    readMaxBytes: MAX_MESSAGE_BYTES,
+    writeMaxBytes: MAX_MESSAGE_BYTES,
+  });
+  const client = createClient(BillingService, withDeadline(transport, options.timeoutMs ?? DEFAULT_TIMEOUT_MS));
+  return Object.assign(client, { close: () => sessionManager.abort() });
+}
+
+function showToken(token: NonNullable<BillingOptions["token"]>): Interceptor {
+  return (next) => async (request) => {
+    request.header.set("authorization", `Bearer ${typeof token === "string" ? token : await token()}`);
+    return next(request);
+  };
+}
+
+/** The transport's own default would end watches too, which have no end. */
+function withDeadline(transport: Transport, timeoutMs: number): Transport {
+  return {
+    unary: (method, signal, ownTimeoutMs, ...rest) =>
+      transport.unary(method, signal, ownTimeoutMs ?? timeoutMs, ...rest),
+    stream: (...call) => transport.stream(...call),
+  };
+}
