@@ -59,6 +59,7 @@ async def test_two_at_once_make_one_and_both_learn_its_secret(world: World) -> N
 
 async def test_one_that_was_deleted_is_made_anew_on_the_same_day(world: World) -> None:
     """Stripe answers with the deleted one first, which is of no use."""
+    await RegisterWebhook(world.stripe, f"{URL}/other", "default").create()
     first = await world.flow.create()
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
         await session.delete(f"{world.proxy.url}/v1/webhook_endpoints/{first.endpoint.endpoint_id}")
