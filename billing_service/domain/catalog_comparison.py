@@ -75,6 +75,9 @@ class _Account:
         found = {p.product.product_id: p.product for p in map(self.price_of, plan.prices) if p is not None}
         return next(iter(found.values())) if len(found) == 1 else None
 
+    def has_mode_of(self, found: OfferedPrice) -> bool:
+        return self.livemode is None or found.livemode == self.livemode
+
     def price_of(self, price: Price) -> OfferedPrice | None:
         return self.offers.prices.get(price.lookup_key)
 
@@ -122,7 +125,8 @@ def _price(plan: Plan, price: Price, product: OfferedProduct | None, account: _A
     if not messages:
         return Comparison((), ())
     charge = price.charge
-    can_make = charge is not None and sold and (found is None or found.ours)
+    changeable = found is None or (found.ours and account.has_mode_of(found))
+    can_make = charge is not None and sold and changeable
     mismatches = tuple(Mismatch(place, message, mended=can_make) for message in messages)
     if charge is None or not can_make:
         return Comparison(mismatches, ())
@@ -151,7 +155,7 @@ def _faults(found: OfferedPrice, plan: Plan, price: Price, account: _Account) ->
 
 
 def _mode_faults(found: OfferedPrice, plan: Plan, account: _Account) -> Iterator[str]:
-    if account.livemode is not None and found.livemode != account.livemode:
+    if not account.has_mode_of(found):
         yield f"the price is of {'live' if found.livemode else 'test'} mode, and the API key is not"
     if found.recurring != (plan.mode is PlanMode.SUBSCRIPTION):
         yield f'the price is {"recurring" if found.recurring else "paid once"} at Stripe, and the plan is of mode "{plan.mode}"'

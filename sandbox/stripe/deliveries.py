@@ -113,6 +113,11 @@ class Deliveries:
         if thin is not None:
             self._enqueue(thin["id"], thin=thin)
 
+    @property
+    def has_endpoint(self) -> bool:
+        """Whether anybody listens."""
+        return self.webhook is not None or bool(self._account and self._account.store.all(Kind.WEBHOOK_ENDPOINT))
+
     def _target(self, event_type: str) -> Webhook | None:
         """Give the endpoint that the stand-in was started with, else the one that was made through the API."""
         if self.webhook is not None or self._account is None:

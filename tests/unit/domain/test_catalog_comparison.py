@@ -160,8 +160,19 @@ def test_what_the_file_leaves_to_stripe_is_not_compared() -> None:
 
 @pytest.mark.parametrize("livemode", [True, False, None])
 def test_the_mode_of_the_key_is_that_of_the_prices(*, livemode: bool | None) -> None:
+    """What an answer has of the other mode is never changed."""
     found = compared(offered(), livemode=livemode)
-    assert len(found.mismatches) == (4 if livemode else 0)
+    assert (len(found.unmended), found.actions) == (4 if livemode else 0, ())
+
+
+def test_a_price_of_ours_that_became_of_the_wrong_kind_is_replaced() -> None:
+    """The plan changed from paid once to paid again and again: no new amount, and another price all the same."""
+    prices = offered()
+    prices["pro_monthly"] = replace(prices["pro_monthly"], recurring=False, charge=Charge(1200, "eur"))
+    (action,) = compared(prices).actions
+    assert action.kind is ActionKind.REPLACE_PRICE
+    assert action.body is not None
+    assert action.body["recurring"]["interval"] == "month"
 
 
 def test_a_portal_configuration_waits_for_the_prices_of_its_group_and_is_made_once() -> None:
