@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Final
 
 import structlog
 
-from billing_service import garbage, repair
+from billing_service import catalog_commands, garbage, repair, webhook_commands
 from billing_service.address import ListenError
+from billing_service.catalog_source import read_catalog
+from billing_service.deployment_command import EXIT_FAILED
 from billing_service.domain.catalog import Catalog
-from billing_service.domain.catalog_file import CatalogError, parse_catalog
+from billing_service.domain.catalog_file import CatalogError
 from billing_service.domain.errors import BillingError
 from billing_service.flows.admit_catalog import PlanVanishedError
 from billing_service.logs import configure_logs
@@ -27,15 +28,25 @@ from billing_service.storage.schema import migrate
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1  # what stood in the way while running: a port, the database, a defect
 EXIT_USAGE: Final = 2  # arguments, settings or catalog; argparse uses the same
-GC_THRESHOLD: Final = (20_000, 20, 50)  # objects of one batch; the collector's generations
+# Commands for a pipeline, in which 2 says that there are differences: what stands in their way is 1, arguments too.
+_DEPLOYMENT: Final[Mapping[str, ModuleType]] = {
+    catalog_commands.COMMAND: catalog_commands,
+    webhook_commands.COMMAND: webhook_commands,
+}
 
 _log = structlog.stdlib.get_logger("billing_service")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give the exit code: 0 done, 1 something stood in the way, 2 settings or catalog do not hold."""
-    parsed = _parser().parse_args(arguments)
+    """Run one command and give the exit code: 0 done, 1 something stood in the way, 2 settings or catalog do not hold.
+
+    Those of `catalog` and `webhook-endpoint` are in `deployment_command`.
+    """
+    parsed = _parsed(sys.argv[1:] if arguments is None else arguments)
     command = parsed.command
+    if command in _DEPLOYMENT:
+        code: int = _DEPLOYMENT[command].run(parsed)
+        return code
     try:
         if command in repair.COMMANDS:
             return _repair(parsed)
@@ -48,6 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"billing-service {command} cannot start. {error}", EXIT_FAILURE)
 
 
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(arguments)
+    except SystemExit as end:
+        if end.code == EXIT_USAGE and arguments[:1] and arguments[0] in _DEPLOYMENT:
+            raise SystemExit(EXIT_FAILED) from None
+        raise
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="billing-service",
@@ -57,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="answer calls until SIGTERM or SIGINT, then drain")
     commands.add_parser("migrate", help="bring the database to this program's schema (BILLING_DATABASE_URL)")
     repair.add_commands(commands)
+    for module in _DEPLOYMENT.values():
+        module.add_command(commands)
     return parser
 
 
@@ -66,7 +88,7 @@ def _repair(arguments: argparse.Namespace) -> int:
         settings, catalog = load_settings(DatabaseSettings), None
     else:
         settings = load_settings(Settings)
-        catalog = _read_catalog(settings.catalog)
+        catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
     configure_logs("WARNING")
     return repair.run(arguments, settings, catalog)
 
@@ -89,12 +111,9 @@ def _migrate() -> int:
 
 def _serve() -> int:
     settings = load_settings(Settings)
-    catalog = _read_catalog(settings.catalog)
+    catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
     configure_logs(settings.log_level)
     _warn_of_exposure(settings)
-    # What is loaded stays, and what a batch makes is gone with it: looking for cycles every 700 objects cost 7 % of the time.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
     try:
         asyncio.run(_serve_until_signal(settings, catalog))
     except ListenError:
@@ -106,15 +125,6 @@ def _serve() -> int:
         _log.critical("service_failed", exc_info=error)
         return _complain("billing-service serve ended because of a defect; the log line above has it.", EXIT_FAILURE)
     return EXIT_OK
-
-
-def _read_catalog(path: Path) -> Catalog:
-    try:
-        return parse_catalog(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError([f"BILLING_CATALOG: cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise SettingsError(["BILLING_CATALOG: must be UTF-8 text"]) from None
 
 
 def _warn_of_exposure(settings: Settings) -> None:

@@ -131,8 +131,8 @@ def _address(value: Any) -> Any:
 _Listen = Annotated[Address, NoDecode, BeforeValidator(_address)]  # NoDecode: a text, not JSON
 
 
-class DatabaseSettings(BaseSettings):
-    """What `billing-service migrate` needs."""
+class EnvironmentSettings(BaseSettings):
+    """What every command reads alike."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -143,31 +143,27 @@ class DatabaseSettings(BaseSettings):
         extra="ignore",
     )
 
-    database_url: Annotated[SecretStr, AfterValidator(_database_url)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
-class Settings(DatabaseSettings):
-    """What `billing-service serve` needs; each is the environment variable BILLING_ + its name in capitals."""
+class DatabaseSettings(EnvironmentSettings):
+    """What `billing-service migrate` needs."""
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)]
+
+
+class ImpactSettings(DatabaseSettings):
+    """What `billing-service catalog impact` needs."""
+
+    sandbox_clock: Path | None = None  # as the service's own: it compares at the sandbox's time
+
+
+class StripeSettings(EnvironmentSettings):
+    """What the commands need that look after the Stripe account and nothing else."""
 
     stripe_api_key: Annotated[SecretStr, AfterValidator(_api_key)]
     stripe_api_base: str = "https://api.stripe.com"
-    catalog: Annotated[Path, AfterValidator(_readable_file)]
     deployment: Annotated[str, AfterValidator(_deployment)] = "default"
-    insecure_listen: bool = False  # whether listeners may be reached from other machines without TLS or credentials
-    access_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
-    tls_client_ca: Annotated[Path, AfterValidator(_readable_file)] | None = None
-    tls_key: Annotated[Path, AfterValidator(_readable_file)] | None = None
-    tls_certificate: Annotated[Path, AfterValidator(_readable_file)] | None = None
-    grpc_address: _Listen = Field(default=Address("127.0.0.1", 50051))
-    internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
-    ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
-    internal_token: Annotated[SecretStr, AfterValidator(_tokens)] | None = None
-    redirect_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_redirect_hosts)] = ()
-    reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above
-    stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
-    reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
-    sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
 
     @field_validator("stripe_api_base")
     @classmethod
@@ -182,6 +178,31 @@ class Settings(DatabaseSettings):
         if parts.scheme == "http" and key is not None and "_live_" in key.get_secret_value():
             raise ValueError("must begin with https:// when the API key is a live one")
         return value
+
+    def livemode(self) -> bool | None:
+        """Say whether the API key is a live one; None where it does not tell."""
+        key = self.stripe_api_key.get_secret_value()
+        return True if "_live_" in key else False if "_test_" in key else None
+
+
+class Settings(StripeSettings, DatabaseSettings):
+    """What `billing-service serve` needs; each is the environment variable BILLING_ + its name in capitals."""
+
+    catalog: Annotated[Path, AfterValidator(_readable_file)]
+    insecure_listen: bool = False  # whether listeners may be reached from other machines without TLS or credentials
+    access_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    tls_client_ca: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    tls_key: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    tls_certificate: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    grpc_address: _Listen = Field(default=Address("127.0.0.1", 50051))
+    internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
+    ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
+    internal_token: Annotated[SecretStr, AfterValidator(_tokens)] | None = None
+    redirect_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_redirect_hosts)] = ()
+    reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above
+    stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
+    reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
+    sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
 
     @field_validator("sandbox_clock")
     @classmethod
@@ -274,7 +295,7 @@ class Settings(DatabaseSettings):
         return CertificateFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
 
-_Settings = TypeVar("_Settings", bound=DatabaseSettings)
+_Settings = TypeVar("_Settings", bound=EnvironmentSettings)
 
 
 def load_settings(kind: type[_Settings]) -> _Settings:

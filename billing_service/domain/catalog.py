@@ -52,13 +52,40 @@ class Feature:
     merge: IntegerMerge = IntegerMerge.MAX  # integer features only
 
 
+class Interval(StrEnum):
+    """How often a subscription is paid; Stripe's words."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What is charged at a price, per unit."""
+
+    amount_minor: int  # in the currency's smallest unit
+    currency: str  # ISO 4217 in lower case, as Stripe has it
+    interval: Interval | None = None  # None: paid once
+    interval_count: int = 1  # so many intervals between two payments
+
+    def __str__(self) -> str:
+        """Write it for an operator: "1200 eur per month"; amounts stay in the smallest unit, which cannot be misread."""
+        if self.interval is None:
+            return f"{self.amount_minor} {self.currency} once"
+        span = self.interval if self.interval_count == 1 else f"{self.interval_count} {self.interval}s"
+        return f"{self.amount_minor} {self.currency} per {span}"
+
+
 @dataclass(frozen=True)
 class Price:
-    """One price of a plan; the amount lives at Stripe."""
+    """One price of a plan. What is charged is Stripe's to say; `charge` is what it is meant to be, where the file has it."""
 
     price_key: str
     lookup_key: str
     text: str
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 from billing_service.domain.catalog import (
     UNLIMITED,
     Catalog,
+    Charge,
     Feature,
     FeatureType,
     FeatureValue,
     IntegerMerge,
+    Interval,
     Plan,
     PlanMode,
     Policy,
@@ -72,10 +74,11 @@ def _plan_content(plan: Plan) -> dict[str, object]:
         "quantity": plan.quantity_allowed,
         "duration_s": _seconds(plan.duration),
         "policy": {key: _plain(value) for key, value in vars(plan.policy).items()},
-    }
+    } | _charges_content(plan)
 
 
 def _plan(content: Content, features: Mapping[str, Feature]) -> Plan:
+    charges = content.get("charges", {})
     return Plan(
         plan_key=content["plan_key"],
         name=content["name"],
@@ -83,13 +86,31 @@ def _plan(content: Content, features: Mapping[str, Feature]) -> Plan:
         mode=PlanMode(content["mode"]),
         group=content["group"],
         rank=content["rank"],
-        prices=tuple(Price(*price) for price in content["prices"]),
+        prices=tuple(_price(price, charges.get(price[0])) for price in content["prices"]),
         features={key: _value(features[key], value) for key, value in content["features"].items()},
         scales=frozenset(content["scales"]),
         quantity_allowed=content["quantity"],
         duration=_duration(content["duration_s"]),
         policy=_policy(content["policy"]),
     )
+
+
+def _charges_content(plan: Plan) -> dict[str, object]:
+    """Give nothing where the file gives no amounts: contents from before there were any keep their versions.
+
+    Beside the prices rather than in them, where an earlier release, which may still run, passes over what it does not know.
+    """
+    charges = {price.price_key: list(vars(price.charge).values()) for price in plan.prices if price.charge is not None}
+    return {"charges": charges} if charges else {}
+
+
+def _price(content: Sequence[str], charge: Sequence[Any] | None) -> Price:
+    price_key, lookup_key, text = content
+    if charge is None:
+        return Price(price_key, lookup_key, text)
+    amount_minor, currency, interval, interval_count = charge
+    once = None if interval is None else Interval(interval)
+    return Price(price_key, lookup_key, text, Charge(amount_minor, currency, once, interval_count))
 
 
 def _value(feature: Feature, value: Any) -> FeatureValue:

@@ -13,12 +13,10 @@ from billing_service.domain.catalog import (
     Plan,
     PlanMode,
     Policy,
-    Price,
 )
+from billing_service.domain.catalog_price import read_prices
 from billing_service.domain.toml_table import Notes, Path, Table, kind_of, place_of, suggestion, text_problem
 
-MAX_PRICES_OF_PLAN = 20
-MAX_LOOKUP_KEY_CHARS = 200  # Stripe's limit: https://docs.stripe.com/api/prices/create#create_price-lookup_key
 # Times the largest quantity (1,000,000) it still fits an int64, with room to add several sources up.
 MAX_INTEGER_VALUE = 1_000_000_000_000
 MAX_RANK = 1_000_000
@@ -40,7 +38,6 @@ _PLAN_KEYS = (
     "prices",
     "policy",
 )
-_PRICE_KEYS = ("key", "lookup_key", "text")
 _POLICY_SWITCHES = (
     "access_before_settled",
     "access_while_paused",
@@ -72,7 +69,7 @@ def read_plan(plan_key: str, table: Table, features: Features) -> Plan:
         mode=mode or PlanMode.FREE,
         group=table.key("group") if "group" in table.values else None,
         rank=table.integer("rank", least=0, most=MAX_RANK, default=0),
-        prices=_read_prices(table),
+        prices=read_prices(table, mode),
         features=_read_values(table.table("features"), features),
         scales=_read_scales(table, features),
         quantity_allowed=table.boolean("quantity", default=False),
@@ -107,19 +104,6 @@ def _note_mode_rules(table: Table, mode: PlanMode | None) -> None:
         table.note("prices", f'is missing: a plan of mode "{mode}" needs at least one price')
     if "duration_days" in table.values and mode in {PlanMode.FREE, PlanMode.SUBSCRIPTION}:
         table.note("duration_days", f'is for plans of mode "payment"; this one is "{mode}"')
-
-
-def _read_prices(plan: Table) -> tuple[Price, ...]:
-    prices: dict[str, Price] = {}
-    for table in plan.tables("prices", most=MAX_PRICES_OF_PLAN):
-        table.refuse_unknown(_PRICE_KEYS)
-        price = Price(table.key("key"), table.text("lookup_key"), table.text("text", default=""))
-        if price.price_key and price.price_key in prices:
-            table.note("key", f'is "{price.price_key}", as that of an earlier price of this plan')
-        if len(price.lookup_key) > MAX_LOOKUP_KEY_CHARS:
-            table.note("lookup_key", f"must have at most {MAX_LOOKUP_KEY_CHARS} characters: Stripe takes no more")
-        prices.setdefault(price.price_key, price)
-    return tuple(prices.values())
 
 
 def _read_values(table: Table, features: Features) -> dict[str, FeatureValue]:

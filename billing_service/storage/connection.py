@@ -163,9 +163,10 @@ class Connection:
 
     async def commit(self) -> None:
         """Commit, and hear of what failed before although nobody awaited it. Raises what the driver raises."""
-        self.send(_COMMIT)
+        answer = self.send(_COMMIT)
         await self._settle_all()
-        if self._pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        # PostgreSQL answers the COMMIT of a transaction in which something failed with "ROLLBACK", and without an error.
+        if answer.result is None or answer.result.command_status != b"COMMIT":
             raise psycopg.InternalError("the transaction was not committed")
 
     async def rollback(self) -> None:

@@ -9,8 +9,10 @@ import stripe
 
 from billing_service.stripe_api.errors import StripeNoAnswer
 from billing_service.stripe_api.listing import StripeListing
+from billing_service.stripe_api.offers import StripeOffers
 from billing_service.stripe_api.prices import StripePrice, price_of
 from billing_service.stripe_api.sdk import Before, Bounds, Read, bounded, open_client, read_of
+from billing_service.stripe_api.webhook_endpoints import StripeWebhookEndpoints
 
 DEFAULT_TIMEOUT_S = 20.0  # Stripe answers a session within a second or two; the caller's deadline is mostly shorter
 MAX_LOOKUP_KEYS_PER_CALL = 10  # Stripe's limit: https://docs.stripe.com/api/prices/list#list_prices-lookup_keys
@@ -34,6 +36,8 @@ class StripeApi:
         self._bounds = Bounds(timeout_s, before)
         self._client, self._http_client = open_client(api_key, api_base, timeout_s=timeout_s)
         self.listing = StripeListing(self._client, self._bounds)
+        self.offers = StripeOffers(self._client, self._bounds, self.listing)
+        self.webhook_endpoints = StripeWebhookEndpoints(self._client, self._bounds, self.listing)
 
     async def __aenter__(self) -> Self:
         return self

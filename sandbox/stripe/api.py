@@ -28,6 +28,7 @@ from sandbox.stripe import (
     refunds,
     subscription_endpoints,
     subscription_schedules,
+    webhook_endpoints,
 )
 from sandbox.stripe.account import API_VERSION, Account
 from sandbox.stripe.errors import ApiError, RefusedBeforeExecutionError
@@ -52,6 +53,7 @@ ROUTES: tuple[Route, ...] = (
     *refunds.ROUTES,
     *disputes.ROUTES,
     *billing_portal.ROUTES,
+    *webhook_endpoints.ROUTES,
     *events.ROUTES,
 )
 

@@ -20,8 +20,8 @@ class _Webhooks(Body):
 
 
 def _require_endpoint(around: Surroundings) -> None:
-    if around.deliveries.webhook is None:
-        raise ApiError("No webhook endpoint is set; start the stand-in with one.")
+    if not around.deliveries.has_endpoint:
+        raise ApiError("No webhook endpoint is set; start the stand-in with one, or make one.")
 
 
 def _resend(around: Surroundings, event_id: str, _: Nothing) -> Object:

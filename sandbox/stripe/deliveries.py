@@ -25,6 +25,7 @@ from sandbox.stripe.identifiers import new_id
 from sandbox.stripe.objects import Kind, Object
 from sandbox.stripe.rendering import shown
 from sandbox.stripe.thin_events import thin_twin
+from sandbox.stripe.webhook_endpoints import listener
 
 # Nobody should subscribe to these: a failure to answer delays the customer's invoice by up to three days.
 # https://docs.stripe.com/billing/subscriptions/webhooks#understand
@@ -75,6 +76,7 @@ class Deliveries:
         self._slots = asyncio.Semaphore(IN_FLIGHT_LIMIT)
         self._running = asyncio.Event()  # cleared while paused
         self._running.set()
+        self._unheard = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._answered: dict[str, asyncio.Event] = {}
         self._idle = asyncio.Event()
@@ -99,7 +101,7 @@ class Deliveries:
 
     def announce(self, event: Object) -> None:
         """Have a new event delivered, if somebody listens, as the faults let."""
-        if self.webhook is None or event["type"] in UNSENT:
+        if self._unheard or event["type"] in UNSENT or self._target(event["type"]) is None:
             return
         fate = self._faults.next_fate()
         self._send(event, fate)
@@ -111,6 +113,18 @@ class Deliveries:
         if thin is not None:
             self._enqueue(thin["id"], thin=thin)
 
+    @property
+    def has_endpoint(self) -> bool:
+        """Whether anybody listens."""
+        return self.webhook is not None or bool(self._account and self._account.store.all(Kind.WEBHOOK_ENDPOINT))
+
+    def _target(self, event_type: str) -> Webhook | None:
+        """Give the endpoint that the stand-in was started with, else the one that was made through the API."""
+        if self.webhook is not None or self._account is None:
+            return self.webhook
+        registered = listener(self._account, event_type)
+        return Webhook(*registered) if registered else None
+
     def _send(self, event: Object, fate: Fate) -> None:
         if fate.drop:
             self._enqueue(event["id"], dropped=True)
@@ -121,11 +135,11 @@ class Deliveries:
     @contextmanager
     def unheard(self) -> Iterator[None]:
         """Send the events of this block to nobody: they are of a time before the endpoint was registered."""
-        webhook, self.webhook = self.webhook, None
+        before, self._unheard = self._unheard, True
         try:
             yield
         finally:
-            self.webhook = webhook
+            self._unheard = before
 
     def resend(self, event_id: str) -> None:
         """Deliver an event once more, whatever became of it. The caller has looked it up."""
@@ -226,7 +240,8 @@ class Deliveries:
         """Send once; return what went wrong, if anything did."""
         delivery["attempts"] += 1
         delivery["last_status"] = None
-        webhook, session, event = self.webhook, self._session, self._rendered(delivery)
+        session, event = self._session, self._rendered(delivery)
+        webhook = self._target(str(event["type"])) if event is not None else None
         if webhook is None or session is None or event is None:
             return "no webhook endpoint is set"
         self.attempts += 1

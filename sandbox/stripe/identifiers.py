@@ -29,6 +29,7 @@ _SHAPES: dict[str, tuple[str, int]] = {
     Kind.DISPUTE: ("du_1", 23),
     Kind.PORTAL_CONFIGURATION: ("bpc_1", 23),
     Kind.PORTAL_SESSION: ("bps_1", 23),
+    Kind.WEBHOOK_ENDPOINT: ("we_1", 23),
     Kind.EVENT: ("evt_1", 23),
 }
 # What stands before an id's last "_": "price", and "sub_sched" where there are two.

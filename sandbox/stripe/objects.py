@@ -34,6 +34,7 @@ class Kind(StrEnum):
     DISPUTE = "dispute"
     PORTAL_CONFIGURATION = "billing_portal.configuration"
     PORTAL_SESSION = "billing_portal.session"
+    WEBHOOK_ENDPOINT = "webhook_endpoint"
     EVENT = "event"
     IDEMPOTENCY_KEY = "_idempotency_key"
     DELIVERY = "_delivery"

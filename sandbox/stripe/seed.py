@@ -63,6 +63,8 @@ def _product(account: Account, plan_key: str, plan: Mapping[str, Any]) -> Object
 
 def _price(account: Account, product: Object, mode: str, price: Mapping[str, Any]) -> None:
     amount, currency = amount_of(price.get("text", ""))
+    if "amount_minor" in price:
+        amount, currency = price["amount_minor"], price["currency"]
     wanted = {
         "product": product["id"],
         "currency": currency,
@@ -70,5 +72,7 @@ def _price(account: Account, product: Object, mode: str, price: Mapping[str, Any
         "lookup_key": price["lookup_key"],
         "nickname": price.get("text"),
     }
-    recurring = {"recurring": {"interval": interval_of(price["key"])}} if mode == "subscription" else {}
+    interval = price.get("interval", interval_of(price["key"]))
+    times = {"interval": interval, "interval_count": price.get("interval_count", 1)}
+    recurring = {"recurring": times} if mode == "subscription" else {}
     prices.create(account, {**wanted, **recurring})

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from billing_service.domain.catalog_file import _FEATURE_KEYS, _FILE_KEYS
-from billing_service.domain.catalog_plan import _PLAN_KEYS, _POLICY_KEYS, _PRICE_KEYS
+from billing_service.domain.catalog_plan import _PLAN_KEYS, _POLICY_KEYS
+from billing_service.domain.catalog_price import _PRICE_KEYS
 from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.settings import PREFIX, SECRETS_DIR
 from billing_service.settings import Settings as ServiceSettings

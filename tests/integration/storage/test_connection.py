@@ -100,9 +100,9 @@ def any_url(postgres: EmbeddedPostgres) -> str:
 
 @pytest.mark.parametrize("text", ["nul \0", "lone \ud800"])
 async def test_a_text_that_no_database_takes_is_refused_before_it_is_sent(database: Database, text: str) -> None:
-    for given in (text, [text]):
+    for one in (text, [text]):
         with pytest.raises(UnwritableError):
-            await value(database, "CAST(:value AS text)", given)
+            await value(database, "CAST(:value AS text)", one)
     assert await value(database, "CAST(:value AS text)", "next") == "next"
 
 
