@@ -236,7 +236,7 @@ async def test_a_deadlock_is_a_conflict_and_is_run_again(database: Database, dat
         return work
 
     try:
-        assert await asyncio.gather(database.run(locking(1, 2)), other.run(locking(2, 1))) == [2, 1]
+        assert list(await asyncio.gather(database.run(locking(1, 2)), other.run(locking(2, 1)))) == [2, 1]
     finally:
         await other.close()
     assert tries == 3
