@@ -78,7 +78,7 @@ generated: generate ## regenerating leaves no difference
 	  || { echo "The stubs are not what protos/ gives: run 'make generate' and commit."; exit 1; }
 
 docs: $(STAMP) ## pages agree with the contract, and links lead somewhere
-	@$(BIN)/python -m tools.error_docs --check && $(BIN)/python -m tools.access_docs --check && $(BIN)/python -m tools.promise_docs && $(BIN)/python -m tools.doc_links
+	@$(BIN)/python -m tools.error_docs --check && $(BIN)/python -m tools.access_docs --check && $(BIN)/python -m tools.promise_docs && $(BIN)/python -m tools.doc_links && $(BIN)/python -m tools.metrics
 
 manifests: $(STAMP) ## deploy/kubernetes against the schemas of Kubernetes' API
 	@$(BIN)/python -m tools.manifests

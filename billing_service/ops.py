@@ -1,4 +1,4 @@
-"""The health page: GET /livez and /readyz, for orchestrators and people. Holds no secret and takes no input."""
+"""The health page: GET /livez and /readyz, for orchestrators and people, and /metrics, for Prometheus. Holds no secret and takes no input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from billing_service.address import Address, ListenError, check_free, listen_problem
 from billing_service.readiness import Readiness
@@ -14,8 +15,10 @@ _MAX_BODY_BYTES: Final = 1_024  # nobody has a reason to send one
 _SHUTDOWN_S: Final = 1.0
 
 
-def build_app(readiness: Callable[[], Readiness], warnings: Callable[[], Sequence[str]]) -> web.Application:
-    """Make the page. `readiness` is what decides, `warnings` what an operator should know beside it.
+def build_app(
+    readiness: Callable[[], Readiness], warnings: Callable[[], Sequence[str]], metrics: Callable[[], bytes]
+) -> web.Application:
+    """Make the page. `readiness` is what decides, `warnings` what an operator should know beside it, `metrics` is the scraped page.
 
     /livez answers 200 while the process turns round at all; /readyz 200 or 503 with
     {"ready": bool, "checks": {name: "ok" or the reason}, "warnings": [sentence]}.
@@ -29,7 +32,11 @@ def build_app(readiness: Callable[[], Readiness], warnings: Callable[[], Sequenc
         body = {"ready": found.ready, "checks": dict(found.checks), "warnings": list(warnings())}
         return web.json_response(body, status=200 if found.ready else 503)
 
+    async def scraped(_request: web.Request) -> web.Response:
+        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.router.add_get("/metrics", scraped)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     return app

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -25,6 +26,7 @@ from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.get_entitlements import GetEntitlements
+from billing_service.flows.lanes import Lane
 from billing_service.flows.list_plans import ListPlans
 from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.prices import Prices
@@ -35,9 +37,11 @@ from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import Budget, RequestBudget
+from billing_service.flows.tallies import Tallies
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements
 from billing_service.live_access import LiveAccess
+from billing_service.metrics import Metrics
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -71,16 +75,18 @@ class Program:
         now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
         self._database = Database(database_url)
+        self._metrics = Metrics()
         budget = Budget(settings.stripe_background_rate)
         self._budget = RequestBudget(self._database, budget)
         self._stripe = StripeApi(
             settings.stripe_api_key.get_secret_value(),
             settings.stripe_api_base,
             before=self._budget.spend,
+            after=self._metrics.request,
         )
         admit = AdmitCatalog(self._database, catalog, now)
         self._prices = Prices(self._database, self._stripe, catalog, admit)
-        self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now)
+        self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now, self._metrics.event)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
         self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
         self._reconcile = Reconcile(
@@ -102,16 +108,33 @@ class Program:
             BillingServicer(self._billing_flows(now), settings.redirect_hosts),
             gate=self._access.public_gate(),
             credentials=self._access.credentials(),
+            observe=self._metrics.call,
         )
         self._internal = internal_listener(
             FulfillmentServicer(self._fulfill),
             gate=self._access.internal_gate(),
             credentials=self._access.credentials(),
+            observe=self._metrics.call,
         )
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
         self._probe = Database(database_url, pool_size=1)
         self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)
-        self._ops = OpsListener(build_app(lambda: self._watch.current, self._warnings))
+        self._ops = OpsListener(build_app(lambda: self._watch.current, self._warnings, self._metrics.page))
+        self._show_numbers()
+
+    def _show_numbers(self) -> None:
+        """Have the metrics show what is known here at any moment."""
+        show = self._metrics.observe
+        show("billing_ready", "1 while calls can be answered.", lambda: float(self._watch.current.ready))
+        show("billing_connections", "The database's pool.", lambda: self._database.in_use, state="in_use")
+        show("billing_connections", "The database's pool.", lambda: self._database.size, state="most")
+        for lane in Lane:
+            show(
+                "billing_waiting_events",
+                "Events in front of the writers.",
+                partial(self._fulfill.waiting, lane),
+                lane=lane.name.lower(),
+            )
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment
@@ -157,6 +180,7 @@ class Program:
             "replay": self._replay.run,
             "change feed": self._feed.run,
             "time changes": self._time_changes.run,
+            "tallies": Tallies(self._database, self._metrics.tallied).run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         background.append(asyncio.create_task(self._access.watch.run(), name="access"))  # also without a database

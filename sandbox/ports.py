@@ -30,6 +30,7 @@ class Ports:
     ops: int = 9091
     gateway: int = 8080
     storefront: int = 8000
+    gateway_ops: int = 9092
 
     @classmethod
     def choose(cls, base: int | None) -> Self:

@@ -124,6 +124,7 @@ class Stack:
             "the billing service's internal listener": self._ports.internal,
             "the billing service's health page": self._ports.ops,
             "the webhook gateway": self._ports.gateway,
+            "the webhook gateway's metrics": self._ports.gateway_ops,
             **({"the storefront": self._ports.storefront} if self._plan.storefront else {}),
         }
         for what, port in ports.items():
@@ -151,6 +152,7 @@ class Stack:
             "grpc": f"{HOST}:{ports.grpc}",
             "internal": f"{HOST}:{ports.internal}",
             "gateway": f"http://{HOST}:{ports.gateway}",
+            "gateway_ops": f"{HOST}:{ports.gateway_ops}",
             "stripe": f"http://{HOST}:{ports.stripe}",
             "control": f"http://{HOST}:{ports.stripe}/_control",
             "clock": f"http://{HOST}:{ports.stripe}/_control/clock",
@@ -207,6 +209,7 @@ class Stack:
         port = self._ports.gateway
         environment = {
             "GATEWAY_ADDRESS": f"{HOST}:{port}",
+            "GATEWAY_OPS_ADDRESS": f"{HOST}:{self._ports.gateway_ops}",
             "GATEWAY_FULFILLMENT_TARGET": f"{HOST}:{self._ports.internal}",
             "GATEWAY_INTERNAL_TOKEN": self.secrets.internal_token,
             "GATEWAY_WEBHOOK_SECRETS": f"sandbox={self.secrets.webhook_secret}",

@@ -22,6 +22,7 @@ from webhook_gateway.event import EventRefusedError, decode_head
 from webhook_gateway.forward import LATE_S, Forwarder
 from webhook_gateway.fulfillment import Committed, NotCommitted, VerifiedEvent
 from webhook_gateway.inflight import InFlight
+from webhook_gateway.metrics import Metrics
 from webhook_gateway.readiness import Readiness
 from webhook_gateway.refusal import MAX_BODY_BYTES, RETRY_AFTER_S, Refusal
 from webhook_gateway.signature import NamedSecret, SignatureRefusedError, verify
@@ -47,6 +48,7 @@ class Gateway:
     backlog: Forwarder
     readiness: Readiness
     in_flight: InFlight
+    metrics: Metrics
     warnings: Callable[[], Sequence[str]] = tuple  # what an operator should know beside readiness
     clock: Callable[[], float] = time.time  # unix seconds; Stripe's signatures are of the real time
     answer_limit_s: float = ANSWER_LIMIT_S
@@ -96,7 +98,10 @@ async def _take_webhook(gateway: Gateway, request: web.Request) -> web.StreamRes
         answer = await _receive(gateway, request, told)
     finally:
         gateway.in_flight.leave()
-    _log_webhook(answer, told, time.monotonic() - started_at)
+    duration_s = time.monotonic() - started_at
+    _log_webhook(answer, told, duration_s)
+    outcome, status = (answer.code, answer.status) if isinstance(answer, Refusal) else (answer.outcome, 200)
+    gateway.metrics.webhook(told.event_type, told.secret, outcome, status, duration_s)
     response = _refuse(answer) if isinstance(answer, Refusal) else _received()
     if gateway.readiness.draining:
         response.force_close()

@@ -66,6 +66,9 @@ class Forwarder:
         self._closing = False
         self._tasks = {asyncio.create_task(self._run(), name="forwarder") for _ in range(self._limits.calls)}
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
     async def forward(self, event: VerifiedEvent, timeout_s: float) -> Answer:
         """Have an event committed, and wait at most `timeout_s` for it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -13,6 +14,7 @@ from webhook_gateway.forward import BACKLOG, Forwarder, Limits
 from webhook_gateway.fulfillment import FulfillmentClient
 from webhook_gateway.inflight import InFlight
 from webhook_gateway.live_secrets import LiveSecrets
+from webhook_gateway.metrics import Metrics, build_page
 from webhook_gateway.readiness import Readiness
 from webhook_gateway.settings import Settings, split_address
 
@@ -41,6 +43,12 @@ class Server:
             server_name=settings.tls_server_name,
         )
         self._forwarders = (Forwarder(self._client.fulfill, limits), Forwarder(self._client.fulfill, BACKLOG))
+        self._metrics = Metrics()
+        self._metrics.show(
+            {lane: partial(len, one) for lane, one in zip(("live", "backlog"), self._forwarders, strict=True)},
+            lambda: float(self._readiness.draining),
+        )
+        self._ops = web.AppRunner(build_page(self._metrics), access_log=None)
         self._readiness = Readiness(self._client.why_not_serving)
         self._in_flight = InFlight()
         self._runner = web.AppRunner(
@@ -52,6 +60,7 @@ class Server:
                     backlog=self._forwarders[1],
                     readiness=self._readiness,
                     in_flight=self._in_flight,
+                    metrics=self._metrics,
                     warnings=self._live.watch.warnings,
                 )
             ),
@@ -63,6 +72,7 @@ class Server:
             shutdown_timeout=_CLOSE_S,
         )
         self._site: web.TCPSite | None = None
+        self.ops_address: str | None = None  # where the metrics are, once it listens
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
@@ -75,9 +85,17 @@ class Server:
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, host, port)
         await self._site.start()
+        await self._start_ops()
         self._watching = asyncio.create_task(self._live.watch.run(), name="secrets")
-        bound_host, bound_port = self._runner.addresses[0][:2]
-        return f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+        return _bound(self._runner)
+
+    async def _start_ops(self) -> None:
+        if self._settings.ops_address is None:
+            return
+        host, port = split_address(self._settings.ops_address)
+        await self._ops.setup()
+        await web.TCPSite(self._ops, host, port).start()
+        self.ops_address = _bound(self._ops)
 
     async def stop(self) -> None:
         """Take no new connections, answer what was begun, and leave; takes 12 s at most."""
@@ -90,8 +108,15 @@ class Server:
             self._watching.cancel()
             await asyncio.wait({self._watching})
         await self._runner.cleanup()
+        await self._ops.cleanup()
         await asyncio.gather(*(forwarder.close(_CLOSE_S) for forwarder in self._forwarders))
         await self._client.close()
+
+
+def _bound(runner: web.AppRunner) -> str:
+    """Give the address that is listened on, as host:port."""
+    host, port = runner.addresses[0][:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def serve(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:

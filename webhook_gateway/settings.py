@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     )
 
     address: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8080"
+    ops_address: Annotated[str, AfterValidator(_check_address)] | None = (
+        None  # of the metrics; None: they are shown nowhere
+    )
     tls_ca: Annotated[Path, AfterValidator(_check_file)] | None = None
     tls_key: Annotated[Path, AfterValidator(_check_file)] | None = None
     tls_certificate: Annotated[Path, AfterValidator(_check_file)] | None = None

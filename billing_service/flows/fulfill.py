@@ -45,6 +45,10 @@ PRICE_TYPES = (
 log = structlog.get_logger(__name__)
 
 
+# An event's type (None: not readable), what became of it, and for a new one the seconds since Stripe made it.
+Told = Callable[[str | None, str, float | None], None]
+
+
 class Outcome(StrEnum):
     """What became of an event; the contract's FulfillResult.Outcome."""
 
@@ -90,8 +94,16 @@ class _Waiting:
 class Fulfill:
     """The writers in front of Postgres. `run` must be under way for calls to be answered."""
 
-    def __init__(self, database: Database, prices: Prices, deployment: str, now: Callable[[], datetime]) -> None:
-        """Takes nothing before `run`. `now` is the one clock of the process."""
+    def __init__(
+        self,
+        database: Database,
+        prices: Prices,
+        deployment: str,
+        now: Callable[[], datetime],
+        told: Told | None = None,
+    ) -> None:
+        """Takes nothing before `run`. `now` is the one clock of the process; `told` hears of each event after its commit."""
+        self._told = told
         self._now = now
         self._database = database
         self._prices = prices
@@ -197,7 +209,21 @@ class Fulfill:
             return self._fail(batch, error)
         for one, result in zip(batch, results, strict=True):
             _set(one.result, result)
+        self._tell(parsed, results)
         return None
+
+    def waiting(self, lane: Lane) -> int:
+        """How many events wait in a lane."""
+        return len(self._queues[lane])
+
+    def _tell(self, parsed: Sequence[_Parsed], results: Sequence[EventResult]) -> None:
+        if self._told is None:
+            return
+        now = self._now().timestamp()
+        for one, result in zip(parsed, results, strict=True):
+            is_new = one.event is not None and result.outcome is not Outcome.DUPLICATE
+            latency_s = now - one.event.created if one.event is not None and is_new else None
+            self._told(one.event.type if one.event else None, result.outcome.value, latency_s)
 
     async def _write_one_by_one(self, batch: Sequence[_Waiting]) -> None:
         for one in batch:

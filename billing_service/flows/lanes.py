@@ -74,6 +74,9 @@ class LaneQueue(Generic[_Item]):
         too_large = bool(self._items) and self._bytes + size > self.limits.waiting_bytes
         return not too_many and not too_large
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def put(self, items: Iterable[_Item]) -> None:
         """Have these wait."""
         for item in items:

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  
 from billing_service.access import Role
 from billing_service.address import Address, ListenError, check_free
 from billing_service.rpc.guard import OPEN, Gate, Guard, Share
-from billing_service.rpc.interceptors import Admission, CallLog, Deadline, ErrorTranslation, Streams
+from billing_service.rpc.interceptors import Admission, CallLog, Deadline, ErrorTranslation, Observe, Streams
 from billing_service.rpc.layers import RequestDecoding
 from billing_service.rpc.roles import declared_roles
 
@@ -65,8 +65,9 @@ class Listener:
         roles: Mapping[str, Role] | None = None,
         share: Share | None = None,
         max_calls: int = MAX_CALLS,
+        observe: Observe | None = None,
     ) -> None:
-        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), and what is not as usual."""
+        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), who counts, and what is not as usual."""
         self._names = ("", service.full_name)
         self._credentials = credentials
         self._admission = Admission(max_calls)
@@ -74,7 +75,7 @@ class Listener:
         self._stopping: asyncio.Task[None] | None = None
         guard = Guard(gate, declared_roles(service) if roles is None else roles)
         self._server = grpc.aio.server(
-            interceptors=_interceptors(guard, share or Share(), self._admission, self._streams),
+            interceptors=_interceptors(CallLog(observe), guard, share or Share(), self._admission, self._streams),
             options=OPTIONS,
             maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES,
         )
@@ -135,10 +136,10 @@ class Listener:
 
 
 def _interceptors(
-    guard: Guard, share: Share, admission: Admission, streams: Streams
+    log: CallLog, guard: Guard, share: Share, admission: Admission, streams: Streams
 ) -> Sequence[grpc.aio.ServerInterceptor]:
     """The one order, the outermost first; `interceptors` says what each is for."""
-    return (CallLog(), ErrorTranslation(), guard, share, admission, streams, Deadline(), RequestDecoding())
+    return (log, ErrorTranslation(), guard, share, admission, streams, Deadline(), RequestDecoding())
 
 
 def public_listener(
@@ -147,13 +148,14 @@ def public_listener(
     gate: Gate = OPEN,
     credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
+    observe: Observe | None = None,
 ) -> Listener:
     """Make the listener that callers use."""
 
     def register(server: grpc.aio.Server) -> None:
         billing_service_pb2_grpc.add_BillingServiceServicer_to_server(servicer, server)
 
-    return Listener(PUBLIC_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls)
+    return Listener(PUBLIC_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls, observe=observe)
 
 
 def internal_listener(
@@ -162,10 +164,13 @@ def internal_listener(
     gate: Gate,
     credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
+    observe: Observe | None = None,
 ) -> Listener:
     """Make the listener that the gateway uses."""
 
     def register(server: grpc.aio.Server) -> None:
         fulfillment_service_pb2_grpc.add_FulfillmentServiceServicer_to_server(servicer, server)
 
-    return Listener(INTERNAL_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls)
+    return Listener(
+        INTERNAL_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls, observe=observe
+    )

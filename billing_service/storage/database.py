@@ -85,12 +85,23 @@ class Database:
         """Connects when first used."""
         self._conninfo = conninfo(url)
         self._own: list[psycopg.AsyncConnection[Any]] = []  # as many as have called `connect`: a handful
+        self._size = pool_size
         self._slots = asyncio.Semaphore(pool_size)
         self._is_closed = False
         self._generation = 0  # of the connections: those of an earlier one are not used again
         self._idle: list[
             Connection
         ] = []  # the last used first: its statements are prepared, and it is the least likely stale
+
+    @property
+    def in_use(self) -> int:
+        """How many of the pool's connections are in use."""
+        return self._size - self._slots._value  # noqa: SLF001 - asyncio's semaphore does not say it
+
+    @property
+    def size(self) -> int:
+        """How many there may be."""
+        return self._size
 
     async def run(
         self, work: Callable[[Connection], Awaitable[_Result]], *, limit_s: float = TRANSACTION_LIMIT_S

@@ -11,7 +11,7 @@ from billing_service.stripe_api.errors import StripeNoAnswer
 from billing_service.stripe_api.listing import StripeListing
 from billing_service.stripe_api.offers import StripeOffers
 from billing_service.stripe_api.prices import StripePrice, price_of
-from billing_service.stripe_api.sdk import Before, Bounds, Read, bounded, open_client, read_of
+from billing_service.stripe_api.sdk import After, Before, Bounds, Read, bounded, open_client, read_of
 from billing_service.stripe_api.webhook_endpoints import StripeWebhookEndpoints
 
 DEFAULT_TIMEOUT_S = 20.0  # Stripe answers a session within a second or two; the caller's deadline is mostly shorter
@@ -27,13 +27,19 @@ class StripeApi:
     """Stripe through its SDK. Every call ends in time, and raises nothing but a StripeCallError."""
 
     def __init__(
-        self, api_key: str, api_base: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, before: Before | None = None
+        self,
+        api_key: str,
+        api_base: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        before: Before | None = None,
+        after: After | None = None,
     ) -> None:
         """Take the secret or restricted key, the URL of the API, and the longest that one call may take.
 
-        `before` is called before each request leaves, for whoever counts them; it does not raise.
+        `before` is called before each request leaves and `after` when it has ended, for whoever counts them; they do not raise.
         """
-        self._bounds = Bounds(timeout_s, before)
+        self._bounds = Bounds(timeout_s, before, after)
         self._client, self._http_client = open_client(api_key, api_base, timeout_s=timeout_s)
         self.listing = StripeListing(self._client, self._bounds)
         self.offers = StripeOffers(self._client, self._bounds, self.listing)

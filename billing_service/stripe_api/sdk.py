@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -66,6 +67,7 @@ def _keep_quiet() -> None:
 
 
 Before = Callable[[], None]
+After = Callable[[str, str, float], None]  # the operation, how it ended, and how long it took in seconds
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,39 @@ class Bounds:
 
     timeout_s: float
     before: Before | None = None
+    after: After | None = None
+
+
+_OUTCOMES = {
+    StripeBusy: "busy",
+    StripeDefinite: "refused",
+    StripeDenied: "denied",
+    StripeKeyConflict: "key_conflict",
+    StripeNoAnswer: "no_answer",
+}
 
 
 async def bounded(operation: str, call: Awaitable[_Answer], bounds: Bounds) -> _Answer:
-    """Run one call of the SDK for at most the bound's time, or what the caller's deadline leaves of it.
+    """Run one call of the SDK for at most the bound's time, and tell how it ended.
 
     Raises:
         StripeCallError: for whatever the SDK raises; never chained to it, since its errors carry whole bodies.
     """
+    started, outcome = time.monotonic(), "cancelled"
+    try:
+        answer = await _bounded(operation, call, bounds)
+        outcome = "answered"
+    except StripeCallError as error:
+        outcome = _OUTCOMES[type(error)]
+        raise
+    finally:
+        if bounds.after is not None:
+            bounds.after(operation, outcome, time.monotonic() - started)
+    return answer
+
+
+async def _bounded(operation: str, call: Awaitable[_Answer], bounds: Bounds) -> _Answer:
+    """Run it for at most the bound's time, or what the caller's deadline leaves of it."""
     limit_s = remaining_s(bounds.timeout_s)
     try:
         async with asyncio.timeout(limit_s):

@@ -1,0 +1,102 @@
+"""What the service counts, for Prometheus (GET /metrics on the health page).
+
+No label has a value that a caller or a sender chooses: methods, operations and reasons are the program's own, and types of events
+that it does not handle count as one. So their number is bounded, and no personal data can be among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.storage.tally import Tally
+
+OTHER: Final = "other"
+# Seconds. A call is answered within milliseconds; an event is committed within seconds of Stripe's making it, or much later.
+_CALL_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_REQUEST_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+_LATENCY_BUCKETS: Final = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 21_600, 86_400, 259_200)
+
+
+class Metrics:
+    """The counters of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Begin at nothing."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, processor time, open files
+        self._calls = self._counter("billing_rpc_calls", "Calls that ended.", "method", "code")
+        self._call_seconds = self._histogram(
+            "billing_rpc_duration_seconds", "How long calls took; a stream until it ended.", _CALL_BUCKETS, "method"
+        )
+        self._events = self._counter("billing_events", "Events of Stripe by what became of them.", "type", "outcome")
+        self._event_latency = self._histogram(
+            "billing_event_latency_seconds", "From Stripe's `created` of a new event to its commit.", _LATENCY_BUCKETS
+        )
+        self._requests = self._counter(
+            "billing_stripe_requests", "Requests to Stripe's API by how they ended.", "operation", "outcome"
+        )
+        self._request_seconds = self._histogram(
+            "billing_stripe_request_duration_seconds", "How long Stripe took.", _REQUEST_BUCKETS, "operation"
+        )
+        self._quarantined = self._gauge("billing_quarantined_events", "Events that were put aside.", "reason")
+        self._findings = self._gauge("billing_open_findings", "What a person should look at.", "kind")
+        self._rereads = self._gauge("billing_rereads", "Objects to be read again from Stripe.")
+        self._reread_age = self._gauge("billing_reread_overdue_seconds", "For how long the oldest of these is due.")
+        self._reconciled = self._gauge(
+            "billing_reconciled_until_timestamp_seconds", "Up to where Stripe's events were compared with ours."
+        )
+        self._drift = self._gauge("billing_drift", "Differences without an event, by all reconciliations so far.")
+        self._tallied = self._gauge(
+            "billing_tally_timestamp_seconds", "When the numbers that the database knows were taken."
+        )
+
+    def observe(self, name: str, description: str, read: Callable[[], float], **labels: str) -> None:
+        """Show a number that is read whenever somebody looks."""
+        known = self.registry._names_to_collectors.get(name)  # noqa: SLF001 - there is no public way to ask
+        gauge = known if isinstance(known, Gauge) else self._gauge(name, description, *labels)
+        (gauge.labels(**labels) if labels else gauge).set_function(read)
+
+    def call(self, method: str, code: str, duration_s: float) -> None:
+        """Count a call that ended."""
+        self._calls.labels(method, code).inc()
+        self._call_seconds.labels(method).observe(duration_s)
+
+    def event(self, event_type: str | None, outcome: str, latency_s: float | None) -> None:
+        """Count an event; `latency_s` since Stripe made it, where it was new."""
+        self._events.labels(event_type if event_type in HANDLED_TYPES else OTHER, outcome).inc()
+        if latency_s is not None:
+            self._event_latency.observe(max(latency_s, 0.0))
+
+    def request(self, operation: str, outcome: str, duration_s: float) -> None:
+        """Count a request to Stripe."""
+        self._requests.labels(operation, outcome).inc()
+        self._request_seconds.labels(operation).observe(duration_s)
+
+    def tallied(self, tally: Tally) -> None:
+        """Take what the database knows; what is not there any more is 0."""
+        for gauge, found in ((self._quarantined, tally.quarantined), (self._findings, tally.findings)):
+            gauge.clear()
+            for label, number in found.items():
+                gauge.labels(label).set(number)
+        self._rereads.set(tally.rereads)
+        self._reread_age.set(tally.reread_overdue_s)
+        self._reconciled.set(tally.reconciled_until)
+        self._drift.set(tally.drift)
+        self._tallied.set_to_current_time()
+
+    def page(self) -> bytes:
+        """Give all of it as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(name, description, labels, registry=self.registry)
+
+    def _gauge(self, name: str, description: str, *labels: str) -> Gauge:
+        return Gauge(name, description, labels, registry=self.registry)
+
+    def _histogram(self, name: str, description: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, description, labels, registry=self.registry, buckets=buckets)

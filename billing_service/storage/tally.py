@@ -1,0 +1,51 @@
+"""How much there is of what an operator should know of: one look at the database for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from billing_service.storage.database import Connection
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The numbers at one moment, of all processes together."""
+
+    quarantined: Mapping[str, int]  # by reason
+    findings: Mapping[str, int]  # that are open, by kind
+    rereads: int
+    reread_overdue_s: float  # of the one that is due for the longest time
+    reconciled_until: float  # Unix seconds, by Stripe's clock; 0 where no run was complete
+    drift: int
+
+
+_TALLY = sa.text("""
+    SELECT 'quarantined' AS what, reason AS label, count(*)::float8 AS number FROM quarantined_events GROUP BY reason
+    UNION ALL
+    SELECT 'findings', kind, count(*)::float8 FROM findings WHERE close_time IS NULL GROUP BY kind
+    UNION ALL
+    SELECT 'rereads', '', count(*)::float8 FROM rereads
+    UNION ALL
+    SELECT 'overdue', '', coalesce(greatest(extract(epoch FROM now() - min(due_time)), 0), 0)::float8 FROM rereads
+    UNION ALL
+    SELECT 'reconciled', '', coalesce(max(until), 0)::float8 FROM reconcile_runs WHERE state = 'complete'
+    UNION ALL
+    SELECT 'drift', '', coalesce(sum(drift), 0)::float8 FROM reconcile_runs
+""")
+
+
+async def take(connection: Connection) -> Tally:
+    """Count."""
+    rows = (await connection.execute(_TALLY)).all()
+    one = {row.what: float(row.number) for row in rows if row.what not in {"quarantined", "findings"}}
+    return Tally(
+        quarantined={row.label: int(row.number) for row in rows if row.what == "quarantined"},
+        findings={row.label: int(row.number) for row in rows if row.what == "findings"},
+        rereads=int(one["rereads"]),
+        reread_overdue_s=one["overdue"],
+        reconciled_until=one["reconciled"],
+        drift=int(one["drift"]),
+    )

@@ -1,0 +1,74 @@
+"""The numbers for Prometheus: bounded labels, and alerts that ask only for what exists."""
+
+from __future__ import annotations
+
+import pytest
+
+from billing_service.metrics import Metrics
+from billing_service.storage.tally import Tally
+from tools import metrics as checked
+from webhook_gateway.metrics import Metrics as GatewayMetrics
+
+TALLY = Tally({"malformed": 2}, {"drift": 1}, 3, 4.5, 1_790_000_000.0, 1)
+
+
+def sample(page: bytes, line: str) -> bool:
+    return line in page.decode().splitlines()
+
+
+def test_everything_that_alerts_and_dashboard_ask_for_exists_and_every_alert_has_its_page() -> None:
+    assert list(checked.problems(checked.known())) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "problem"),
+    [
+        ("rate(billing_no_such_total[5m])", "there is no metric billing_no_such_total"),
+        ('billing_events_total{colour="red"}', "billing_events_total has no label colour"),
+        ("sum by (colour) (billing_rereads)", "no metric here has a label colour"),
+    ],
+)
+def test_a_metric_or_label_that_is_not_there_is_named(expression: str, problem: str) -> None:
+    assert checked.problems_of(expression, checked.known()) == [problem]
+
+
+def test_types_that_the_service_does_not_handle_count_as_one() -> None:
+    found = Metrics()
+    for number in range(1_000):
+        found.event(f"made.up.{number}", "ignored", 0.1)
+    found.event("invoice.paid", "applied", 0.1)
+    found.event(None, "quarantined", None)
+    assert sample(found.page(), 'billing_events_total{outcome="ignored",type="other"} 1000.0')
+    assert sample(found.page(), 'billing_events_total{outcome="applied",type="invoice.paid"} 1.0')
+    assert sample(found.page(), 'billing_events_total{outcome="quarantined",type="other"} 1.0')
+    assert sample(found.page(), "billing_event_latency_seconds_count 1001.0")
+
+
+def test_types_at_the_gateway_are_bounded_too() -> None:
+    found = GatewayMetrics()
+    for number in range(1_000):
+        found.webhook(f"made.up.{number}", "main", "applied", 200, 0.01)
+    found.webhook(None, None, "signature_mismatch", 400, 0.01)
+    page = found.page()
+    assert page.count(b"gateway_webhooks_total{") == 302
+    assert sample(page, 'gateway_webhooks_total{outcome="applied",status="200",type="other"} 700.0')
+    assert sample(page, 'gateway_webhooks_total{outcome="signature_mismatch",status="400",type="none"} 1.0')
+    assert sample(page, 'gateway_signatures_total{secret="main"} 1000.0')
+
+
+def test_what_is_no_longer_there_is_no_longer_shown() -> None:
+    found = Metrics()
+    found.tallied(TALLY)
+    assert sample(found.page(), 'billing_quarantined_events{reason="malformed"} 2.0')
+    found.tallied(Tally({}, {}, 0, 0.0, 0.0, 0))
+    assert b'reason="malformed"' not in found.page()
+    assert sample(found.page(), "billing_rereads 0.0")
+
+
+def test_a_number_is_read_when_somebody_looks() -> None:
+    found, now = Metrics(), [1.0]
+    found.observe("billing_connections", "x", lambda: now[0], state="in_use")
+    found.observe("billing_connections", "x", lambda: 10.0, state="most")
+    now[0] = 7.0
+    assert sample(found.page(), 'billing_connections{state="in_use"} 7.0')
+    assert sample(found.page(), 'billing_connections{state="most"} 10.0')

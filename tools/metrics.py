@@ -1,0 +1,99 @@
+"""`python -m tools.metrics`: every metric that the alerts and the dashboard ask for exists, and every alert has its page.
+
+Asked of the programs' own registries, so that a metric that was renamed shows here and not at night.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client import CollectorRegistry
+
+from billing_service.metrics import Metrics as ServiceMetrics
+from webhook_gateway.metrics import Metrics as GatewayMetrics
+
+ROOT = Path(__file__).parents[1]
+ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+DASHBOARD = ROOT / "deploy/grafana/dashboards/billing.json"
+PAGES = ROOT / "docs/alerts"
+_NAME = re.compile(r"\b((?:billing|gateway|process)_[a-z_]+)(?:\{([^}]*)\})?")
+_LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+_GROUPING = re.compile(r"\b(?:by|on) \(([^)]*)\)")
+_OF_PROMETHEUS = frozenset({"job", "instance", "le"})
+
+
+def known() -> dict[str, frozenset[str]]:
+    """Give the labels of each series that the two programs show, by name as it is scraped."""
+    found: dict[str, frozenset[str]] = {}
+    for registry in (ServiceMetrics().registry, GatewayMetrics().registry):
+        found |= dict(_series(registry))
+        found |= {
+            sample.name: frozenset(sample.labels)
+            for metric in registry.collect()
+            for sample in metric.samples
+            if sample.name not in found
+        }
+    # Those that are read when somebody looks are made where the program is put together (Program._show_numbers).
+    source = (ROOT / "billing_service/program.py").read_text(encoding="utf-8")
+    for name, rest in re.findall(r'show\(\s*"(billing_\w+)"(.*?)\)\n', source, re.DOTALL):
+        found[name] = frozenset(re.findall(r"\b(state|lane)=", rest))
+    return found
+
+
+def _series(registry: CollectorRegistry) -> Iterator[tuple[str, frozenset[str]]]:
+    for collector in list(registry._collector_to_names):  # noqa: SLF001 - there is no public way to ask
+        labels = frozenset(getattr(collector, "_labelnames", ()))
+        for name in registry._collector_to_names[collector]:  # noqa: SLF001 - as above
+            yield name, labels
+
+
+def problems_of(expression: str, series: dict[str, frozenset[str]]) -> list[str]:
+    """Say what an expression asks for that there is not."""
+    found, labels = [], set(_OF_PROMETHEUS)
+    for name, selector in _NAME.findall(expression):
+        if name not in series:
+            found.append(f"there is no metric {name}")
+            continue
+        labels |= series[name]
+        found += [
+            f"{name} has no label {one}" for one in _LABEL.findall(selector) if one not in series[name] | _OF_PROMETHEUS
+        ]
+    for group in _GROUPING.findall(expression):
+        found += [f"no metric here has a label {one.strip()}" for one in group.split(",") if one.strip() not in labels]
+    return found
+
+
+def problems(series: dict[str, frozenset[str]]) -> Iterator[str]:
+    """Say everything that does not fit."""
+    rules: list[dict[str, Any]] = [
+        rule for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]
+    ]
+    for rule in rules:
+        yield from (f"{rule['alert']}: {one}" for one in problems_of(rule["expr"], series))
+        page = ROOT / rule["annotations"]["runbook"]
+        if not page.is_file() or rule["expr"] not in page.read_text(encoding="utf-8"):
+            yield f"{rule['alert']}: {page.relative_to(ROOT)} is missing or shows another expression"
+    for name in sorted({page.stem for page in PAGES.glob("*.md")} - {rule["alert"] for rule in rules}):
+        yield f"docs/alerts/{name}.md is the page of no alert"
+    for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]:
+        for target in panel.get("targets", ()):
+            yield from (f"dashboard, {panel['title']}: {one}" for one in problems_of(target["expr"], series))
+
+
+def main() -> int:
+    """Print what does not fit."""
+    series = known()
+    found = list(problems(series))
+    sys.stdout.write("".join(f"{one}\n" for one in found))
+    sys.stdout.write(f"{len(series)} series, {len(found)} problems in the alerts, their pages and the dashboard\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What the gateway counts, for Prometheus (GET /metrics on GATEWAY_OPS_ADDRESS, never on the address that Stripe posts to)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+_MAX_TYPES: Final = 300  # of events; Stripe has some 250, and what is beyond counts as one
+_OTHER: Final = "other"
+_NONE: Final = "none"  # nothing was verified
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 8)  # seconds; 8 is the limit of an answer
+_MAX_BODY_BYTES: Final = 1_024
+
+
+class Metrics:
+    """The counters of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Begin at nothing."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._types: set[str] = set()
+        self._webhooks = Counter(
+            "gateway_webhooks",
+            "Webhooks that were answered: what became of the event, or the code of the refusal.",
+            ("type", "outcome", "status"),
+            registry=self.registry,
+        )
+        self._signatures = Counter(
+            "gateway_signatures",
+            "Signatures that held, by the name of the secret.",
+            ("secret",),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "gateway_webhook_duration_seconds",
+            "From the first byte of a webhook to its answer.",
+            registry=self.registry,
+            buckets=_BUCKETS,
+        )
+        self._waiting = Gauge(
+            "gateway_waiting_events", "Events that wait for the service.", ("lane",), registry=self.registry
+        )
+        self._ready = Gauge("gateway_draining", "1 while the gateway is shutting down.", registry=self.registry)
+
+    def webhook(self, event_type: str | None, secret: str | None, outcome: str, status: int, duration_s: float) -> None:
+        """Count a webhook. Type and secret are those of a signature that held, so nobody but Stripe chooses them."""
+        self._webhooks.labels(self._label(event_type), outcome, str(status)).inc()
+        self._seconds.observe(duration_s)
+        if secret is not None:
+            self._signatures.labels(secret).inc()
+
+    def show(self, waiting: dict[str, Callable[[], float]], draining: Callable[[], float]) -> None:
+        """Show numbers that are read whenever somebody looks."""
+        for lane, read in waiting.items():
+            self._waiting.labels(lane).set_function(read)
+        self._ready.set_function(draining)
+
+    def page(self) -> bytes:
+        """Give all of it as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+    def _label(self, event_type: str | None) -> str:
+        if event_type is None:
+            return _NONE
+        if event_type not in self._types and len(self._types) >= _MAX_TYPES:
+            return _OTHER
+        self._types.add(event_type)
+        return event_type
+
+
+def build_page(metrics: Metrics) -> web.Application:
+    """Make the page."""
+
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(body=metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.router.add_get("/metrics", page)
+    return app
