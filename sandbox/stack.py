@@ -152,7 +152,7 @@ class Stack:
             "grpc": f"{HOST}:{ports.grpc}",
             "internal": f"{HOST}:{ports.internal}",
             "gateway": f"http://{HOST}:{ports.gateway}",
-            "gateway_ops": f"{HOST}:{ports.gateway_ops}",
+            "gateway_ops": f"http://{HOST}:{ports.gateway_ops}",
             "stripe": f"http://{HOST}:{ports.stripe}",
             "control": f"http://{HOST}:{ports.stripe}/_control",
             "clock": f"http://{HOST}:{ports.stripe}/_control/clock",

@@ -63,7 +63,7 @@ def _left_running(sandbox: Sandbox) -> list[int]:
 
 
 def _free_row() -> int:
-    """Give the first of seven free ports in a row."""
+    """Give the first of enough free ports in a row."""
     return next(
         base
         for base in range(free_port(), 32_700)

@@ -13,7 +13,7 @@ _PERSONAL = re.compile(rb"[\w.+-]+@[\w-]+\.\w+|sk_test_|whsec_|Bearer|\b\d{13,19
 
 
 async def scraped(address: str) -> bytes:
-    async with aiohttp.ClientSession() as http, http.get(f"http://{address}/metrics") as response:
+    async with aiohttp.ClientSession() as http, http.get(f"{address}/metrics") as response:
         assert response.status == 200
         assert response.content_type == "text/plain"
         return await response.read()
@@ -53,7 +53,10 @@ async def test_no_page_of_numbers_holds_anything_personal(world: World, customer
     await world.pay(await world.checkout(customer_id))
     await world.until_plan(customer_id, "pro")
     for address in (world.addresses["ops"], world.addresses["gateway_ops"]):
-        page = await scraped(address)
+        lines = (await scraped(address)).splitlines()
+        page = b"\n".join(
+            line if line.startswith(b"#") else line.rpartition(b" ")[0] for line in lines
+        )  # not the numbers
         assert not _PERSONAL.search(page)
         assert customer_id.encode() not in page
 
