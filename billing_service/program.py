@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -37,6 +37,7 @@ from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import Budget, RequestBudget
+from billing_service.flows.retention import Retention
 from billing_service.flows.tallies import Tallies
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements
@@ -96,6 +97,11 @@ class Program:
             self._budget,
             now,
             settings.reconcile_interval_s,
+        )
+        self._retention = Retention(
+            self._database,
+            timedelta(days=settings.payload_retention_days),
+            timedelta(days=settings.event_retention_days),
         )
         self._replay = Replay(self._database, self._fulfill.backlog)
         self._feed = ChangeFeed(self._database, database_url)
@@ -180,6 +186,7 @@ class Program:
             "replay": self._replay.run,
             "change feed": self._feed.run,
             "time changes": self._time_changes.run,
+            "retention": self._retention.run,
             "tallies": Tallies(self._database, self._metrics.tallied).run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]

@@ -201,6 +201,8 @@ class Settings(StripeSettings, DatabaseSettings):
     redirect_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_redirect_hosts)] = ()
     reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above
     stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
+    payload_retention_days: int = Field(default=90, ge=31, le=3_650)  # Stripe lists its events for 30
+    event_retention_days: int = Field(default=400, ge=31, le=3_650)
     reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
     sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
 
@@ -216,6 +218,13 @@ class Settings(StripeSettings, DatabaseSettings):
             read_offset(value)
         except OSError:
             raise ValueError("must be a file that this program may read, or that does not exist yet") from None
+        return value
+
+    @field_validator("event_retention_days")
+    @classmethod
+    def _check_event_retention(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("payload_retention_days", value):
+            raise ValueError(f"must not be less than {PREFIX}PAYLOAD_RETENTION_DAYS")
         return value
 
     @field_validator("access_file")

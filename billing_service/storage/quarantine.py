@@ -56,7 +56,7 @@ _MOVE_IGNORED = sa.text("""
     WITH moved AS (
         DELETE FROM stripe_events WHERE event_id IN (
             SELECT event_id FROM stripe_events
-            WHERE outcome = 'ignored' AND type = ANY(CAST(:types AS text[]))
+            WHERE outcome = 'ignored' AND type = ANY(CAST(:types AS text[])) AND octet_length(payload) > 0
             LIMIT :most FOR UPDATE SKIP LOCKED)
         RETURNING event_id, payload, type)
     INSERT INTO quarantined_events (event_key, payload, reason, detail)

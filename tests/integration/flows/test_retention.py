@@ -1,0 +1,96 @@
+"""Bodies of events go first, their ids much later; nothing that is still needed goes at all."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from billing_service.flows import retention as flow
+from billing_service.flows.retention import Retention
+from billing_service.storage import retention
+from tests.integration.flows.conftest import Service
+from tests.stripe_events import event, purchase, subscription
+
+DAYS = (timedelta(days=90), timedelta(days=400))
+
+
+def age(database_url: str, days: int, like: str = "%") -> None:
+    """Have events come so many days ago."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE stripe_events SET receive_time = now() - make_interval(days => %s) WHERE event_id LIKE %s",
+            (days, like),
+        )
+
+
+def kept(database_url: str) -> dict[str, bool]:
+    """Give the events that are known, and whether each has its body."""
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("SELECT event_id, octet_length(payload) > 0 FROM stripe_events").fetchall()
+    return dict(rows)
+
+
+async def test_a_body_goes_after_its_time_and_the_event_still_counts_once(service: Service, database_url: str) -> None:
+    bodies = purchase("ann")
+    await service.outcomes(*bodies)
+    age(database_url, 91)
+    fresh = event("customer.subscription.updated", subscription("ann"), event_id="evt_fresh")
+    await service.outcomes(fresh)
+    assert await Retention(service.database, *DAYS).once() == (len(bodies), 0)
+    assert [event_id for event_id, has_body in kept(database_url).items() if has_body] == ["evt_fresh"]
+    assert await service.outcomes(*bodies) == ["duplicate"] * len(bodies)
+    assert (await service.read("ann")).plan_keys == ("pro",)
+
+
+async def test_an_id_goes_when_stripe_can_no_longer_bring_it_and_access_stays(
+    service: Service, database_url: str
+) -> None:
+    bodies = purchase("ann")
+    await service.outcomes(*bodies)
+    age(database_url, 401)
+    assert await Retention(service.database, *DAYS).once() == (len(bodies), len(bodies))
+    assert kept(database_url) == {}
+    assert (await service.read("ann")).plan_keys == ("pro",)
+    await service.outcomes(*bodies)  # whoever brings it all the same changes nothing
+    assert (await service.read("ann")).plan_keys == ("pro",)
+
+
+async def test_what_is_put_aside_keeps_its_body(service: Service, database_url: str) -> None:
+    assert await service.outcomes(b"{") == ["quarantined"]
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE quarantined_events SET create_time = now() - interval '1000 days'")
+    await Retention(service.database, *DAYS).once()
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT payload FROM quarantined_events").fetchall() == [(b"{",)]
+
+
+async def test_it_goes_in_small_steps_and_holds_up_nobody(
+    service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that somebody holds is passed over, and taken by the next round."""
+    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(flow, "PAUSE_S", 0.0)
+    bodies = purchase("ann")
+    await service.outcomes(*bodies)
+    age(database_url, 91)
+    with psycopg.connect(database_url) as holder:
+        holder.execute("SELECT 1 FROM stripe_events ORDER BY event_id LIMIT 1 FOR UPDATE")
+        async with asyncio.timeout(30):
+            assert await Retention(service.database, *DAYS).once() == (len(bodies) - 1, 0)
+        holder.rollback()
+    both = [Retention(service.database, *DAYS).once() for _ in range(2)]
+    assert sum(emptied for emptied, _ in await asyncio.gather(*both)) == 1
+
+
+async def test_it_looks_rows_up_by_their_age(service: Service, database_url: str) -> None:
+    """Through an index in which nothing stands that was dealt with: a round costs what it takes out, not what there is."""
+    await service.outcomes(*purchase("ann"))
+    with psycopg.connect(database_url) as connection:
+        for statement, index in ((retention._EMPTY, "with_payload"), (retention._DELETE, "without_payload")):
+            text = statement.text.replace(":age", "'90 days'").replace(":most", "5")
+            connection.execute("SET enable_seqscan = off")
+            plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + text).fetchall())  # type: ignore[arg-type]  # put together here
+            assert f"stripe_events_{index}_idx" in plan
