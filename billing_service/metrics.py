@@ -6,13 +6,15 @@ that it does not handle count as one. So their number is bounded, and no persona
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.storage.tally import Tally
+
+Read = Callable[[], float]
 
 OTHER: Final = "other"
 # Seconds. A call is answered within milliseconds; an event is committed within seconds of Stripe's making it, or much later.
@@ -42,6 +44,11 @@ class Metrics:
         self._request_seconds = self._histogram(
             "billing_stripe_request_duration_seconds", "How long Stripe took.", _REQUEST_BUCKETS, "operation"
         )
+        # Without labels, so that it begins at 0 and the first is seen as a rise.
+        self._denials = self._counter("billing_stripe_denials", "Requests for which our API key did not do.")
+        self._ready = self._gauge("billing_ready", "1 while calls can be answered.")
+        self._connections = self._gauge("billing_connections", "The database's pool: in use, and the most.", "state")
+        self._waiting = self._gauge("billing_waiting_events", "Events in front of the writers.", "lane")
         self._quarantined = self._gauge("billing_quarantined_events", "Events that were put aside.", "reason")
         self._findings = self._gauge("billing_open_findings", "What a person should look at.", "kind")
         self._rereads = self._gauge("billing_rereads", "Objects to be read again from Stripe.")
@@ -54,11 +61,12 @@ class Metrics:
             "billing_tally_timestamp_seconds", "When the numbers that the database knows were taken."
         )
 
-    def observe(self, name: str, description: str, read: Callable[[], float], **labels: str) -> None:
-        """Show a number that is read whenever somebody looks."""
-        known = self.registry._names_to_collectors.get(name)  # noqa: SLF001 - there is no public way to ask
-        gauge = known if isinstance(known, Gauge) else self._gauge(name, description, *labels)
-        (gauge.labels(**labels) if labels else gauge).set_function(read)
+    def show(self, ready: Callable[[], float], connections: Mapping[str, Read], waiting: Mapping[str, Read]) -> None:
+        """Show numbers that are read whenever somebody looks: connections by state, and waiting events by lane."""
+        self._ready.set_function(ready)
+        for gauge, reads in ((self._connections, connections), (self._waiting, waiting)):
+            for label, read in reads.items():
+                gauge.labels(label).set_function(read)
 
     def call(self, method: str, code: str, duration_s: float) -> None:
         """Count a call that ended."""
@@ -74,6 +82,8 @@ class Metrics:
     def request(self, operation: str, outcome: str, duration_s: float) -> None:
         """Count a request to Stripe."""
         self._requests.labels(operation, outcome).inc()
+        if outcome == "denied":
+            self._denials.inc()
         self._request_seconds.labels(operation).observe(duration_s)
 
     def tallied(self, tally: Tally) -> None:

@@ -130,17 +130,11 @@ class Program:
 
     def _show_numbers(self) -> None:
         """Have the metrics show what is known here at any moment."""
-        show = self._metrics.observe
-        show("billing_ready", "1 while calls can be answered.", lambda: float(self._watch.current.ready))
-        show("billing_connections", "The database's pool.", lambda: self._database.in_use, state="in_use")
-        show("billing_connections", "The database's pool.", lambda: self._database.size, state="most")
-        for lane in Lane:
-            show(
-                "billing_waiting_events",
-                "Events in front of the writers.",
-                partial(self._fulfill.waiting, lane),
-                lane=lane.name.lower(),
-            )
+        self._metrics.show(
+            ready=lambda: float(self._watch.current.ready),
+            connections={"in_use": lambda: self._database.in_use, "most": lambda: self._database.size},
+            waiting={lane.name.lower(): partial(self._fulfill.waiting, lane) for lane in Lane},
+        )
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prometheus_client import CollectorRegistry
 
 from billing_service.metrics import Metrics as ServiceMetrics
+from billing_service.storage.tally import Tally
 from webhook_gateway.metrics import Metrics as GatewayMetrics
 
 ROOT = Path(__file__).parents[1]
@@ -29,33 +29,27 @@ _OF_PROMETHEUS = frozenset({"job", "instance", "le"})
 
 
 def known() -> dict[str, frozenset[str]]:
-    """Give the labels of each series that the two programs show, by name as it is scraped."""
-    found: dict[str, frozenset[str]] = {}
-    for registry in (ServiceMetrics().registry, GatewayMetrics().registry):
-        found |= dict(_series(registry))
-        found |= {
-            sample.name: frozenset(sample.labels)
-            for metric in registry.collect()
-            for sample in metric.samples
-            if sample.name not in found
-        }
-    # Those that are read when somebody looks are made where the program is put together (Program._show_numbers).
-    source = (ROOT / "billing_service/program.py").read_text(encoding="utf-8")
-    for name, rest in re.findall(r'show\(\s*"(billing_\w+)"(.*?)\)\n', source, re.DOTALL):
-        found[name] = frozenset(re.findall(r"\b(state|lane)=", rest))
-    return found
-
-
-def _series(registry: CollectorRegistry) -> Iterator[tuple[str, frozenset[str]]]:
-    for collector in list(registry._collector_to_names):  # noqa: SLF001 - there is no public way to ask
-        labels = frozenset(getattr(collector, "_labelnames", ()))
-        for name in registry._collector_to_names[collector]:  # noqa: SLF001 - as above
-            yield name, labels
+    """Give the labels of each series that the two programs show, by name as it is scraped: each is made to count once."""
+    service, gateway = ServiceMetrics(), GatewayMetrics()
+    service.call("method", "OK", 0.1)
+    service.event("invoice.paid", "applied", 0.1)
+    service.request("operation", "denied", 0.1)
+    service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1.0, 1))
+    service.show(lambda: 1.0, {"most": lambda: 1.0}, {"live": lambda: 1.0})
+    gateway.webhook("invoice.paid", "main", "applied", 200, 0.1)
+    gateway.show({"live": lambda: 1.0}, lambda: 0.0)
+    return {
+        sample.name: frozenset(sample.labels)
+        for one in (service, gateway)
+        for metric in one.registry.collect()
+        for sample in metric.samples
+    }
 
 
 def problems_of(expression: str, series: dict[str, frozenset[str]]) -> list[str]:
     """Say what an expression asks for that there is not."""
-    found, labels = [], set(_OF_PROMETHEUS)
+    found: list[str] = []
+    labels = set(_OF_PROMETHEUS)
     for name, selector in _NAME.findall(expression):
         if name not in series:
             found.append(f"there is no metric {name}")

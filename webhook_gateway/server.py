@@ -81,11 +81,11 @@ class Server:
         Raises:
             OSError: the address cannot be had.
         """
+        await self._start_ops()  # first: whether its address is taken shows before Stripe can connect
         host, port = split_address(self._settings.address)
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, host, port)
         await self._site.start()
-        await self._start_ops()
         self._watching = asyncio.create_task(self._live.watch.run(), name="secrets")
         return _bound(self._runner)
 

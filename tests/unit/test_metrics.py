@@ -67,8 +67,14 @@ def test_what_is_no_longer_there_is_no_longer_shown() -> None:
 
 def test_a_number_is_read_when_somebody_looks() -> None:
     found, now = Metrics(), [1.0]
-    found.observe("billing_connections", "x", lambda: now[0], state="in_use")
-    found.observe("billing_connections", "x", lambda: 10.0, state="most")
+    found.show(lambda: 1.0, {"in_use": lambda: now[0], "most": lambda: 10.0}, {"live": lambda: 0.0})
     now[0] = 7.0
     assert sample(found.page(), 'billing_connections{state="in_use"} 7.0')
     assert sample(found.page(), 'billing_connections{state="most"} 10.0')
+
+
+def test_the_first_denial_is_a_rise_from_nothing() -> None:
+    found = Metrics()
+    assert sample(found.page(), "billing_stripe_denials_total 0.0")
+    found.request("customers.create", "denied", 0.1)
+    assert sample(found.page(), "billing_stripe_denials_total 1.0")

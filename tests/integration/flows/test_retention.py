@@ -92,5 +92,5 @@ async def test_it_looks_rows_up_by_their_age(service: Service, database_url: str
         for statement, index in ((retention._EMPTY, "with_payload"), (retention._DELETE, "without_payload")):
             text = statement.text.replace(":age", "'90 days'").replace(":most", "5")
             connection.execute("SET enable_seqscan = off")
-            plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + text).fetchall())  # type: ignore[arg-type]  # put together here
+            plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + text).fetchall())
             assert f"stripe_events_{index}_idx" in plan
