@@ -34,6 +34,7 @@ torture: $(STAMP) ## random lives, every fault, programs killed: SEED=1 DELIVERI
 
 bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; tells ratios (10 minutes)
 	@$(BIN)/python -m benchmarks.webhooks
+	@$(BIN)/python -m benchmarks.backlog
 	@$(BIN)/python -m benchmarks.reads --customers 1000
 	@$(BIN)/python -m benchmarks.watch
 
