@@ -111,3 +111,17 @@ async def test_what_waits_is_bounded_in_bytes_too(service: Service, monkeypatch:
     assert any(one == ["applied"] for one in ended)
     monkeypatch.undo()
     assert (await service.outcomes(bodies[-1]))[0] in {"applied", "duplicate"}
+
+
+async def test_what_comes_late_does_not_hold_up_what_happens_now(service: Service, database_url: str) -> None:
+    """The writer of the backlog waits for a lock, and somebody who buys meanwhile has it at once."""
+    await service.outcomes(*purchase("eve"))
+    with psycopg.connect(database_url) as holder:
+        holder.execute("SELECT 1 FROM customers WHERE customer_id = 'eve' FOR UPDATE")
+        body = event("customer.subscription.updated", subscription("eve"), created=START - 3_600, event_id="evt_late")
+        late = asyncio.create_task(service.outcomes(body))
+        async with asyncio.timeout(5):  # less than a lock is waited for
+            assert await service.outcomes(*purchase("ann")) == ["applied"] * 4
+        assert not late.done()
+        holder.rollback()
+    assert await late == ["applied"]

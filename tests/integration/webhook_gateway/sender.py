@@ -32,9 +32,12 @@ class Answer:
         return str(self.content["error"]["code"])
 
 
-def event(name: str = "evt_1", *, livemode: bool = False, kind: str = "event", padding: int = 0) -> bytes:
+def event(
+    name: str = "evt_1", *, livemode: bool = False, kind: str = "event", padding: int = 0, age_s: int = 0
+) -> bytes:
     """An event's body."""
     content = {"id": name, "object": kind, "type": "customer.subscription.updated", "livemode": livemode}
+    content |= {"created": int(time.time()) - age_s} if age_s else {}
     return json.dumps({**content, "data": {"object": {"id": "sub_1", "padding": "x" * padding}}}).encode()
 
 

@@ -100,6 +100,24 @@ async def test_what_arrives_while_a_call_is_held_is_the_next_call(
     assert [len(batch) for batch in fulfillment.batches] == [1, 40]
 
 
+async def test_what_happens_now_does_not_wait_behind_what_comes_late(
+    gateway: Running, fulfillment: FulfillmentServer
+) -> None:
+    """A call with a backlog is in flight and stays there; another late event waits for it, and one of now does not."""
+    fulfillment.open.clear()
+    late = [asyncio.create_task(gateway.sender.post(event("evt_late", age_s=3_600)))]
+    await fulfillment.begun.wait()
+    fulfillment.begun.clear()
+    late.append(asyncio.create_task(gateway.sender.post(event("evt_late_too", age_s=3_600))))
+    await until(lambda: len(gateway.server._forwarders[1]) == 1)
+    now = asyncio.create_task(gateway.sender.post(event("evt_now")))
+    async with asyncio.timeout(30):
+        await fulfillment.begun.wait()
+    assert len(gateway.server._forwarders[1]) == 1
+    fulfillment.open.set()
+    assert {answer.status for answer in await asyncio.gather(now, *late)} == {200}
+
+
 async def test_a_batch_stays_under_the_message_limit(gateway: Running, fulfillment: FulfillmentServer) -> None:
     first = await hold_one(gateway, fulfillment)
     others = await queue(gateway, [event(f"evt_{n}", padding=MEBIBYTE - 1000) for n in range(7)])
