@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque, namedtuple
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
@@ -155,7 +154,7 @@ class Connection:
     @property
     def is_usable(self) -> bool:
         """Whether another transaction may begin on it."""
-        return not self._is_closed and not self._sent
+        return not self._is_closed and not self._sent and self._failure is None
 
     def begin(self) -> None:
         """Begin a transaction; it leaves together with the first statement."""
@@ -170,26 +169,25 @@ class Connection:
             raise psycopg.InternalError("the transaction was not committed")
 
     async def rollback(self) -> None:
-        """Undo the transaction, whatever state it is in."""
-        with suppress(psycopg.Error):
-            await self.settle()
-        self.send(_ROLLBACK)
+        """Undo the transaction, whatever state it is in. Raises where that was not done."""
         await self.settle()
+        await self.send(_ROLLBACK)
 
     def finish(self) -> None:
         """Close it at once; the server notices within `client_connection_check_interval`. Twice is fine."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._pgconn.finish()
+        self._lose(psycopg.OperationalError("the connection was given up"))
 
     async def settle(self) -> None:
         """Wait until everything that was sent is answered. When cancelled in the middle, close the connection and go:
         asking a server that hangs to cancel takes longer than any deadline of ours.
+
+        Raises:
+            RuntimeError: another task waits already.
         """
-        if not self._sent:
+        if self._settled is not None:
+            raise RuntimeError("a connection is used by one task at a time")
+        # After a failure PostgreSQL passes over everything until it is told to synchronise, though no answer may be left to come.
+        if not self._sent and self._failure is None:
             return
         settled = self._settled = self._loop.create_future()
         try:
@@ -278,11 +276,14 @@ class Connection:
     def _wake(self) -> None:
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
-        self._settled = None
 
     def _lose(self, error: Exception) -> None:
         """Close the connection; whatever was not answered failed with this."""
-        self.finish()
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._pgconn.finish()
         for answer in self._sent:
             if isinstance(answer, Answer):
                 answer.error = self._failure or error
