@@ -131,11 +131,15 @@ class Connection:
         """
         ready = prepared(statement.text)
         data, kinds = encoded(ready, values)
-        if ready.name not in self._prepared:
-            self._pgconn.send_prepare(ready.name, ready.sql)
-            self._prepared.add(ready.name)
-            self._sent.append(ready.name)
-        self._pgconn.send_query_prepared(ready.name, data, kinds, TEXT)
+        try:
+            if ready.name not in self._prepared:
+                self._pgconn.send_prepare(ready.name, ready.sql)
+                self._prepared.add(ready.name)
+                self._sent.append(ready.name)
+            self._pgconn.send_query_prepared(ready.name, data, kinds, TEXT)
+        except psycopg.Error as error:
+            self._lose(error)  # at once: libpq may have closed the socket, and the next one opened has its number
+            raise
         answer = Answer(self, make)
         self._sent.append(answer)
         return answer
