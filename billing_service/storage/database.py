@@ -45,6 +45,8 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 _AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
 _AWAY = frozenset({"55P03"})
 _READ_ONLY = "25006"
+_NO_STATEMENT = "26000"
+_NOT_SUPPORTED = "0A000"
 _ENDED = (
     "08",
     "57P",
@@ -253,9 +255,17 @@ def translated(error: Exception) -> Exception:
         constraint = getattr(getattr(error, "diag", None), "constraint_name", None)
         return UnwritableError(constraint or state or "a value that the driver refuses")
     lost = not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    if lost or state.startswith(_ENDED):
+    if lost or state.startswith(_ENDED) or _is_stale(error, state):
         return ConnectionLostError()
     return _away(state) or error
+
+
+def _is_stale(error: Exception, state: str) -> bool:
+    """Say whether what this connection has prepared is of no use any more: a migration changed a statement's columns, or the
+    server does not know it. PostgreSQL says the former as a "feature not supported", told apart by the function that says it.
+    """
+    function = getattr(getattr(error, "diag", None), "source_function", None)
+    return state == _NO_STATEMENT or (state == _NOT_SUPPORTED and function == "RevalidateCachedQuery")
 
 
 def _away(state: str) -> DatabaseUnavailableError | None:
