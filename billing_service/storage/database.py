@@ -180,8 +180,8 @@ class Database:
             raise DatabaseUnavailableError from error
         except (psycopg.Error, OSError, UnicodeEncodeError) as error:
             ours = translated(error)
-            if isinstance(ours, ReadOnlyError):
-                # The others are to that server too, and a new one finds the one that writes.
+            if isinstance(ours, ReadOnlyError | ConnectionLostError):
+                # The others are to that server too, and a new one finds the one that writes, or that is there at all.
                 self._retire()
             if ours is error:
                 raise
