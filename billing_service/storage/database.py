@@ -40,6 +40,9 @@ WAIT_INTERVAL_S = 0.1  # psycopg's own: how often a wait looks up
 # at some size of the tables it would read one whole: so it is told, and one plan per statement and connection is enough.
 _BY_KEY = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
 
+# A server, database or role may have another taste in how values are written; driver and encoding here know this one.
+_AS_WE_READ = "-c DateStyle=ISO -c IntervalStyle=postgres"
+
 _CONFLICTS = frozenset({"40001", "40P01"})
 # https://www.postgresql.org/docs/18/errcodes-appendix.html: connection, resources, shut down, lock and statement timeouts.
 _AWAY_CLASSES = frozenset({"08", "53", "57", "58"})
@@ -291,6 +294,7 @@ def conninfo(url: str) -> str:
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,  # milliseconds
         "options": "-c idle_in_transaction_session_timeout=30s -c lock_timeout=8s -c statement_timeout=9s"
-        f" -c client_connection_check_interval=1s {_BY_KEY}",
+        f" -c client_connection_check_interval=1s {_AS_WE_READ} {_BY_KEY}",
     }
-    return make_conninfo(**{**defaults, **{key: value for key, value in given.items() if value is not None}})
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return make_conninfo(**{**defaults, **chosen, "client_encoding": "UTF8"})

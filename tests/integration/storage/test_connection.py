@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage.connection import Connection
@@ -77,6 +78,34 @@ async def value(database: Database, expression: str, given: Any) -> Any:
 )
 async def test_a_value_comes_back_as_it_went(database: Database, kind: str, given: Any) -> None:
     assert await value(database, f"CAST(:value AS {kind})", given) == given
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind", "given"),
+    [
+        ("client_encoding = 'LATIN1'", "text", "Zürich \N{SNOWMAN}"),
+        ("datestyle = 'German, DMY'", "timestamptz", dt.datetime(2026, 3, 4, 5, 6, 7, tzinfo=dt.UTC)),
+        ("timezone = 'Asia/Kathmandu'", "timestamptz", dt.datetime(2026, 3, 4, 5, 6, 7, tzinfo=dt.UTC)),
+        ("intervalstyle = 'iso_8601'", "interval", dt.timedelta(days=3, seconds=4)),
+        ("bytea_output = 'escape'", "bytea", b"\x00\\\xff"),
+        ("standard_conforming_strings = off", "text[]", ["a\\b"]),
+    ],
+)
+async def test_a_database_with_settings_of_its_own_gives_and_takes_the_same(
+    database: Database, database_url: str, setting: str, kind: str, given: Any
+) -> None:
+    """What a database or a role sets for its sessions is not what values are written and read by."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET {}").format(sql.Identifier(connection.info.dbname), sql.SQL(setting))
+        )
+    back, length = (
+        await value(database, f"CAST(:value AS {kind})", given),
+        await value(database, f"length(CAST(CAST(:value AS {kind}) AS text))", given),
+    )
+    assert back == given
+    if isinstance(given, str):
+        assert length == len(given)
 
 
 @settings(max_examples=30, deadline=None)
