@@ -97,8 +97,7 @@ class CheckoutIntents:
         intent = await self._joined_or_cleared(connection, order)
         reused = intent is not None
         if intent is None:
-            policy = order.plan.policy
-            trial = policy.trial is not None and not (policy.one_trial_per_customer and facts.had_trial)
+            trial = await self._may_have_trial(connection, order, facts)
             intent = self._new_intent(order, price_id, trial=trial)
             await checkouts.insert(connection, intent)
         remembered = await checkouts.insert_request(
@@ -107,6 +106,13 @@ class CheckoutIntents:
         if not remembered:  # another customer's call was quicker with this id
             raise RequestIdReusedError
         return StoredRequest(order.fingerprint, reused, intent)
+
+    async def _may_have_trial(self, connection: Connection, order: Order, facts: CustomerFacts) -> bool:
+        """Say whether the plan begins with a trial; of one per customer, another group's open page has it already."""
+        policy = order.plan.policy
+        if policy.trial is None or not policy.one_trial_per_customer:
+            return policy.trial is not None
+        return not (facts.had_trial or await checkouts.offers_trial(connection, order.request.customer_id, self._now()))
 
     async def _guard(self, connection: Connection, order: Order) -> CustomerFacts:
         """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count.

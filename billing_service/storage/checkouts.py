@@ -94,6 +94,13 @@ _UNHEARD = sa.text("""
           WHERE s.object_id = coalesce(o.payload_view ->> 'subscription_id', o.read_view ->> 'subscription_id'))
     ORDER BY i.intent_id LIMIT 20
 """)
+# On a page that can still be paid, or that was: its subscription may not have been heard of yet.
+_TRIAL = sa.text("""
+    SELECT EXISTS (
+        SELECT 1 FROM checkout_intents
+        WHERE customer_id = :customer_id AND request_body #> '{subscription_data,trial_period_days}' IS NOT NULL
+          AND (state = 'completed' OR (state IN ('creating', 'open') AND expire_time > :now)))
+""")
 _INSERT = sa.text("""
     INSERT INTO checkout_intents (
         intent_id, customer_id, plan_key, price_key, plan_group, quantity, fingerprint, state, attempt, request_body,
@@ -180,6 +187,11 @@ async def unfinished(connection: Connection, customer_id: str, plan_group: str) 
     values = {"customer_id": customer_id, "plan_group": plan_group}
     row = (await connection.execute(_UNFINISHED, values)).one_or_none()
     return None if row is None else _intent(row)
+
+
+async def offers_trial(connection: Connection, customer_id: str, now: datetime) -> bool:
+    """Say whether a locked customer was offered a trial on another page that was paid, or still can be."""
+    return bool(await connection.scalar(_TRIAL, {"customer_id": customer_id, "now": now}))
 
 
 async def expiring(connection: Connection, customer_id: str, plan_group: str) -> list[Intent]:

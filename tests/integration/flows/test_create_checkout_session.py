@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from billing_service.deadline import deadline_after
+from billing_service.domain.catalog import Policy
 from billing_service.domain.checkout import CheckoutRequest, CheckoutState
 from billing_service.domain.errors import (
     AlreadySubscribedError,
@@ -74,6 +75,7 @@ class Shop:
         self, database: Database, stripe: StripeApi, proxy: StripeProxy, stripe_url: str, clock: Clock
     ) -> None:
         self.clock = clock
+        self.database = database
         self.proxy = proxy
         self.stripe = stripe
         self._stripe_url = stripe_url
@@ -328,6 +330,48 @@ async def test_an_unfinished_intent_older_than_a_key_lives_is_abandoned(shop: Sh
     with psycopg.connect(database_url) as connection:
         states = connection.execute("SELECT state FROM checkout_intents ORDER BY create_time").fetchall()
     assert states == [("abandoned",), ("open",)]
+
+
+def with_trials(shop: Shop, *, one_per_customer: bool) -> CreateCheckoutSession:
+    """Sell two plans of different groups, each with a trial of fourteen days."""
+    policy = Policy(trial=timedelta(days=14), one_trial_per_customer=one_per_customer)
+    plans = {key: replace(CATALOG.plans[key], group=key, policy=policy) for key in ("pro", "team")}
+    prices = Prices(shop.database, shop.stripe, replace(CATALOG, plans={**CATALOG.plans, **plans}))
+    return CreateCheckoutSession(shop.database, shop.stripe, prices, shop.reads, "default", shop.clock)
+
+
+async def trials(shop: Shop, database_url: str) -> dict[str, str | None]:
+    """Give the days of trial that each plan's page was made with."""
+    with psycopg.connect(database_url) as connection:
+        return dict(
+            connection.execute(
+                "SELECT plan_key, request_body #>> '{subscription_data,trial_period_days}' FROM checkout_intents"
+            ).fetchall()
+        )
+
+
+@pytest.mark.parametrize("paid", [False, True])
+@pytest.mark.parametrize("one_per_customer", [False, True])
+async def test_one_trial_per_customer_is_the_plans_policy_though_two_pages_are_open_or_nobody_told_us(
+    shop: Shop, database_url: str, paid: bool, one_per_customer: bool
+) -> None:
+    """Neither page was heard of as a subscription yet: what was offered counts, as long as it can be taken up."""
+    create = with_trials(shop, one_per_customer=one_per_customer)
+    first = await create(REQUEST)
+    if paid:
+        await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
+    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert await trials(shop, database_url) == {"pro": "14", "team": None if one_per_customer else "14"}
+
+
+async def test_a_trial_on_a_page_that_nobody_can_pay_any_more_is_offered_again(
+    shop: Shop, clock: Clock, database_url: str
+) -> None:
+    create = with_trials(shop, one_per_customer=True)
+    await create(REQUEST)
+    clock.ahead = timedelta(hours=25)
+    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert await trials(shop, database_url) == {"pro": "14", "team": "14"}
 
 
 async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(shop: Shop, database_url: str) -> None:
