@@ -340,7 +340,7 @@ def with_trials(shop: Shop, *, one_per_customer: bool) -> CreateCheckoutSession:
     return CreateCheckoutSession(shop.database, shop.stripe, prices, shop.reads, "default", shop.clock)
 
 
-async def trials(shop: Shop, database_url: str) -> dict[str, str | None]:
+def trials(database_url: str) -> dict[str, str | None]:
     """Give the days of trial that each plan's page was made with."""
     with psycopg.connect(database_url) as connection:
         return dict(
@@ -361,7 +361,7 @@ async def test_one_trial_per_customer_is_the_plans_policy_though_two_pages_are_o
     if paid:
         await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
     await create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert await trials(shop, database_url) == {"pro": "14", "team": None if one_per_customer else "14"}
+    assert trials(database_url) == {"pro": "14", "team": None if one_per_customer else "14"}
 
 
 async def test_a_trial_on_a_page_that_nobody_can_pay_any_more_is_offered_again(
@@ -371,7 +371,7 @@ async def test_a_trial_on_a_page_that_nobody_can_pay_any_more_is_offered_again(
     await create(REQUEST)
     clock.ahead = timedelta(hours=25)
     await create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert await trials(shop, database_url) == {"pro": "14", "team": "14"}
+    assert trials(database_url) == {"pro": "14", "team": "14"}
 
 
 async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(shop: Shop, database_url: str) -> None:

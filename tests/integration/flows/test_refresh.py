@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import psycopg
 import pytest
+from aiohttp import web
 
 from billing_service.domain.views import ObjectKind
 from billing_service.flows.fulfill import Fulfill
@@ -27,7 +28,7 @@ from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.conftest import CATALOG
-from tests.stripe_proxy import StripeProxy, fail, held, proxied
+from tests.stripe_proxy import Forward, StripeProxy, fail, held, proxied
 
 KEY = "sk_test_refresh"
 PLENTY = Budget(rate_per_s=1_000_000, burst=1_000, reserve=0)
@@ -175,6 +176,29 @@ async def test_what_stripe_does_not_know_becomes_a_finding_and_what_is_known_sta
     await world.serve_all()
     assert world.sql("SELECT kind, subject FROM findings") == [("denied_by_stripe", "sub_gone")]
     assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_an_answer_of_401_403_or_404_is_never_an_observation(world: World, status: int) -> None:
+    """A key without a permission, or a wrong account, must not take away what somebody paid for."""
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    ((sub,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
+    before = await world.read("ann")
+    world.sql("DELETE FROM rereads WHERE kind <> 'subscription'")
+    world.sql("UPDATE rereads SET due_time = now()")
+
+    async def deny(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+        return web.json_response({"error": {"type": "invalid_request_error", "message": "no"}}, status=status)
+
+    world.proxy.next("GET", f"/v1/subscriptions/{sub}", deny)
+    assert await world.refresh.drain() == 1
+    assert world.sql("SELECT kind, subject FROM findings") == [("denied_by_stripe", sub)]
+    assert world.sql("SELECT read_view FROM stripe_objects WHERE kind = 'subscription'") == [(None,)]
+    after = await world.read("ann")
+    assert (after.plan_keys, after.revision) == (before.plan_keys, before.revision) == (("pro",), before.revision)
+    left = [] if status == 404 else [(sub,)]  # a key is mended one day
+    assert world.sql("SELECT object_id FROM rereads") == left
 
 
 async def test_a_read_that_fails_is_put_off_and_never_given_up(world: World) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from billing_service.domain.access import Access, Invoice, SourceState, Verdict, accesses, verdict
-from billing_service.domain.catalog import Plan
+from billing_service.domain.catalog import Plan, Policy
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.payments import DisputeStanding
 from billing_service.domain.views import InvoiceStatus, ItemView, SubscriptionStatus
 
 CATALOG = parse_catalog((Path(__file__).parents[3] / "catalog.toml").read_text())
@@ -136,6 +137,60 @@ def test_access_before_the_first_payment_has_settled_is_the_plans_policy() -> No
     assert access(unsettled).state is SourceState.PENDING_PAYMENT
     trusting = replace(PRO, policy=replace(PRO.policy, access_before_settled=True))
     assert access(unsettled, trusting).state is SourceState.ACTIVE
+
+
+PAUSED = replace(BASE, status=S.PAUSED)
+COLLECTION = replace(BASE, collection_paused=True)
+OVERDUE = replace(BASE, status=S.PAST_DUE, failed_time=START + 100)
+DISPUTED, LOST = (replace(BASE, dispute=standing) for standing in DisputeStanding)
+UNSETTLED = replace(BASE, first_payment=True, invoice_status=InvoiceStatus.OPEN)
+A, D = SourceState, timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "policy", "state", "end"),
+    [
+        (OVERDUE, Policy(), A.GRACE, at(START + 100) + 7 * D),
+        (OVERDUE, Policy(past_due_grace=3 * D), A.GRACE, at(START + 100) + 3 * D),
+        (BASE, Policy(), A.ACTIVE, at(START + MONTH) + D),
+        (BASE, Policy(period_end_leeway=2 * D), A.ACTIVE, at(START + MONTH) + 2 * D),
+        (BASE, Policy(period_end_leeway=0 * D), A.ACTIVE, at(START + MONTH)),
+        (PAUSED, Policy(), A.PAUSED, None),
+        (PAUSED, Policy(access_while_paused=True), A.ACTIVE, at(START + MONTH) + D),
+        (COLLECTION, Policy(), A.ACTIVE, at(START + MONTH) + D),
+        (COLLECTION, Policy(access_while_collection_paused=False), A.PAUSED, None),
+        (DISPUTED, Policy(), A.DISPUTED, None),
+        (DISPUTED, Policy(open_dispute_suspends=False), A.ACTIVE, at(START + MONTH) + D),
+        (LOST, Policy(), A.DISPUTED, None),
+        (LOST, Policy(open_dispute_suspends=False), A.DISPUTED, None),
+        (LOST, Policy(lost_dispute_revokes=False), A.ACTIVE, at(START + MONTH) + D),
+        (UNSETTLED, Policy(), A.PENDING_PAYMENT, None),
+        (UNSETTLED, Policy(access_before_settled=True), A.ACTIVE, at(START + MONTH) + D),
+    ],
+)
+def test_each_policy_of_a_plan_decides_its_case_and_has_a_safe_default(
+    facts: SubscriptionFacts, policy: Policy, state: SourceState, end: datetime | None
+) -> None:
+    one = access(facts, replace(PRO, policy=policy))
+    assert (one.state, one.end) == (state, end)
+    assert (one.after is state) is (end is None)
+
+
+@pytest.mark.parametrize(
+    ("refunded", "fully", "policy", "state"),
+    [
+        (1, False, Policy(), A.ENDING),
+        (1, False, Policy(partial_refund_revokes=True), A.REFUNDED),
+        (9, True, Policy(), A.REFUNDED),
+    ],
+)
+def test_a_part_of_a_purchase_given_back_is_the_plans_policy_and_all_of_it_is_not(
+    refunded: int, fully: bool, policy: Policy, state: SourceState
+) -> None:
+    plan = replace(CATALOG.plans["export_pass"], policy=policy)
+    bought = PurchaseFacts("cs_1", "export_pass", 1, START, START, refunded=refunded, fully_refunded=fully)
+    (one,) = accesses(CustomerFacts(purchases=(bought,)), lambda *_: None, lambda _: plan)
+    assert one.state is state
 
 
 def test_a_first_payment_that_failed_does_not_stay_free() -> None:

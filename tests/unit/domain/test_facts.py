@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
@@ -38,6 +39,26 @@ def test_an_update_before_anything_was_paid_is_still_the_first_payment() -> None
     failed = event("invoice.payment_failed", billed, created=START + 51)
     (facts,) = gathered(unpaid, CREATED, UPGRADED, failed).subscriptions
     assert facts.first_payment
+
+
+def test_a_second_invoice_that_fails_does_not_start_the_grace_anew_while_the_first_is_open() -> None:
+    """Stripe may be told to leave a subscription past due: then an invoice fails each month, and none is a new grace."""
+    month = 30 * 86_400
+    late = subscription("ann", "past_due", latest_invoice="in_2")
+    first = invoice("ann", "open", id="in_1", billing_reason="subscription_cycle")
+    second = invoice("ann", "open", id="in_2", billing_reason="subscription_cycle")
+    bodies = [
+        event("invoice.payment_failed", first, created=START + 100),
+        event("invoice.payment_failed", first, created=START + 900),
+        event("invoice.payment_failed", second, created=START + month),
+        event("customer.subscription.updated", late, created=START + month),
+    ]
+    for order in permutations(bodies):
+        (facts,) = gathered(*order).subscriptions
+        assert facts.failed_time == START + 100
+    paid = event("invoice.paid", first | {"status": "paid"}, created=START + month + 5)
+    (facts,) = gathered(*bodies, paid).subscriptions
+    assert facts.failed_time == START + month
 
 
 def test_an_answer_without_a_date_is_taken_at_the_time_of_the_request() -> None:
