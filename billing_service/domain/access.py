@@ -88,9 +88,9 @@ class Access:
 
     def at(self, now: datetime) -> Source:
         """Give the source as it stands at `now`. A grant that has not begun gives nothing yet."""
-        over = self.end is not None and now >= self.end
         if self.grant is not None:
             return self._granted_at(self.grant, now)
+        over = self.end is not None and now >= self.end
         return Source(
             type=self.type,
             state=self.after if over else self.state,

@@ -72,8 +72,8 @@ class _Live:
 
     def value(self, feature_key: str) -> FeatureValue | None:
         if self.plan is None:
-            granted = self.grant is not None and self.grant.feature_key == feature_key
-            return self.grant.feature_value if self.grant and granted else None
+            grant = self.grant
+            return grant.feature_value if grant and grant.feature_key == feature_key else None
         value = self.plan.features.get(feature_key)
         if feature_key in self.plan.scales and isinstance(value, int) and not isinstance(value, bool):
             return value * self.source.quantity
@@ -95,7 +95,9 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
         sources.append(default.source)
     by_rank = sorted(live, key=_rank, reverse=True)
     entitlement = _only if len(live) == 1 else _entitlement
-    scheduled = [access for access, source in zip(accesses, sources, strict=False) if source.state is SourceState.SCHEDULED]
+    scheduled = [
+        access for access, source in zip(accesses, sources, strict=False) if source.state is SourceState.SCHEDULED
+    ]
     entitlements = [entitlement(feature, live) for feature in catalog.features.values()]
     return Entitlements(
         customer_id=customer_id,
