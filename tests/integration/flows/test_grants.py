@@ -44,7 +44,7 @@ def order(number: int = 1, reason: str = "ticket 7") -> Order:
 
 def sql(database_url: str, statement: str) -> list[tuple[object, ...]]:
     with psycopg.connect(database_url) as connection:
-        cursor = connection.execute(statement)  # type: ignore[call-overload]  # of this file
+        cursor = connection.execute(statement)
         return list(cursor.fetchall()) if cursor.description else []
 
 
@@ -90,7 +90,11 @@ async def test_a_grant_that_is_revoked_ends_at_once_and_only_it(service: Service
     answer = await service.read("ann")
     assert (answer.plan_keys, answer.revision) == (("pro",), revision)
     assert await service.value("ann", "seats") == 6
-    assert (ended.state, ended.grant.revoke_actor, ended.grant.revoke_time) == (SourceState.ENDED, "eve@ops", service.now)
+    assert (ended.state, ended.grant.revoke_actor, ended.grant.revoke_time) == (
+        SourceState.ENDED,
+        "eve@ops",
+        service.now,
+    )
     service.now += timedelta(hours=1)
     again, same = await grants.revoke(order(4), made.grant.facts.grant_id)
     assert (again.grant, same) == (ended.grant, revision)
@@ -154,8 +158,10 @@ async def test_grants_and_webhooks_at_once_lose_nothing_of_each_other(
     )
     for name in people:
         assert (await service.value(name, "seats"), (await service.read(name)).plan_keys) == (5, ("pro",))
-    logged = sql(database_url, "SELECT customer_id, array_agg(revision ORDER BY position) FROM entitlement_changes GROUP BY 1")
-    assert all(revisions == list(range(1, len(revisions) + 1)) for _, revisions in logged)  # type: ignore[arg-type, call-overload]
+    logged = sql(
+        database_url, "SELECT customer_id, array_agg(revision ORDER BY position) FROM entitlement_changes GROUP BY 1"
+    )
+    assert all(revisions == list(range(1, len(revisions) + 1)) for _, revisions in logged)  # type: ignore[arg-type]
     assert sql(database_url, "SELECT DISTINCT jsonb_array_length(facts -> 'grants') FROM customers") == [(4,)]
 
 
