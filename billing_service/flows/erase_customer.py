@@ -91,7 +91,9 @@ class EraseCustomer:
         after = ""
         while batch := await self._database.run(lambda c, after=after: erasures.done(c, after, MOST_CUSTOMERS)):  # type: ignore[misc]  # bound now
             for customer_id in batch:
-                await self._by_key(customer_id, await self._marks(customer_id))
+                marks = await self._marks(customer_id)
+                await self._by_key(customer_id, marks)
+                await self._quarantine(customer_id, marks)
             after = batch[-1]
 
     async def _begin(self, connection: Connection, customer_id: str) -> _Begun:
@@ -101,6 +103,7 @@ class EraseCustomer:
         await customers.lock(connection, [customer_id])
         body = await customers.erase_stripe_request(connection, customer_id)
         reasons = await grants.erase_reasons(connection, customer_id)
+        # Requests that are committed: nobody holds those but another erasing of this customer, who waits for the customer's lock.
         reasons += await operator_requests.erase_reasons(connection, customer_id)
         await erasures.begin(connection, customer_id, self._now(), stripe_customer_body=body, reasons=reasons)
         return _Begun(customer_id)

@@ -548,6 +548,9 @@ async def test_a_run_that_is_stopped_says_so_and_the_next_one_goes_on(office: Of
     reading = asyncio.create_task(read(call))
     async with asyncio.timeout(BOUND_S):
         await arrived.wait()
+    for scope in (_Run.SCOPE_EVENTS, _Run.SCOPE_EVERYTHING):  # two would write into one run
+        second = office.Reconcile(reconcile_pb2.ReconcileRequest(**asked(scope=scope)))
+        assert await office.refused(read(second)) == "REQUEST_IN_PROGRESS"
     call.cancel()
     await asyncio.wait({reading})
     async with asyncio.timeout(BOUND_S):
