@@ -134,7 +134,7 @@ class ReconcileOnRequest:
 def _overlap(one: ReconcileWish, other: ReconcileWish) -> bool:
     """Whether two would go on with the same run. Those of one customer each begin one of their own."""
     walks = [wish.wanted for wish in (one, other) if wish.wanted is not Wanted.CUSTOMER]
-    return len(walks) == 2 and (walks[0] is walks[1] or Wanted.EVERYTHING in walks)  # noqa: PLR2004 - both
+    return len(walks) == 2 and (walks[0] is walks[1] or Wanted.EVERYTHING in walks)
 
 
 async def _told(work: Callable[[Progress], Awaitable[Run]]) -> AsyncGenerator[Step]:
