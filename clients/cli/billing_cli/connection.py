@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
-from typing import Any as AdminServiceStub
-from billing_client import TLS, Options
+from billing.admin.v1.admin_service_pb2_grpc import AdminServiceStub
+from billing_client import TLS, Options, UnavailableError
 from billing_client.errors import error_of
 
 from billing_cli.failures import UsageError
@@ -20,8 +22,13 @@ OPS: Final = "127.0.0.1:9091"  # and for its health page
 TIMEOUT_S: Final = 15.0
 MAX_TOKEN_BYTES: Final = 4_096
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+PAGE_SIZE: Final = 100  # the least of what the lists of the contract allow
+MAX_PAGES: Final = 500  # of one command: a filter may find nothing in many pages
+STREAM_LIMIT_S: Final = 86_400.0
+
+Request = TypeVar("Request", bound=Any)
+Response = TypeVar("Response", bound=Any)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,11 @@ class Service:
             self._channel = _channel(self.connection.options())
         return AdminServiceStub(self._channel)
 
+    @property
+    def target(self) -> str:
+        """Where it is, for a message."""
+        return self.connection.target
+
     def call(self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
         """Make one call.
 
@@ -99,6 +111,55 @@ class Service:
             return method(request, timeout=self.connection.timeout_s, metadata=metadata)
         except grpc.RpcError as raised:
             raise error_of(raised) from None
+
+    def change(self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
+        """Make one call that changes something; where no answer came, say how to ask again without doing it twice.
+
+        Raises:
+            BillingError: it was refused, or nobody answered.
+        """
+        try:
+            return self.call(method, request)
+        except UnavailableError as error:
+            again = f"It may have been done. The same command with --request-id {request.request_id} never does it twice."
+            error.add_note(again)
+            raise
+
+    def pages(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        items: Callable[[Response], Iterable[Item]],
+        limit: int,
+    ) -> tuple[list[Item], bool]:
+        """Read a list page by page up to a limit; say whether there is more.
+
+        Raises:
+            BillingError: a page was refused, or nobody answered.
+        """
+        found: list[Item] = []
+        for _ in range(MAX_PAGES):
+            request.page_size = min(limit - len(found), PAGE_SIZE)
+            answer = self.call(method, request)
+            found += items(answer)
+            request.page_token = answer.next_page_token
+            if not request.page_token or len(found) >= limit:
+                break
+        return found[:limit], bool(request.page_token)
+
+    def stream(self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request) -> Iterator[Response]:
+        """Make a call that answers with a stream; leaving it cancels the call.
+
+        Raises:
+            BillingError: it was refused, or broken off.
+        """
+        call = method(request, timeout=STREAM_LIMIT_S, metadata=self.connection.options().metadata())
+        try:
+            yield from call
+        except grpc.RpcError as raised:
+            raise error_of(raised) from None
+        finally:
+            call.cancel()
 
 
 def _channel(options: Options) -> grpc.Channel:
@@ -117,7 +178,7 @@ def _token(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"--token-file: {path} cannot be read: {error.strerror}") from None
     token = content.decode("ascii", errors="replace").strip()
-    if not token or len(content) > MAX_TOKEN_BYTES or not token.isprintable() or " " in token:
+    if not re.fullmatch(r"[!-~]+", token) or len(content) > MAX_TOKEN_BYTES:
         raise UsageError(f"--token-file: {path} holds no token")
     return token
 

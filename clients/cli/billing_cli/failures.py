@@ -72,7 +72,12 @@ def explain(error: BillingError, target: str) -> Iterator[str]:
     if isinstance(error, TransportError):
         yield f"No service answers at {target}: {error.message}"
         yield _NO_ANSWER
-        return
+    else:
+        yield from _refused(error)
+    yield from getattr(error, "__notes__", ())
+
+
+def _refused(error: BillingError) -> Iterator[str]:
     yield error.message or error.reason or error.code.name
     for field, problem in error.violations.items():
         yield f"  {field}: {problem}"

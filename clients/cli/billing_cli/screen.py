@@ -40,6 +40,11 @@ def show(*parts: RenderableType) -> None:
     console().print(Group(*parts))
 
 
+def report(sentence: str) -> None:
+    """Write a report that is a sentence."""
+    console().print(Text(plain(sentence)), soft_wrap=True)
+
+
 def say(message: str) -> None:
     """Tell the operator something that is no part of the report."""
     console(errors=True).print(Text(plain(message)), soft_wrap=True)
