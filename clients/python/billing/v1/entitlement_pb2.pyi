@@ -137,6 +137,8 @@ class Source(_message.Message):
         """An item of a Stripe subscription."""
         TYPE_PURCHASE: Source._Type.ValueType  # 3
         """A one-time purchase."""
+        TYPE_GRANT: Source._Type.ValueType  # 4
+        """Given by hand: a plan, or a single feature."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """What kind of thing it is."""
@@ -149,6 +151,8 @@ class Source(_message.Message):
     """An item of a Stripe subscription."""
     TYPE_PURCHASE: Source.Type.ValueType  # 3
     """A one-time purchase."""
+    TYPE_GRANT: Source.Type.ValueType  # 4
+    """Given by hand: a plan, or a single feature."""
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -165,7 +169,7 @@ class Source(_message.Message):
         STATE_GRACE: Source._State.ValueType  # 3
         """A payment failed; access is kept until end_time so that it can be mended."""
         STATE_ENDING: Source._State.ValueType  # 4
-        """Live until end_time, and then over: it was cancelled, or was bought for a duration."""
+        """Live until end_time, and then over: it was cancelled, or was bought or given for a duration."""
         STATE_PENDING_PAYMENT: Source._State.ValueType  # 5
         """Finished by the person, and the first payment has not settled yet. Gives nothing."""
         STATE_PAYMENT_OVERDUE: Source._State.ValueType  # 6
@@ -175,7 +179,7 @@ class Source(_message.Message):
         STATE_ENDED: Source._State.ValueType  # 8
         """Over. Gives nothing."""
         STATE_UNRESOLVED: Source._State.ValueType  # 9
-        """Its price belongs to no plan of the catalog. Gives nothing until it does."""
+        """Its price belongs to no plan of the catalog, or what was granted is not in it. Gives nothing until it does."""
         STATE_REFUNDED: Source._State.ValueType  # 10
         """A one-time purchase whose money went back; whether a part of it is enough is the plan's policy. Gives nothing; a
         refund that fails brings it back.
@@ -184,6 +188,8 @@ class Source(_message.Message):
         """The payment is disputed, or the dispute was lost. Gives nothing, unless the plan's policy says so; winning brings it
         back.
         """
+        STATE_SCHEDULED: Source._State.ValueType  # 12
+        """Given from start_time on, which is to come. Gives nothing yet."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Why it gives access now, or why not."""
@@ -197,7 +203,7 @@ class Source(_message.Message):
     STATE_GRACE: Source.State.ValueType  # 3
     """A payment failed; access is kept until end_time so that it can be mended."""
     STATE_ENDING: Source.State.ValueType  # 4
-    """Live until end_time, and then over: it was cancelled, or was bought for a duration."""
+    """Live until end_time, and then over: it was cancelled, or was bought or given for a duration."""
     STATE_PENDING_PAYMENT: Source.State.ValueType  # 5
     """Finished by the person, and the first payment has not settled yet. Gives nothing."""
     STATE_PAYMENT_OVERDUE: Source.State.ValueType  # 6
@@ -207,7 +213,7 @@ class Source(_message.Message):
     STATE_ENDED: Source.State.ValueType  # 8
     """Over. Gives nothing."""
     STATE_UNRESOLVED: Source.State.ValueType  # 9
-    """Its price belongs to no plan of the catalog. Gives nothing until it does."""
+    """Its price belongs to no plan of the catalog, or what was granted is not in it. Gives nothing until it does."""
     STATE_REFUNDED: Source.State.ValueType  # 10
     """A one-time purchase whose money went back; whether a part of it is enough is the plan's policy. Gives nothing; a
     refund that fails brings it back.
@@ -216,6 +222,8 @@ class Source(_message.Message):
     """The payment is disputed, or the dispute was lost. Gives nothing, unless the plan's policy says so; winning brings it
     back.
     """
+    STATE_SCHEDULED: Source.State.ValueType  # 12
+    """Given from start_time on, which is to come. Gives nothing yet."""
 
     TYPE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -225,18 +233,23 @@ class Source(_message.Message):
     STRIPE_SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    GRANT_ID_FIELD_NUMBER: _builtins.int
     type: Global___Source.Type.ValueType
     """What kind of thing it is."""
     state: Global___Source.State.ValueType
     """Why it gives access now, or why not."""
     plan_key: _builtins.str
-    """The plan it gives. Empty when STATE_UNRESOLVED."""
+    """The plan it gives. Empty when STATE_UNRESOLVED, and for a grant of a single feature."""
     quantity: _builtins.int
     """How many of the plan."""
     stripe_id: _builtins.str
-    """Stripe's id of what was bought: a subscription item "si_…", or a checkout session "cs_…". Empty for the default plan."""
+    """Stripe's id of what was bought: a subscription item "si_…", or a checkout session "cs_…". Empty for the default plan and
+    for grants.
+    """
     stripe_subscription_id: _builtins.str
     """Stripe's id of the subscription, "sub_…", where there is one."""
+    grant_id: _builtins.str
+    """The service's id of the grant, "grant_…", for TYPE_GRANT."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When its access began, or is to begin. Absent for the default plan."""
@@ -256,10 +269,11 @@ class Source(_message.Message):
         stripe_subscription_id: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        grant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "plan_key", b"plan_key", "quantity", b"quantity", "start_time", b"start_time", "state", b"state", "stripe_id", b"stripe_id", "stripe_subscription_id", b"stripe_subscription_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "grant_id", b"grant_id", "plan_key", b"plan_key", "quantity", b"quantity", "start_time", b"start_time", "state", b"state", "stripe_id", b"stripe_id", "stripe_subscription_id", b"stripe_subscription_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

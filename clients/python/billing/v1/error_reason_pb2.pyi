@@ -141,6 +141,31 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
     him. Open it again with the last cursor, or without one for a snapshot.
     """
+    ERROR_REASON_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """NOT_FOUND. No event of this id was recorded or is in quarantine; google.rpc.ResourceInfo names it. Example: ReplayEvents with an
+    event that is not in quarantine.
+    """
+    ERROR_REASON_GRANT_NOT_FOUND: _ErrorReason.ValueType  # 51
+    """NOT_FOUND. No grant has this id; google.rpc.ResourceInfo names it."""
+    ERROR_REASON_FINDING_NOT_FOUND: _ErrorReason.ValueType  # 52
+    """NOT_FOUND. Nothing of this kind was found about this subject; google.rpc.ResourceInfo names it. Example: CloseFinding with the
+    subject of another kind.
+    """
+    ERROR_REASON_RECONCILE_RUN_NOT_FOUND: _ErrorReason.ValueType  # 53
+    """NOT_FOUND. No run of the reconciliation has this number; google.rpc.ResourceInfo names it."""
+    ERROR_REASON_CUSTOMER_NOT_FOUND: _ErrorReason.ValueType  # 54
+    """NOT_FOUND. Nothing is known of this customer; google.rpc.ResourceInfo names it. Example: EraseCustomer with a misspelt id."""
+    ERROR_REASON_STRIPE_CUSTOMER_NOT_FOUND: _ErrorReason.ValueType  # 55
+    """NOT_FOUND. Stripe has no customer of this id in this mode; google.rpc.ResourceInfo names it. Example: LinkStripeCustomer with an
+    id of test mode in live mode.
+    """
+    ERROR_REASON_BINDING_CONTRADICTED: _ErrorReason.ValueType  # 56
+    """FAILED_PRECONDITION. The Stripe customer is bound to another customer, its metadata names another one, or it belongs to another
+    deployment. ErrorInfo.metadata has "bound_customer_id", "claimed_customer_id" or "deployment". Look at them; LinkStripeCustomer
+    with replace binds it all the same, but for another deployment's.
+    """
+    ERROR_REASON_TOO_MANY_GRANTS: _ErrorReason.ValueType  # 57
+    """FAILED_PRECONDITION. The customer has as many grants as one may have at once (100). Revoke those that are not needed."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed. Every error of these APIs carries exactly one google.rpc.ErrorInfo whose domain is
@@ -268,4 +293,29 @@ ERROR_REASON_WATCHER_TOO_SLOW: ErrorReason.ValueType  # 40
 """ABORTED. The caller reads the stream of a watch more slowly than changes come, and a bounded number of them was waiting for
 him. Open it again with the last cursor, or without one for a snapshot.
 """
+ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 50
+"""NOT_FOUND. No event of this id was recorded or is in quarantine; google.rpc.ResourceInfo names it. Example: ReplayEvents with an
+event that is not in quarantine.
+"""
+ERROR_REASON_GRANT_NOT_FOUND: ErrorReason.ValueType  # 51
+"""NOT_FOUND. No grant has this id; google.rpc.ResourceInfo names it."""
+ERROR_REASON_FINDING_NOT_FOUND: ErrorReason.ValueType  # 52
+"""NOT_FOUND. Nothing of this kind was found about this subject; google.rpc.ResourceInfo names it. Example: CloseFinding with the
+subject of another kind.
+"""
+ERROR_REASON_RECONCILE_RUN_NOT_FOUND: ErrorReason.ValueType  # 53
+"""NOT_FOUND. No run of the reconciliation has this number; google.rpc.ResourceInfo names it."""
+ERROR_REASON_CUSTOMER_NOT_FOUND: ErrorReason.ValueType  # 54
+"""NOT_FOUND. Nothing is known of this customer; google.rpc.ResourceInfo names it. Example: EraseCustomer with a misspelt id."""
+ERROR_REASON_STRIPE_CUSTOMER_NOT_FOUND: ErrorReason.ValueType  # 55
+"""NOT_FOUND. Stripe has no customer of this id in this mode; google.rpc.ResourceInfo names it. Example: LinkStripeCustomer with an
+id of test mode in live mode.
+"""
+ERROR_REASON_BINDING_CONTRADICTED: ErrorReason.ValueType  # 56
+"""FAILED_PRECONDITION. The Stripe customer is bound to another customer, its metadata names another one, or it belongs to another
+deployment. ErrorInfo.metadata has "bound_customer_id", "claimed_customer_id" or "deployment". Look at them; LinkStripeCustomer
+with replace binds it all the same, but for another deployment's.
+"""
+ERROR_REASON_TOO_MANY_GRANTS: ErrorReason.ValueType  # 57
+"""FAILED_PRECONDITION. The customer has as many grants as one may have at once (100). Revoke those that are not needed."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
