@@ -12,12 +12,14 @@ from typing import Any, Final, TypeVar
 
 import grpc
 from billing.admin.v1.admin_service_pb2_grpc import AdminServiceStub
+from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 from billing_client import TLS, Options, UnavailableError
 from billing_client.errors import error_of
 
 from billing_cli.failures import UsageError
 
 TARGET: Final = "127.0.0.1:50052"  # the service's default for its internal listener
+PUBLIC_TARGET: Final = "127.0.0.1:50051"  # for that of callers
 OPS: Final = "127.0.0.1:9091"  # and for its health page
 TIMEOUT_S: Final = 15.0
 MAX_TOKEN_BYTES: Final = 4_096
@@ -91,9 +93,21 @@ class Service:
         Raises:
             UsageError: the options do not go together, or a file cannot be read.
         """
+        return AdminServiceStub(self._opened())
+
+    @property
+    def billing(self) -> BillingServiceStub:
+        """The calls of backends, where this is the public listener.
+
+        Raises:
+            UsageError: the options do not go together, or a file cannot be read.
+        """
+        return BillingServiceStub(self._opened())
+
+    def _opened(self) -> grpc.Channel:
         if self._channel is None:
             self._channel = _channel(self.connection.options())
-        return AdminServiceStub(self._channel)
+        return self._channel
 
     @property
     def target(self) -> str:
@@ -121,7 +135,9 @@ class Service:
         try:
             return self.call(method, request)
         except UnavailableError as error:
-            again = f"It may have been done. The same command with --request-id {request.request_id} never does it twice."
+            again = (
+                f"It may have been done. The same command with --request-id {request.request_id} never does it twice."
+            )
             error.add_note(again)
             raise
 

@@ -24,7 +24,9 @@ def shown(customer: Customer) -> RenderableType:
         screen.section("May use", _entitlements(customer, now), "The catalog has no features."),
         screen.section("Because of", source_screen.sources(customer, now), "Nothing, not even a default plan."),
         screen.section("Stripe customers", _bindings(customer, now), "None: never began to buy."),
-        screen.section("Not finished", _intents(customer, now), "Nothing: no page to pay on is open, no change under way."),
+        screen.section(
+            "Not finished", _intents(customer, now), "Nothing: no page to pay on is open, no change under way."
+        ),
         screen.section("Findings", findings_table(customer.findings, now), "None."),
     )
 
@@ -32,7 +34,9 @@ def shown(customer: Customer) -> RenderableType:
 def _head(customer: Customer, now: datetime) -> RenderableType:
     held = customer.entitlements
     known = screen.moment(customer.create_time, now)
-    plans = Text(screen.plain(", ".join(held.plan_keys) or "none"), style="bold green" if held.plan_keys else "bold yellow")
+    plans = Text(
+        screen.plain(", ".join(held.plan_keys) or "none"), style="bold green" if held.plan_keys else "bold yellow"
+    )
     pairs: list[tuple[str, RenderableType]] = [
         ("customer", Text(screen.plain(customer.customer_id), style="bold")),
         ("plans", plans),
@@ -89,7 +93,9 @@ def _intents(customer: Customer, now: datetime) -> RenderableType | None:
 def erasure(erased: Erasure, request_id: str, now: datetime) -> RenderableType:
     """Give how far an erasure has come, and what it took out."""
     done = erased.state == Erasure.STATE_DONE
-    state = Text("done", style="bold green") if done else Text("under way; the service goes on by itself", style="yellow")
+    state = (
+        Text("done", style="bold green") if done else Text("under way; the service goes on by itself", style="yellow")
+    )
     counts = [
         ("bodies of events emptied", erased.event_bodies),
         ("events in quarantine deleted", erased.quarantined_events),

@@ -13,7 +13,9 @@ from billing_cli import customer_screen, history_screen, screen
 from billing_cli.connection import Service
 from billing_cli.options import Actor, AsJson, Because, CustomerId, Limit, RequestId, Yes, confirm, more
 
-app: Final = typer.Typer(no_args_is_help=True, help="What a customer has and why, its history, and what to do about it.")
+app: Final = typer.Typer(
+    no_args_is_help=True, help="What a customer has and why, its history, and what to do about it."
+)
 
 
 @app.command()
@@ -52,7 +54,10 @@ def link(
     actor: Actor,
     request_id: RequestId,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also where it is bound to another customer, who loses what was bought under it.")
+        bool,
+        typer.Option(
+            "--replace", help="Also where it is bound to another customer, who loses what was bought under it."
+        ),
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,

@@ -34,14 +34,18 @@ class Outcome(StrEnum):
         return event_pb2.Event.Outcome.Value(f"OUTCOME_{self.name}")
 
 
-When = Annotated[Moment | None, typer.Option(parser=moment, metavar="TIME", help="A time in UTC, or a span: 4d, 12h, 30m.")]
+When = Annotated[
+    Moment | None, typer.Option(parser=moment, metavar="TIME", help="A time in UTC, or a span: 4d, 12h, 30m.")
+]
 
 
 @app.command("list")
 def list_events(
     context: typer.Context,
     customer: Annotated[str | None, typer.Option(metavar="CUSTOMER", help="Only about this customer.")] = None,
-    event_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only of this type, as invoice.paid.")] = None,
+    event_type: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="Only of this type, as invoice.paid.")
+    ] = None,
     about: Annotated[
         str | None, typer.Option("--object", metavar="ID", help="Only about this object of Stripe's, as sub_….")
     ] = None,
@@ -58,7 +62,7 @@ def list_events(
         customer_id=customer,
         type=event_type,
         object_id=about,
-        outcome=outcome.number if outcome else None,
+        outcome=outcome.number if outcome else event_pb2.Event.OUTCOME_UNSPECIFIED,
         start_time=since.before(now) if since else None,
         end_time=until.before(now) if until else None,
     )
@@ -73,7 +77,9 @@ def list_events(
 @app.command()
 def show(
     context: typer.Context,
-    event_id: Annotated[str, typer.Argument(metavar="EVENT", help="evt_…, or the key of one in quarantine.", show_default=False)],
+    event_id: Annotated[
+        str, typer.Argument(metavar="EVENT", help="evt_…, or the key of one in quarantine.", show_default=False)
+    ],
     body: Annotated[bool, typer.Option("--body", help="Its bytes and nothing else. They hold personal data.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +100,9 @@ def show(
 @app.command()
 def replay(
     context: typer.Context,
-    event_key: Annotated[str, typer.Argument(metavar="EVENT", help="Its key, as the quarantine's list has it.", show_default=False)],
+    event_key: Annotated[
+        str, typer.Argument(metavar="EVENT", help="Its key, as the quarantine's list has it.", show_default=False)
+    ],
     actor: Actor,
     request_id: RequestId,
     because: Because = "billing events replay",
@@ -134,7 +142,11 @@ def _event(answer: event_pb2.GetEventResponse, now: datetime) -> RenderableType:
             ]
         )
     event = answer.event
-    kept = f"{event.body_bytes} bytes; --body shows them" if event.body_bytes else "taken out, by age or because it was asked for"
+    kept = (
+        f"{event.body_bytes} bytes; --body shows them"
+        if event.body_bytes
+        else "taken out, by age or because it was asked for"
+    )
     return screen.facts(
         [
             ("event", Text(screen.plain(event.event_id), style="bold")),

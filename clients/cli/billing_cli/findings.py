@@ -15,7 +15,9 @@ from billing_cli.connection import Service
 from billing_cli.finding_screen import findings_table
 from billing_cli.options import Actor, AsJson, Because, Limit, RequestId, more
 
-app: Final = typer.Typer(no_args_is_help=True, help="What a person should look at; docs/repair.md says what to do about each kind.")
+app: Final = typer.Typer(
+    no_args_is_help=True, help="What a person should look at; docs/repair.md says what to do about each kind."
+)
 
 
 class Kind(StrEnum):
@@ -45,7 +47,7 @@ def list_findings(
     """List findings, the last found first."""
     service: Service = context.obj
     request = finding_pb2.ListFindingsRequest(
-        kind=kind.number if kind else None, customer_id=customer, include_closed=every
+        kind=kind.number if kind else finding_pb2.Finding.KIND_UNSPECIFIED, customer_id=customer, include_closed=every
     )
     findings, is_more = service.pages(service.admin.ListFindings, request, lambda answer: answer.findings, limit)
     if as_json:

@@ -26,7 +26,9 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many
 CustomerId = Annotated[str, typer.Argument(metavar="CUSTOMER", help="Your own id of the customer.", show_default=False)]
 Because = Annotated[
     str,
-    typer.Option("--because", metavar="TEXT", help="Why; kept with it. Name a ticket, not a person.", rich_help_panel=_RECORD),
+    typer.Option(
+        "--because", metavar="TEXT", help="Why; kept with it. Name a ticket, not a person.", rich_help_panel=_RECORD
+    ),
 ]
 
 

@@ -11,9 +11,10 @@ import typer
 from billing_client import BillingError
 from typer.core import TyperGroup
 
-from billing_cli import screen
+from billing_cli import checkouts, customers, events, findings, grants, quarantine, screen
 from billing_cli.connection import OPS, TARGET, TIMEOUT_S, Connection, Service
 from billing_cli.failures import Exit, UnreachableError, UsageError, exit_code, explain
+from billing_cli.reconcile import reconcile
 from billing_cli.status import status
 
 _CONNECTION: Final = "Connection"
@@ -50,25 +51,41 @@ app: Final = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("status")(status)
+app.add_typer(customers.app, name="customer")
+app.add_typer(checkouts.app, name="checkout")
+app.add_typer(events.app, name="events")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(grants.app, name="grants")
+app.add_typer(findings.app, name="findings")
+app.command("reconcile")(reconcile)
 
 
 @app.callback()
-def connection(  # noqa: D417 - the help of each option stands beside it
+def connection(
     context: typer.Context,
     target: Annotated[
         str,
-        typer.Option(envvar="BILLING_ADMIN_TARGET", help="The service's internal listener.", rich_help_panel=_CONNECTION),
+        typer.Option(
+            envvar="BILLING_ADMIN_TARGET", help="The service's internal listener.", rich_help_panel=_CONNECTION
+        ),
     ] = TARGET,
     token_file: Annotated[
         Path | None,
-        typer.Option(envvar="BILLING_ADMIN_TOKEN_FILE", help="A file with a token of the role admin.", rich_help_panel=_CONNECTION),
+        typer.Option(
+            envvar="BILLING_ADMIN_TOKEN_FILE",
+            help="A file with a token of the role admin.",
+            rich_help_panel=_CONNECTION,
+        ),
     ] = None,
     ca: Annotated[
         Path | None,
-        typer.Option(envvar="BILLING_ADMIN_CA", help="The authority of the service's certificate.", rich_help_panel=_CONNECTION),
+        typer.Option(
+            envvar="BILLING_ADMIN_CA", help="The authority of the service's certificate.", rich_help_panel=_CONNECTION
+        ),
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option(envvar="BILLING_ADMIN_CERT", help="Your own certificate.", rich_help_panel=_CONNECTION)
+        Path | None,
+        typer.Option(envvar="BILLING_ADMIN_CERT", help="Your own certificate.", rich_help_panel=_CONNECTION),
     ] = None,
     key: Annotated[
         Path | None, typer.Option(envvar="BILLING_ADMIN_KEY", help="Its key.", rich_help_panel=_CONNECTION)
@@ -82,7 +99,10 @@ def connection(  # noqa: D417 - the help of each option stands beside it
         ),
     ] = None,
     ops: Annotated[
-        str, typer.Option(envvar="BILLING_ADMIN_OPS", help="The service's health page, for status.", rich_help_panel=_CONNECTION)
+        str,
+        typer.Option(
+            envvar="BILLING_ADMIN_OPS", help="The service's health page, for status.", rich_help_panel=_CONNECTION
+        ),
     ] = OPS,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=600, help="Seconds for one call.", rich_help_panel=_CONNECTION)
@@ -96,9 +116,7 @@ def connection(  # noqa: D417 - the help of each option stands beside it
     Reports go to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or not all of it done,
     2 usage, 3 not found, 4 not allowed, 5 unavailable, 6 not confirmed, 130 stopped.
     """
-    context.obj = Service(
-        Connection(target, token_file, ca, cert, key, server_name, ops, timeout, insecure)
-    )
+    context.obj = Service(Connection(target, token_file, ca, cert, key, server_name, ops, timeout, insecure))
     context.call_on_close(context.obj.close)
 
 

@@ -17,7 +17,9 @@ from billing_cli.connection import Service
 from billing_cli.options import Actor, AsJson, Limit, RequestId, more
 from billing_cli.replaying import Because, replay_reason
 
-app: Final = typer.Typer(no_args_is_help=True, help="Events that could not be taken in; kept until the cause is mended.")
+app: Final = typer.Typer(
+    no_args_is_help=True, help="Events that could not be taken in; kept until the cause is mended."
+)
 
 
 class Reason(StrEnum):
@@ -42,7 +44,9 @@ def list_quarantine(
 ) -> None:
     """List the events in quarantine, the last to come first. Changes nothing."""
     service: Service = context.obj
-    request = event_pb2.ListQuarantinedEventsRequest(reason=reason.number if reason else None)
+    request = event_pb2.ListQuarantinedEventsRequest(
+        reason=reason.number if reason else event_pb2.QuarantinedEvent.REASON_UNSPECIFIED
+    )
     counts: dict[int, int] = {}
 
     def items(answer: event_pb2.ListQuarantinedEventsResponse) -> Sequence[event_pb2.QuarantinedEvent]:
@@ -77,7 +81,9 @@ def _table(found: Sequence[event_pb2.QuarantinedEvent], now: datetime) -> Render
         reason = Text(_word(one.reason), style="bold yellow")
         return one.event_key, reason, one.detail, str(one.attempts), screen.moment(one.update_time, now)
 
-    return screen.table("event", "reason", "what is wrong", "tries", "last failed", rows=map(row, found), keep=["reason"])
+    return screen.table(
+        "event", "reason", "what is wrong", "tries", "last failed", rows=map(row, found), keep=["reason"]
+    )
 
 
 def _counts(counts: dict[int, int]) -> str:

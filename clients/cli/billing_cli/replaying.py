@@ -15,7 +15,9 @@ from billing_cli.failures import Exit
 PAGE_SIZE: Final = 500
 MAX_PAGES: Final = 10_000  # of one command: five million events
 
-Because = Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; kept with it.", rich_help_panel="For the record")]
+Because = Annotated[
+    str, typer.Option("--because", metavar="TEXT", help="Why; kept with it.", rich_help_panel="For the record")
+]
 
 _COUNTS: Final = ("replayed", "applied", "parked", "duplicate", "ignored", "not_ours", "failed")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -16,12 +17,16 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 WIDE: Final = 200  # columns where there is no terminal to ask: a file or a pipe is not to get cut cells
+NARROW: Final = 72  # columns, below which a table may fall apart into its rows
+BEARABLE: Final = 1.5  # how much wider than the terminal a table may be before it does
+UNBOUNDED: Final = 10_000
 _VISIBLE: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
 _STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -74,14 +79,38 @@ def plain(value: object) -> str:
     return str(value).translate(_VISIBLE)
 
 
-def table(*columns: str, rows: Iterable[Sequence[RenderableType]], keep: Iterable[str] = ()) -> Table:
+@dataclass(frozen=True)
+class Listing:
+    """Rows under columns; on a terminal that is far too narrow for that, each row by itself, a line for each value."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[RenderableType]]
+    keep: frozenset[str]  # columns that are folded last
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give the one or the other."""
+        drawn = self._table()
+        needed = Measurement.get(console, options.update(width=UNBOUNDED), drawn).maximum
+        if options.max_width >= NARROW or needed <= options.max_width * BEARABLE:
+            yield drawn
+            return
+        for number, row in enumerate(self.rows):
+            if number:
+                yield Text()
+            yield facts(pair for pair in zip(self.columns, row, strict=True) if pair[1])
+
+    def _table(self) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+        for column in self.columns:
+            made.add_column(column, overflow="fold", no_wrap=column in self.keep)
+        for row in self.rows:
+            made.add_row(*(Text(plain(cell)) if isinstance(cell, str) else cell for cell in row))
+        return made
+
+
+def table(*columns: str, rows: Iterable[Sequence[RenderableType]], keep: Iterable[str] = ()) -> Listing:
     """Make a table; the columns of `keep` are folded last, because half an id is none."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column in set(keep))
-    for row in rows:
-        made.add_row(*(Text(plain(cell)) if isinstance(cell, str) else cell for cell in row))
-    return made
+    return Listing(columns, list(rows), frozenset(keep))
 
 
 def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:

@@ -28,7 +28,8 @@ from billing_cli.words import duration, source_id
 Fact = tuple[str, RenderableType]
 
 _LIVE: Final = frozenset({Source.STATE_ACTIVE, Source.STATE_TRIALING, Source.STATE_ENDING})
-_STYLES: Final[Mapping[int, str]] = dict.fromkeys(_LIVE, "bold green") | {
+_STYLES: Final[Mapping[int, str]] = {
+    **dict.fromkeys(_LIVE, "bold green"),
     Source.STATE_GRACE: "bold yellow",
     Source.STATE_SCHEDULED: "cyan",
     Source.STATE_PENDING_PAYMENT: "yellow",
@@ -67,7 +68,9 @@ def _source(source: Source, explanation: SourceExplanation | None, now: datetime
     else:
         title.append(screen.plain(f"  {source.plan_key}"))
     facts = [("access", _access(source, now)), *(_why(explanation, now) if explanation else ())]
-    inner = screen.facts(facts) if source.type != Source.TYPE_DEFAULT_PLAN else Text("what every customer has", style="dim")
+    inner = (
+        screen.facts(facts) if source.type != Source.TYPE_DEFAULT_PLAN else Text("what every customer has", style="dim")
+    )
     return Group(title, Padding(inner, (0, 0, 0, 2)))
 
 
@@ -87,7 +90,7 @@ def _why(one: SourceExplanation, now: datetime) -> Iterator[Fact]:
         yield from grant_facts(one.grant, now)
     if one.ruling:
         yield "ruling", _RULINGS.get(one.ruling, Ruling.Name(one.ruling))
-    if one.HasField("policy"):
+    if one.HasField("policy") and one.source.state != Source.STATE_ENDED:
         yield "policy", _policy(one.policy)
 
 
@@ -131,7 +134,10 @@ def _trouble(dispute: DisputeStanding.ValueType, *, deleted: bool) -> Iterator[F
 
 def grant_facts(grant: Grant, now: datetime) -> Iterator[Fact]:
     """Give who gave what, and why."""
-    yield "mode", "instead of what else they have" if grant.mode == Grant.MODE_OVERRIDE else "beside what else they have"
+    yield (
+        "mode",
+        "instead of what else they have" if grant.mode == Grant.MODE_OVERRIDE else "beside what else they have",
+    )
     yield "given", f"{screen.moment(grant.create_time, now)} by {grant.actor}"
     yield "because", grant.reason
     if grant.HasField("revoke_time"):

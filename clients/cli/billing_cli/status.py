@@ -71,7 +71,9 @@ def _get(host: str, path: str) -> str:
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UnreachableError(f"No health page answers at {host} (--ops, BILLING_ADMIN_OPS): {error}") from None
     if response.status not in {200, 503}:
-        raise UnreachableError(f"What answers at {host} is not the health page of the service: {path} is {response.status}")
+        raise UnreachableError(
+            f"What answers at {host} is not the health page of the service: {path} is {response.status}"
+        )
     return body
 
 
@@ -113,7 +115,11 @@ def _rows(found: Status, now: datetime) -> Iterator[tuple[str | Text, ...]]:
     yield "quarantine", _counts(found.quarantined_events), "events put aside: billing quarantine list"
     yield "findings", _counts(found.open_findings), "what a person should look at: billing findings list"
     overdue = f", the oldest due for {timedelta(seconds=int(found.reread_overdue_s))}" if found.reread_overdue_s else ""
-    yield "re-reads", _mark(f"{found.rereads}{overdue}", wrong=found.reread_overdue_s > LATE_S), "objects to ask Stripe for"
+    yield (
+        "re-reads",
+        _mark(f"{found.rereads}{overdue}", wrong=found.reread_overdue_s > LATE_S),
+        "objects to ask Stripe for",
+    )
     yield "drift", str(found.drift), "differences that no event told, all reconciliations so far"
     yield "reconciled", _reconciled(found.reconciled_until, now), "up to where Stripe's events were compared with ours"
     yield "waiting", _counts(found.waiting_events, wrong=False), "events in front of the writers"

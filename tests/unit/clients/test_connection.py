@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from billing_cli.connection import Connection
 from billing_cli.failures import UsageError
 

@@ -4,10 +4,9 @@ import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from billing_cli import screen
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
-
-from billing_cli import screen
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
