@@ -13,15 +13,14 @@ import typer
 from billing.admin.v1.reconcile_pb2 import ReconcileRequest, ReconcileRun
 from billing_client import UnavailableError
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from billing_cli import screen
 from billing_cli.connection import Service
 from billing_cli.failures import Exit, UsageError
 from billing_cli.options import Actor, AsJson, Moment, RequestId, moment
 from billing_cli.replaying import Because
+from billing_cli.runs import runs_table, scope_word, state_word
 
 LINE_EVERY_S: Final = 5.0  # where there is no terminal; a log is not to fill
 GOES_ON: Final = "The same command goes on where it was."
@@ -81,7 +80,7 @@ def reconcile(
     if as_json:
         screen.write(runs)
     else:
-        screen.show(_report(runs))
+        screen.show(runs_table(runs, datetime.now(UTC)))
     if any(run.state != ReconcileRun.STATE_COMPLETE for run in runs) or not runs:
         raise typer.Exit(Exit.FAILED)
 
@@ -144,7 +143,7 @@ class _Bars:
 
     def __call__(self, run: ReconcileRun, *, ended: bool) -> None:
         if run.run_id not in self._tasks:
-            self._tasks[run.run_id] = self._progress.add_task(_scope(run), total=None, counts="")
+            self._tasks[run.run_id] = self._progress.add_task(scope_word(run), total=None, counts="")
         share = 1.0 if ended and run.state == ReconcileRun.STATE_COMPLETE else _share(run)
         self._progress.update(
             self._tasks[run.run_id],
@@ -169,7 +168,7 @@ class _Lines:
         self._said = run.run_id, time.monotonic()
         share = _share(run)
         done = f"{share:.0%}, " if share is not None and not ended else ""
-        screen.say(f"{_scope(run)}: {_state(run) if ended else 'under way'}, {done}{_counts(run)}")
+        screen.say(f"{scope_word(run)}: {state_word(run) if ended else 'under way'}, {done}{_counts(run)}")
 
 
 def _share(run: ReconcileRun) -> float | None:
@@ -184,24 +183,6 @@ def _seconds(at: Timestamp) -> float:
     return at.seconds + at.nanos / 1e9
 
 
-def _scope(run: ReconcileRun) -> str:
-    return screen.word(ReconcileRun.Scope.Name(run.scope), "SCOPE_")
-
-
-def _state(run: ReconcileRun) -> str:
-    return screen.word(ReconcileRun.State.Name(run.state), "STATE_")
-
-
 def _counts(run: ReconcileRun) -> str:
     trouble = "".join(f", {name} {count}" for name, count in (("failed", run.failed), ("denied", run.denied)) if count)
     return f"found {run.found}, repaired {run.repaired}, drift {run.drift}{trouble}"
-
-
-def _report(runs: list[ReconcileRun]) -> RenderableType:
-    def row(run: ReconcileRun) -> tuple[RenderableType, ...]:
-        style = "bold green" if run.state == ReconcileRun.STATE_COMPLETE else "bold red"
-        counts = (run.found, run.repaired, run.failed, run.drift, run.denied)
-        return str(run.run_id), _scope(run), Text(_state(run), style=style), *map(str, counts)
-
-    columns = ("run", "what", "is", "found", "repaired", "failed", "drift", "denied")
-    return screen.table(*columns, rows=map(row, runs))
