@@ -19,23 +19,32 @@ from billing_service.flows.admit_catalog import AdmitCatalog
 from billing_service.flows.asked_reads import AskedReads
 from billing_service.flows.await_checkout import AwaitCheckout
 from billing_service.flows.change_feed import ChangeFeed
+from billing_service.flows.change_grants import ChangeGrants
 from billing_service.flows.change_subscription import ChangeSubscription
 from billing_service.flows.check_entitlement import CheckEntitlement
+from billing_service.flows.close_finding import CloseFinding
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.create_portal_session import CreatePortalSession
+from billing_service.flows.describe_customer import DescribeCustomer
+from billing_service.flows.erase_customer import EraseCustomer
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.lanes import Lane
+from billing_service.flows.link_stripe_customer import LinkStripeCustomer
 from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.look_up import LookUp
 from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.read_past import ReadPast
 from billing_service.flows.reads import Reads
 from billing_service.flows.reconcile import Reconcile
+from billing_service.flows.reconcile_objects import ReconcileObjects
+from billing_service.flows.reconcile_on_request import ReconcileOnRequest
 from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
+from billing_service.flows.replay_on_request import ReplayOnRequest
 from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.flows.retention import Retention
 from billing_service.flows.tallies import Tallies
@@ -45,6 +54,7 @@ from billing_service.live_access import LiveAccess
 from billing_service.metrics import Metrics
 from billing_service.ops import OpsListener, build_app
 from billing_service.readiness import ReadinessWatch
+from billing_service.rpc.admin_servicer import AdminFlows, AdminServicer
 from billing_service.rpc.server import Listener, internal_listener, public_listener
 from billing_service.rpc.servicers import BillingFlows, BillingServicer, FulfillmentServicer
 from billing_service.settings import Settings
@@ -116,8 +126,10 @@ class Program:
             credentials=self._access.credentials(),
             observe=self._metrics.call,
         )
+        self._erase = EraseCustomer(self._database, now)
         self._internal = internal_listener(
             FulfillmentServicer(self._fulfill),
+            AdminServicer(self._admin_flows(now), now),
             gate=self._access.internal_gate(),
             credentials=self._access.credentials(),
             observe=self._metrics.call,
@@ -156,6 +168,21 @@ class Program:
             create_portal_session=CreatePortalSession(self._database, self._stripe, self._prices, self._reads, now),
         )
 
+    def _admin_flows(self, now: Callable[[], datetime]) -> AdminFlows:
+        objects = ReconcileObjects(
+            self._database, self._stripe.listing, self._reads, self._budget, self._settings.deployment, now
+        )
+        return AdminFlows(
+            describe_customer=DescribeCustomer(self._database, self._prices, now),
+            look_up=LookUp(self._database, self._prices, now),
+            change_grants=ChangeGrants(self._database, self._prices, now),
+            link_stripe_customer=LinkStripeCustomer(self._database, self._reads, self._prices, now),
+            replay=ReplayOnRequest(self._database, self._replay),
+            reconcile=ReconcileOnRequest(self._database, self._reconcile, objects, now),
+            close_finding=CloseFinding(self._database),
+            erase_customer=self._erase,
+        )
+
     async def serve(self, stop: asyncio.Event, listening: Callable[[Addresses], None]) -> None:
         """Serve until `stop` is set, then drain. `listening` is told where, once all three listeners are up.
 
@@ -181,6 +208,7 @@ class Program:
             "change feed": self._feed.run,
             "time changes": self._time_changes.run,
             "retention": self._retention.run,
+            "erasing": self._erase.run,
             "tallies": Tallies(self._database, self._metrics.tallied).run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from billing_service.domain.catalog import Plan, Policy
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.grant import GrantFacts
 from billing_service.domain.payments import DisputeStanding
 from billing_service.domain.views import InvoiceStatus, ItemView, SubscriptionStatus
 
@@ -26,6 +27,7 @@ class SourceType(StrEnum):
     DEFAULT_PLAN = "default_plan"
     SUBSCRIPTION = "subscription"
     PURCHASE = "purchase"
+    GRANT = "grant"
 
 
 class SourceState(StrEnum):
@@ -42,6 +44,7 @@ class SourceState(StrEnum):
     UNRESOLVED = "unresolved"
     REFUNDED = "refunded"
     DISPUTED = "disputed"
+    SCHEDULED = "scheduled"
 
 
 GIVING = frozenset({SourceState.ACTIVE, SourceState.TRIALING, SourceState.GRACE, SourceState.ENDING})
@@ -55,10 +58,12 @@ class Source:
     state: SourceState
     plan_key: str | None  # None while unresolved
     quantity: int
-    stripe_id: str | None  # "si_..." or "cs_..."; None for the default plan
+    stripe_id: str | None  # "si_..." or "cs_..."; None for the default plan and for grants
     stripe_subscription_id: str | None
     start_time: datetime | None
     end_time: datetime | None  # None: open-ended
+    grant_id: str | None = None  # these two of a grant; sources are kept in the log, so they have defaults
+    override: bool = False
 
     @property
     def gives(self) -> bool:
@@ -73,15 +78,18 @@ class Access:
     type: SourceType
     plan: Plan | None
     quantity: int
-    stripe_id: str
+    stripe_id: str | None  # None for a grant
     stripe_subscription_id: str | None
     state: SourceState
     start: datetime
     end: datetime | None
     after: SourceState = SourceState.ENDED
+    grant: GrantFacts | None = None
 
     def at(self, now: datetime) -> Source:
-        """Give the source as it stands at `now`. One that has not begun gives nothing yet."""
+        """Give the source as it stands at `now`. A grant that has not begun gives nothing yet."""
+        if self.grant is not None:
+            return self._granted_at(self.grant, now)
         over = self.end is not None and now >= self.end
         return Source(
             type=self.type,
@@ -94,8 +102,25 @@ class Access:
             end_time=self.end,
         )
 
+    def _granted_at(self, grant: GrantFacts, now: datetime) -> Source:
+        state = self.after if grant.is_over(now) else self.state
+        return Source(
+            type=self.type,
+            state=SourceState.SCHEDULED if now < self.start and state in GIVING else state,
+            plan_key=self.plan.plan_key if self.plan else None,
+            quantity=self.quantity,
+            stripe_id=None,
+            stripe_subscription_id=None,
+            start_time=self.start,
+            end_time=self.end,
+            grant_id=grant.grant_id,
+            override=grant.override,
+        )
+
     def next_change(self, now: datetime) -> datetime | None:
         """Say when time alone changes what it gives; None where it never does."""
+        if self.grant is not None and now < self.start:
+            return self.start if self.state in GIVING else None
         return self.end if self.state in GIVING and self.end is not None and now < self.end else None
 
 
@@ -167,7 +192,12 @@ def accesses(facts: CustomerFacts, resolve: ResolvePlan, find: FindPlan) -> tupl
         for item in subscription.items
     ]
     purchases = [_purchase_access(purchase, find(purchase.plan_key)) for purchase in facts.purchases]
-    return tuple(sorted([*items, *purchases], key=lambda access: (access.start, access.stripe_id)))
+    grants = [_grant_access(grant, find(grant.plan_key) if grant.plan_key else None) for grant in facts.grants]
+    return tuple(sorted([*items, *purchases, *grants], key=_order))
+
+
+def _order(access: Access) -> tuple[datetime, str]:
+    return access.start, access.stripe_id or (access.grant.grant_id if access.grant else "")
 
 
 def _invoice(subscription: SubscriptionFacts) -> Invoice:
@@ -205,14 +235,20 @@ def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | N
     )
 
 
-def _item_window(
-    subscription: SubscriptionFacts, item: ItemView, policy: Policy
-) -> tuple[SourceState, datetime | None, SourceState]:
+def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
+    """Say what the table and the plan's policy about pauses make of a subscription."""
     ruling = verdict(subscription.status, _invoice(subscription), first=subscription.first_payment)
     if ruling is Verdict.PAUSED and policy.access_while_paused:
         ruling = Verdict.PERIOD
     if subscription.collection_paused and not policy.access_while_collection_paused:
         ruling = Verdict.PAUSED
+    return ruling
+
+
+def _item_window(
+    subscription: SubscriptionFacts, item: ItemView, policy: Policy
+) -> tuple[SourceState, datetime | None, SourceState]:
+    ruling = ruling_of(subscription, policy)
     if ruling is Verdict.POLICY:
         ruling = Verdict.PERIOD if policy.access_before_settled else Verdict.PENDING
     match ruling:
@@ -291,6 +327,22 @@ def _purchase_access(purchase: PurchaseFacts, plan: Plan | None) -> Access:
         state=state if plan else SourceState.UNRESOLVED,
         start=start,
         end=_later(start, duration) if duration and state in GIVING else None,
+    )
+
+
+def _grant_access(grant: GrantFacts, plan: Plan | None) -> Access:
+    """Give the window of a grant. Whether the catalog has the feature of one is for the fold to say, which has the catalog."""
+    given = SourceState.ACTIVE if grant.end is None else SourceState.ENDING
+    return Access(
+        type=SourceType.GRANT,
+        plan=plan,
+        quantity=grant.quantity,
+        stripe_id=None,
+        stripe_subscription_id=None,
+        state=SourceState.UNRESOLVED if grant.plan_key and plan is None else given,
+        start=grant.start,
+        end=grant.end,
+        grant=grant,
     )
 
 

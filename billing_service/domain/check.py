@@ -23,6 +23,7 @@ class CheckReason(StrEnum):
     PAUSED = "paused"
     DISPUTED = "disputed"
     ENDED = "ended"
+    OVERRIDDEN = "overridden"
 
 
 # What a source in this state says of a feature that it would give; the first of them that there is, is the answer: what can be
@@ -57,8 +58,10 @@ def check(answer: Entitlements, feature_key: str, catalog: Catalog, for_sale: Co
     feature = catalog.features[feature_key]
     given = next(one for one in answer.entitlements if one.feature_key == feature_key)
     allowed = is_on(given.value)
-    reason, source = _allowed(given) if allowed else _refused(answer, feature_key, catalog)
-    plans = [plan for plan in catalog.plans.values() if plan.plan_key in for_sale and _gives_more(plan, feature, given)]
+    reason, source = _allowed(given) if allowed else _refused(answer, given, catalog)
+    overridden = given.source is not None and given.source.override  # whatever is bought changes nothing then
+    sold = [plan for plan in catalog.plans.values() if plan.plan_key in for_sale and not overridden]
+    plans = [plan for plan in sold if _gives_more(plan, feature, given)]
     return Check(
         allowed=allowed,
         value=given.value,
@@ -82,15 +85,17 @@ def _allowed(given: Entitlement) -> tuple[CheckReason, Source | None]:
     return CheckReason.GIVEN_IN_GRACE if in_grace else CheckReason.GIVEN, given.source
 
 
-def _refused(answer: Entitlements, feature_key: str, catalog: Catalog) -> tuple[CheckReason, Source | None]:
+def _refused(answer: Entitlements, given: Entitlement, catalog: Catalog) -> tuple[CheckReason, Source | None]:
     """Find the source that would give the feature, were it not for its state; of several of a state, the latest."""
+    if given.source is not None and given.source.override:
+        return CheckReason.OVERRIDDEN, given.source
     would = [
         source
         for source in answer.sources
         if not source.gives
         and source.plan_key is not None
         and (plan := catalog.plans.get(source.plan_key)) is not None
-        and is_on(plan.features.get(feature_key))
+        and is_on(plan.features.get(given.feature_key))
     ]
     for state, reason in _REASONS.items():
         found = [source for source in would if source.state is state]

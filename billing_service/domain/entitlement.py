@@ -1,13 +1,14 @@
 """Sources -> features at a time.
 
 The merge per feature: boolean OR; integer max or sum, as the catalog says; text by plan rank. The default plan holds
-while no live source has a plan of its group, and never adds to a sum.
+while no live source has a plan of its group, and never adds to a sum. Where a live grant overrides a feature, only such grants
+are merged for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from billing_service.domain.access import GIVING, Access, Source, SourceState, SourceType
@@ -21,8 +22,10 @@ from billing_service.domain.catalog import (
     Plan,
     Unlimited,
 )
+from billing_service.domain.grant import GrantFacts, fits
 
 MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
+ABOVE_EVERY_PLAN = 2**31  # the rank of a feature that was granted by itself: a person chose it for this customer
 NOTHING: Mapping[FeatureType, FeatureValue] = {
     FeatureType.BOOLEAN: False,
     FeatureType.INTEGER: 0,
@@ -59,10 +62,18 @@ class _Live:
     """A source that gives its plan now."""
 
     source: Source
-    plan: Plan
+    plan: Plan | None  # None: a grant of a single feature
     change: datetime | None
+    grant: GrantFacts | None = None
+
+    @property
+    def rank(self) -> int:
+        return ABOVE_EVERY_PLAN if self.plan is None else self.plan.rank
 
     def value(self, feature_key: str) -> FeatureValue | None:
+        if self.plan is None:
+            grant = self.grant
+            return grant.feature_value if grant and grant.feature_key == feature_key else None
         value = self.plan.features.get(feature_key)
         if feature_key in self.plan.scales and isinstance(value, int) and not isinstance(value, bool):
             return value * self.source.quantity
@@ -71,12 +82,12 @@ class _Live:
 
 def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: Catalog, now: datetime) -> Entitlements:
     """Work out what a customer may use at `now`; pure."""
-    sources = [access.at(now) for access in accesses]
+    sources = [access.at(now) if access.grant is None else _granted(access, catalog, now) for access in accesses]
     changes = [access.next_change(now) for access in accesses]
     live = [
-        _Live(source, access.plan, change)
+        _Live(source, access.plan, change, access.grant)
         for access, source, change in zip(accesses, sources, changes, strict=True)
-        if access.plan is not None and source.state in GIVING
+        if source.state in GIVING
     ]
     default = _default(live, catalog)
     if default is not None:
@@ -84,21 +95,45 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
         sources.append(default.source)
     by_rank = sorted(live, key=_rank, reverse=True)
     entitlement = _only if len(live) == 1 else _entitlement
+    scheduled = [
+        access for access, source in zip(accesses, sources, strict=False) if source.state is SourceState.SCHEDULED
+    ]
+    entitlements = [entitlement(feature, live) for feature in catalog.features.values()]
     return Entitlements(
         customer_id=customer_id,
         revision=revision,
-        entitlements=tuple([entitlement(feature, live) for feature in catalog.features.values()]),
+        entitlements=tuple([_until_begun(one, scheduled) for one in entitlements] if scheduled else entitlements),
         sources=tuple(sources),
-        plan_keys=tuple(dict.fromkeys(one.plan.plan_key for one in by_rank)),
+        plan_keys=tuple(dict.fromkeys(one.plan.plan_key for one in by_rank if one.plan is not None)),
         read_time=now,
         next_change_time=_earliest(changes),
         catalog_version=catalog.version,
     )
 
 
+def _granted(access: Access, catalog: Catalog, now: datetime) -> Source:
+    """Give a grant as it stands; one of a feature that the catalog does not have, or has otherwise, gives nothing."""
+    source, grant = access.at(now), access.grant
+    if grant is None or grant.feature_key is None or fits(catalog.features.get(grant.feature_key), grant.feature_value):
+        return source
+    return replace(source, state=SourceState.UNRESOLVED)
+
+
+def _until_begun(one: Entitlement, scheduled: Iterable[Access]) -> Entitlement:
+    """Have a feature say that it may change when a grant begins that names it."""
+    begins = [
+        access.start
+        for access in scheduled
+        if access.grant is not None
+        and (access.grant.feature_key == one.feature_key or (access.plan and one.feature_key in access.plan.features))
+    ]
+    return replace(one, next_change_time=_earliest([one.next_change_time, *begins])) if begins else one
+
+
 def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
     plan = catalog.default_plan
-    if plan is None or (plan.group is not None and any(one.plan.group == plan.group for one in live)):
+    groups = {one.plan.group for one in live if one.plan is not None}
+    if plan is None or (plan.group is not None and plan.group in groups):
         return None
     source = Source(
         type=SourceType.DEFAULT_PLAN,
@@ -114,7 +149,7 @@ def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
 
 
 def _rank(one: _Live) -> int:
-    return one.plan.rank
+    return one.rank
 
 
 def _only(feature: Feature, live: Sequence[_Live]) -> Entitlement:
@@ -130,6 +165,7 @@ def _only(feature: Feature, live: Sequence[_Live]) -> Entitlement:
 
 def _entitlement(feature: Feature, live: Sequence[_Live]) -> Entitlement:
     giving = [(one, value) for one in live if (value := one.value(feature.feature_key)) is not None]
+    giving = [pair for pair in giving if pair[0].source.override] or giving
     change = _earliest(one.change for one, _ in giving)
     value, decider = _merged(feature, giving)
     return Entitlement(feature.feature_key, value, decider.source if decider else None, change)
@@ -141,7 +177,7 @@ def _merged(feature: Feature, giving: list[tuple[_Live, FeatureValue]]) -> tuple
             on = [one for one, value in giving if value is True]
             return (True, on[0]) if on else (False, giving[0][0] if giving else None)
         case FeatureType.TEXT:
-            best = max(giving, key=lambda pair: pair[0].plan.rank, default=None)
+            best = max(giving, key=lambda pair: pair[0].rank, default=None)
             return (best[1], best[0]) if best else ("", None)
         case FeatureType.INTEGER:
             return _merged_integer(feature.merge, giving)

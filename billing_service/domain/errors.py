@@ -100,6 +100,60 @@ class SubscriptionNotFoundError(NotFoundError):
     resource_type = "subscription"
 
 
+class EventNotFoundError(NotFoundError):
+    """No event of this id was recorded or is in quarantine."""
+
+    reason = "EVENT_NOT_FOUND"
+    resource_type = "event"
+
+
+class GrantNotFoundError(NotFoundError):
+    """No grant has this id."""
+
+    reason = "GRANT_NOT_FOUND"
+    resource_type = "grant"
+
+
+class FindingNotFoundError(NotFoundError):
+    """Nothing of this kind was found about this subject."""
+
+    reason = "FINDING_NOT_FOUND"
+    resource_type = "finding"
+
+
+class ReconcileRunNotFoundError(NotFoundError):
+    """No run of the reconciliation has this number."""
+
+    reason = "RECONCILE_RUN_NOT_FOUND"
+    resource_type = "reconcile_run"
+
+
+class CustomerNotFoundError(NotFoundError):
+    """Nothing is known of this customer."""
+
+    reason = "CUSTOMER_NOT_FOUND"
+    resource_type = "customer"
+
+
+class StripeCustomerNotFoundError(NotFoundError):
+    """Stripe has no customer of this id."""
+
+    reason = "STRIPE_CUSTOMER_NOT_FOUND"
+    resource_type = "stripe_customer"
+
+
+class BindingContradictedError(BillingError):
+    """The Stripe customer is somebody else's, as far as is known; look at it, and replace the binding where it is wrong."""
+
+    reason = "BINDING_CONTRADICTED"
+
+
+class TooManyGrantsError(BillingError):
+    """The customer has as many grants as one may have at once; revoke those that are not needed."""
+
+    reason = "TOO_MANY_GRANTS"
+
+
 class RequestIdReusedError(BillingError):
     """The request_id was used before with other parameters; use a new one for a new request."""
 

@@ -1,6 +1,6 @@
-"""What a customer has bought, as facts: the content of the customer's row.
+"""What a customer has bought, and was given, as facts: the content of the customer's row.
 
-Gathered from every object that belongs to the customer; holds no result of a policy, so that a changed policy reaches
+Gathered from every object that belongs to the customer, and from the grants; holds no result of a policy, so that a changed policy reaches
 everybody at once.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from billing_service.domain.grant import GrantFacts
 from billing_service.domain.merge import ObjectState
 from billing_service.domain.observation import Fact, is_deleted_customer
 from billing_service.domain.payments import DisputeStanding, Payments
@@ -72,10 +73,11 @@ class PurchaseFacts:
 
 @dataclass(frozen=True)
 class CustomerFacts:
-    """All that a customer has bought, in the order in which it began."""
+    """All that a customer has bought, in the order in which it began, and what was given to them by hand."""
 
     subscriptions: tuple[SubscriptionFacts, ...] = ()
     purchases: tuple[PurchaseFacts, ...] = ()
+    grants: tuple[GrantFacts, ...] = ()  # in the order of their ids
 
     @property
     def had_trial(self) -> bool:

@@ -255,7 +255,8 @@ async def _refold(
         if owner is not None:
             by_customer[owner].append(state)
     rows = await loaded.rows
-    facts = {customer_id: gather(own) for customer_id, own in by_customer.items()}
+    # What was given by hand changes only under the customer's lock, and with the row: what the row has is what there is.
+    facts = {id_: replace(gather(own), grants=rows[id_].facts.grants) for id_, own in by_customer.items()}
     items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
     context = replace(context, plans=await recall(connection, items, context.plans))
     changes = [

@@ -40,6 +40,7 @@ async def recorded(
         await database.run(lambda connection: reconcile_runs.save(connection, run))
 
     try:
+        tell(run)
         while run.done_until < run.until:
             run = await step(run)
             await save(run)

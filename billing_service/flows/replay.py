@@ -93,25 +93,45 @@ class Replay:
             pass
         return await self.reasons([Reason.IGNORED], progress)
 
+    async def page(
+        self, reasons: Collection[Reason], key: str | None, after: str, most: int
+    ) -> tuple[Replayed, str | None]:
+        """Replay the next events after a key, `most` at most (of one alone where `key` is given); give the last key tried.
+
+        None in its place where there are no more. Raises as `reasons` does.
+        """
+        replayed, moved = Replayed(), set[str]()
+        while replayed.count < most:
+            batch = await self._next(reasons, key, after, min(MOST, most - replayed.count))
+            if not batch:
+                return replayed, None
+            await self._try(batch, moved, replayed)
+            after = max(batch)
+        return replayed, after if await self._next(reasons, key, after, 1) else None
+
     async def _batches(self, reasons: Collection[Reason], key: str | None, progress: Progress | None) -> Replayed:
         replayed, after = Replayed(), ""
         moved: set[str] = set()  # malformed ones that were here by another key, and are by the hash of their bytes now
-        while batch := await self._next(reasons, key, after):
-            tried = {event_key: body for event_key, body in batch.items() if event_key not in moved}
-            results = await self._fulfill(list(tried.values())) if tried else ()
-            replayed.outcomes.update(result.outcome for result in results)
-            done = set()
-            for (event_key, body), result in zip(tried.items(), results, strict=True):
-                kept_as = parse(body).key if result.outcome is Outcome.QUARANTINED else None
-                if kept_as != event_key:
-                    done.add(event_key)
-                if kept_as is not None:
-                    moved.add(kept_as)
-            await self._database.run(lambda c, done=done: quarantine.release(c, done))  # type: ignore[misc] # bound now
+        while batch := await self._next(reasons, key, after, MOST):
+            await self._try(batch, moved, replayed)
             after = max(batch)
             if progress is not None:
                 progress(replayed)
         return replayed
 
-    async def _next(self, reasons: Collection[Reason], key: str | None, after: str) -> Mapping[str, bytes]:
-        return await self._database.run(lambda c: quarantine.payloads(c, reasons, key=key, after=after, most=MOST))
+    async def _try(self, batch: Mapping[str, bytes], moved: set[str], replayed: Replayed) -> None:
+        """Take events in again; let those go that were recorded, or are kept by another key now (`moved` has it then)."""
+        tried = {event_key: body for event_key, body in batch.items() if event_key not in moved}
+        results = await self._fulfill(list(tried.values())) if tried else ()
+        replayed.outcomes.update(result.outcome for result in results)
+        done = set()
+        for (event_key, body), result in zip(tried.items(), results, strict=True):
+            kept_as = parse(body).key if result.outcome is Outcome.QUARANTINED else None
+            if kept_as != event_key:
+                done.add(event_key)
+            if kept_as is not None:
+                moved.add(kept_as)
+        await self._database.run(lambda c: quarantine.release(c, done))
+
+    async def _next(self, reasons: Collection[Reason], key: str | None, after: str, most: int) -> Mapping[str, bytes]:
+        return await self._database.run(lambda c: quarantine.payloads(c, reasons, key=key, after=after, most=most))

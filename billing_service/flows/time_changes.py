@@ -110,4 +110,4 @@ def _change(due: DueCustomer, plans: PlanIndex, now: datetime) -> Change:
 def _shown(one: Entitlements) -> Sequence[object]:
     """Give what a customer can tell apart: values, plans, and the states of the sources."""
     values = [(entitlement.feature_key, entitlement.value) for entitlement in one.entitlements]
-    return [values, one.plan_keys, [(source.stripe_id, source.state) for source in one.sources]]
+    return [values, one.plan_keys, [(source.stripe_id, source.grant_id, source.state) for source in one.sources]]

@@ -32,6 +32,7 @@ REASONS: Final[Mapping[CheckReason, entitlement_pb2.CheckEntitlementResponse.Rea
     CheckReason.PAUSED: _CheckMessage.REASON_PAUSED,
     CheckReason.DISPUTED: _CheckMessage.REASON_DISPUTED,
     CheckReason.ENDED: _CheckMessage.REASON_ENDED,
+    CheckReason.OVERRIDDEN: _CheckMessage.REASON_OVERRIDDEN,
 }
 
 

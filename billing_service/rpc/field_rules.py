@@ -20,10 +20,17 @@ MAX_EMAIL_CHARS = 254  # RFC 5321: what fits a path of 256 octets
 MAX_METADATA_ENTRIES = 20  # Stripe takes 50; the rest is ours
 MAX_METADATA_KEY_CHARS = 40  # Stripe's limit
 MAX_METADATA_VALUE_CHARS = 500  # Stripe's limit
+MAX_ACTOR_CHARS = 200
+MAX_REASON_CHARS = 1_000
+MAX_TEXT_VALUE_CHARS = 200
+MAX_EVENT_KEY_CHARS = 255
+MAX_SUBJECT_CHARS = 500
 RESERVED_METADATA_PREFIX = "billing_"
 
 _CHECKOUT_SESSION_ID = re.compile(r"cs_[A-Za-z0-9_]{1,255}")
 _SUBSCRIPTION_ID = re.compile(r"sub_[A-Za-z0-9_]{1,255}")
+_STRIPE_CUSTOMER_ID = re.compile(r"cus_[A-Za-z0-9_]{1,255}")
+_GRANT_ID = re.compile(r"grant_[0-9a-f]{32}")
 _HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _EMAIL = re.compile(r"[^@\s]+@[\w-]+(\.[\w-]+)+")
 
@@ -176,4 +183,61 @@ def subscription_id_problem(value: str) -> str | None:
         return _NEEDED
     if _SUBSCRIPTION_ID.fullmatch(value) is None:
         return 'must be the id of a Stripe subscription, "sub_..."'
+    return None
+
+
+def stripe_customer_id_problem(value: str) -> str | None:
+    """Check a stripe_customer_id for being one of Stripe's: "cus_" and letters, digits or underscores."""
+    if not value:
+        return _NEEDED
+    return None if _STRIPE_CUSTOMER_ID.fullmatch(value) else 'must be the id of a Stripe customer, "cus_..."'
+
+
+def grant_id_problem(value: str) -> str | None:
+    """Check a grant_id for being one of ours."""
+    if not value:
+        return _NEEDED
+    return None if _GRANT_ID.fullmatch(value) else 'must be the id of a grant, "grant_..."'
+
+
+def event_key_problem(value: str) -> str | None:
+    """Check the id of an event, or the key of one in quarantine."""
+    if not value:
+        return _NEEDED
+    if len(value) > MAX_EVENT_KEY_CHARS or not value.isascii() or not value.isprintable():
+        return f"must be 1 to {MAX_EVENT_KEY_CHARS} printable ASCII characters"
+    return None
+
+
+def actor_problem(value: str) -> str | None:
+    """Check who asks: 1 to 200 characters without control characters."""
+    return _text_problem(value, MAX_ACTOR_CHARS)
+
+
+def subject_problem(value: str) -> str | None:
+    """Check the subject of a finding."""
+    return _text_problem(value, MAX_SUBJECT_CHARS)
+
+
+def reason_problem(value: str) -> str | None:
+    """Check why it is asked: 1 to 1,000 characters; lines may be broken."""
+    if not value.strip():
+        return _NEEDED
+    if len(value) > MAX_REASON_CHARS or "\0" in value:
+        return f"must be at most {MAX_REASON_CHARS} characters long, without NUL"
+    return None
+
+
+def text_value_problem(value: str) -> str | None:
+    """Check a feature's text: at most 200 characters, without control characters."""
+    if len(value) > MAX_TEXT_VALUE_CHARS or _has_control(value):
+        return f"must be at most {MAX_TEXT_VALUE_CHARS} characters long, without control characters"
+    return None
+
+
+def _text_problem(value: str, most: int) -> str | None:
+    if not value.strip():
+        return _NEEDED
+    if len(value) > most or _has_control(value):
+        return f"must be at most {most} characters long, without control characters"
     return None

@@ -35,6 +35,7 @@ SOURCE_TYPES: Final[Mapping[SourceType, entitlement_pb2.Source.Type.ValueType]] 
     SourceType.DEFAULT_PLAN: _SourceMessage.TYPE_DEFAULT_PLAN,
     SourceType.SUBSCRIPTION: _SourceMessage.TYPE_SUBSCRIPTION,
     SourceType.PURCHASE: _SourceMessage.TYPE_PURCHASE,
+    SourceType.GRANT: _SourceMessage.TYPE_GRANT,
 }
 SOURCE_STATES: Final[Mapping[SourceState, entitlement_pb2.Source.State.ValueType]] = {
     SourceState.ACTIVE: _SourceMessage.STATE_ACTIVE,
@@ -48,6 +49,7 @@ SOURCE_STATES: Final[Mapping[SourceState, entitlement_pb2.Source.State.ValueType
     SourceState.UNRESOLVED: _SourceMessage.STATE_UNRESOLVED,
     SourceState.REFUNDED: _SourceMessage.STATE_REFUNDED,
     SourceState.DISPUTED: _SourceMessage.STATE_DISPUTED,
+    SourceState.SCHEDULED: _SourceMessage.STATE_SCHEDULED,
 }
 WATCH_KINDS: Final[Mapping[WatchKind, watch_pb2.WatchEntitlementsResponse.Kind.ValueType]] = {
     WatchKind.SNAPSHOT_BEGIN: _WatchResponse.KIND_SNAPSHOT_BEGIN,
@@ -183,6 +185,8 @@ def source_message(source: Source) -> entitlement_pb2.Source:
         stripe_subscription_id=source.stripe_subscription_id or "",
         start_time=timestamp(source.start_time),
         end_time=timestamp(source.end_time),
+        grant_id=source.grant_id or "",
+        override=source.override,
     )
 
 

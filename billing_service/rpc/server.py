@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 import grpc
+from billing.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
 from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -29,6 +30,7 @@ HEALTH_UPDATE_LIMIT_S: Final = 1.0  # a watcher that does not read is not to hol
 
 PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"]
 INTERNAL_SERVICE: Final = fulfillment_service_pb2.DESCRIPTOR.services_by_name["FulfillmentService"]
+ADMIN_SERVICE: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -62,18 +64,21 @@ class Listener:
         *,
         gate: Gate,
         credentials: grpc.ServerCredentials | None = None,
+        beside: Sequence[ServiceDescriptor] = (),
         roles: Mapping[str, Role] | None = None,
         share: Share | None = None,
         max_calls: int = MAX_CALLS,
         observe: Observe | None = None,
     ) -> None:
-        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), who counts, and what is not as usual."""
-        self._names = ("", service.full_name)
+        """Take the service, what adds the servicers, who may pass, TLS (None: plain text), other services, and what is not as usual."""
+        services = (service, *beside)
+        self._names = ("", *(one.full_name for one in services))
         self._credentials = credentials
         self._admission = Admission(max_calls)
         self._streams = Streams()
         self._stopping: asyncio.Task[None] | None = None
-        guard = Guard(gate, declared_roles(service) if roles is None else roles)
+        declared = {path: role for one in services for path, role in declared_roles(one).items()}
+        guard = Guard(gate, declared if roles is None else roles)
         self._server = grpc.aio.server(
             interceptors=_interceptors(CallLog(observe), guard, share or Share(), self._admission, self._streams),
             options=OPTIONS,
@@ -83,7 +88,7 @@ class Listener:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         register(self._server)
         reflection.enable_server_reflection(
-            (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
 
     async def start(self, address: Address, setting: str) -> Address:
@@ -160,17 +165,26 @@ def public_listener(
 
 def internal_listener(
     servicer: fulfillment_service_pb2_grpc.FulfillmentServiceServicer,
+    admin: admin_service_pb2_grpc.AdminServiceServicer | None = None,
     *,
     gate: Gate,
     credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
     observe: Observe | None = None,
 ) -> Listener:
-    """Make the listener that the gateway uses."""
+    """Make the listener that the gateway uses, and operators where there is a servicer for them."""
 
     def register(server: grpc.aio.Server) -> None:
         fulfillment_service_pb2_grpc.add_FulfillmentServiceServicer_to_server(servicer, server)
+        if admin is not None:
+            admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
 
     return Listener(
-        INTERNAL_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls, observe=observe
+        INTERNAL_SERVICE,
+        register,
+        gate=gate,
+        credentials=credentials,
+        beside=() if admin is None else (ADMIN_SERVICE,),
+        max_calls=max_calls,
+        observe=observe,
     )

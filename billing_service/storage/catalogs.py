@@ -39,7 +39,7 @@ _PLANS_EVER = sa.text("""
     SELECT plan ->> 'plan_key' FROM catalog_versions, jsonb_array_elements(content -> 'plans') AS plan
 """)
 # Reads every customer, and only where a plan is missing that was there once. A purchase for a duration counts until it is
-# over, by the last content that had the plan.
+# over, by the last content that had the plan; a grant until it ends, also one that has not begun.
 _HOLDERS = sa.text("""
     WITH gone AS (
         SELECT key, (
@@ -60,6 +60,11 @@ _HOLDERS = sa.text("""
           AND (gone.duration_s IS NULL
                OR coalesce(CAST(b ->> 'paid_time' AS bigint), CAST(b ->> 'created' AS bigint)) + gone.duration_s
                   > extract(epoch FROM CAST(:now AS timestamptz)))
+      UNION
+        SELECT c.customer_id, g ->> 'plan_key'
+        FROM customers AS c, jsonb_array_elements(c.facts -> 'grants') AS g
+        WHERE g ->> 'plan_key' = ANY(CAST(:plan_keys AS text[]))
+          AND coalesce(CAST(g ->> 'end' AS timestamptz) > CAST(:now AS timestamptz), true)
     )
     SELECT plan_key, count(DISTINCT customer_id) AS customers FROM held GROUP BY plan_key ORDER BY plan_key
 """)

@@ -79,6 +79,11 @@ _UNFINISHED = sa.text(f"""
     SELECT {_COLUMNS} FROM checkout_intents AS i
     WHERE customer_id = :customer_id AND plan_group = :plan_group AND state IN ('creating', 'open')
 """)  # noqa: S608
+_UNFINISHED_OF = sa.text(f"""
+    SELECT {_COLUMNS} FROM checkout_intents AS i
+    WHERE customer_id = :customer_id AND state IN ('creating', 'open', 'expiring')
+    ORDER BY create_time DESC, intent_id LIMIT :most
+""")  # noqa: S608
 _EXPIRING = sa.text(f"""
     SELECT {_COLUMNS} FROM checkout_intents AS i
     WHERE customer_id = :customer_id AND plan_group = :plan_group AND state = 'expiring' ORDER BY intent_id LIMIT 20
@@ -156,6 +161,12 @@ _SETTLE = sa.text("""
     WHERE i.intent_id = s.intent_id AND i.state <> s.state
       AND (s.state = 'completed' OR i.state IN ('creating', 'open'))
 """)
+
+
+async def unfinished_of(connection: Connection, customer_id: str, most: int) -> list[Intent]:
+    """Give the attempts of a customer that are not finished, the newest first."""
+    result = await connection.execute(_UNFINISHED_OF, {"customer_id": customer_id, "most": most})
+    return [_intent(row) for row in result]
 
 
 async def find_request(connection: Connection, request_id: str) -> StoredRequest | None:

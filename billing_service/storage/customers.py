@@ -102,6 +102,18 @@ _SET_STRIPE_CUSTOMER = sa.text("""
     UPDATE customers SET stripe_customer_id = :stripe_customer_id
     WHERE customer_id = :customer_id AND stripe_customer_id IS NULL
 """)
+_LEAVE_STRIPE_CUSTOMER = sa.text("""
+    UPDATE customers SET stripe_customer_id = NULL, stripe_customer_key = NULL, stripe_customer_request = NULL
+    WHERE customer_id = :customer_id AND stripe_customer_id = :stripe_customer_id
+""")
+_CREATE_TIME = sa.text("SELECT create_time FROM customers WHERE customer_id = :customer_id")
+# What Stripe is sent to make the customer: once it has answered, nothing is sent again; before that, the address goes alone.
+_ERASE = sa.text("""
+    UPDATE customers
+    SET stripe_customer_request = CASE WHEN stripe_customer_id IS NULL THEN stripe_customer_request - 'email' ELSE '{}' END
+    WHERE customer_id = :customer_id AND stripe_customer_request IS NOT NULL AND stripe_customer_request <> '{}'
+      AND (stripe_customer_id IS NOT NULL OR jsonb_exists(stripe_customer_request, 'email'))
+""")
 
 
 def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
@@ -192,3 +204,20 @@ async def forget_stripe_customer(connection: Connection, customer_id: str, key: 
     The binding stays: a dispute may still name the old one.
     """
     await connection.execute(_FORGET_STRIPE_CUSTOMER, {"customer_id": customer_id, "key": key})
+
+
+async def leave_stripe_customer(connection: Connection, customer_id: str, stripe_customer_id: str) -> None:
+    """Have a locked customer not buy with this Stripe customer any more."""
+    values = {"customer_id": customer_id, "stripe_customer_id": stripe_customer_id}
+    await connection.execute(_LEAVE_STRIPE_CUSTOMER, values)
+
+
+async def create_time(connection: Connection, customer_id: str) -> datetime | None:
+    """Say when a customer was first heard of; None where nothing is known."""
+    found: datetime | None = await connection.scalar(_CREATE_TIME, {"customer_id": customer_id})
+    return found
+
+
+async def erase_stripe_request(connection: Connection, customer_id: str) -> bool:
+    """Take the personal data out of what a locked customer was made known to Stripe with; say whether there was any."""
+    return (await connection.execute(_ERASE, {"customer_id": customer_id})).rowcount > 0

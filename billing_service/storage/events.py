@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -45,6 +47,134 @@ _RECORD = sa.text("""
     ON CONFLICT (event_id) DO NOTHING
     RETURNING event_id, receipt
 """)
+
+
+LOOKED_AT: Final = 5_000  # recorded events in one call that lists them; without a body that is a few milliseconds
+
+
+@dataclass(frozen=True)
+class RecordedEvent:
+    """An event as it stands here, without its body."""
+
+    event_id: str
+    type: str
+    created: int
+    api_version: str | None
+    object_id: str | None
+    livemode: bool
+    outcome: RecordedOutcome
+    receive_time: datetime
+    body_bytes: int  # 0: it was taken out
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which events are listed. `object_ids`: only those about one of these; None: about anything."""
+
+    object_ids: frozenset[str] | None = None
+    type: str | None = None
+    outcome: RecordedOutcome | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+Place = tuple[datetime, str]  # when an event was received, and its id
+
+_SHOWN = """event_id, type, created, api_version, object_id, livemode, outcome, receive_time,
+    octet_length(payload) AS body_bytes"""
+_MATCHES = (
+    """(CAST(:type AS text) IS NULL OR type = :type) AND (CAST(:outcome AS text) IS NULL OR outcome = :outcome)"""
+)
+_WITHIN = """(CAST(:start AS timestamptz) IS NULL OR receive_time >= :start) AND receive_time <= CAST(:end AS timestamptz)
+    AND (receive_time, event_id) < (CAST(:end AS timestamptz), CAST(:end_id AS text) COLLATE "C")"""
+_OF_OBJECTS = sa.text(f"""
+    SELECT {_SHOWN} FROM stripe_events
+    WHERE object_id = ANY(CAST(:objects AS text[])) AND {_MATCHES} AND {_WITHIN}
+    ORDER BY receive_time DESC, event_id DESC LIMIT :most
+""")  # noqa: S608 - constants of this module, here and below
+# Every event stands in one of the two indexes by receive_time: of those with a body, and of those without.
+_LOOK = sa.text(f"""
+    WITH looked AS (
+        SELECT * FROM (
+            (SELECT {_SHOWN} FROM stripe_events WHERE octet_length(payload) > 0 AND {_WITHIN}
+             ORDER BY receive_time DESC, event_id DESC LIMIT :looked)
+          UNION ALL
+            (SELECT {_SHOWN} FROM stripe_events WHERE octet_length(payload) = 0 AND {_WITHIN}
+             ORDER BY receive_time DESC, event_id DESC LIMIT :looked)) AS both_indexes
+        ORDER BY receive_time DESC, event_id DESC LIMIT :looked),
+    last AS (SELECT receive_time, event_id FROM looked ORDER BY receive_time, event_id LIMIT 1),
+    found AS (SELECT * FROM looked WHERE {_MATCHES} ORDER BY receive_time DESC, event_id DESC LIMIT :most)
+    SELECT found.*, (SELECT count(*) FROM looked) AS total, last.receive_time AS last_time, last.event_id AS last_id
+    FROM last LEFT JOIN found ON true ORDER BY found.receive_time DESC, found.event_id DESC
+""")  # noqa: S608
+_FIND = sa.text(f"SELECT {_SHOWN}, payload FROM stripe_events WHERE event_id = :event_id")  # noqa: S608
+_OBJECTS = sa.text("""
+    WITH RECURSIVE own (stripe_customer_id) AS (
+        SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = :customer_id),
+    related (object_id) AS (
+        SELECT object_id FROM stripe_objects WHERE stripe_customer_id IN (SELECT stripe_customer_id FROM own)
+      UNION
+        SELECT other.object_id
+        FROM related JOIN stripe_links AS link USING (object_id) JOIN stripe_links AS other USING (anchor_id)
+    )
+    SELECT object_id FROM related UNION SELECT stripe_customer_id FROM own LIMIT :most
+""")
+
+
+async def objects_of(connection: Connection, customer_id: str, most: int) -> frozenset[str]:
+    """Give the ids of a customer's objects, of what hangs on them, and of their Stripe customers."""
+    result = await connection.execute(_OBJECTS, {"customer_id": customer_id, "most": most})
+    return frozenset(row.object_id for row in result)
+
+
+async def page(
+    connection: Connection, chosen: Filter, before: Place, most: int
+) -> tuple[Sequence[RecordedEvent], Place | None]:
+    """Give the next events before a place, the last received first, and the place to go on from; None where there are no more.
+
+    It looks at a bounded number of events, so that a page may be short, or empty, and another one follow.
+    """
+    values: dict[str, Any] = {
+        "type": chosen.type,
+        "outcome": None if chosen.outcome is None else chosen.outcome.value,
+        "start": chosen.start,
+        "end": before[0],
+        "end_id": before[1],
+    }
+    if chosen.object_ids is not None:
+        values |= {"objects": sorted(chosen.object_ids), "most": most + 1}
+        found = [_recorded(row) for row in await connection.execute(_OF_OBJECTS, values)]
+        return found[:most], _place(found[most - 1]) if len(found) > most else None
+    rows = (await connection.execute(_LOOK, values | {"most": most + 1, "looked": LOOKED_AT})).all()
+    found = [_recorded(row) for row in rows if row.event_id is not None]
+    if len(found) > most:
+        return found[:most], _place(found[most - 1])
+    is_all = not rows or rows[0].total < LOOKED_AT
+    return found, None if is_all else (rows[0].last_time, rows[0].last_id)
+
+
+async def find(connection: Connection, event_id: str) -> tuple[RecordedEvent, bytes] | None:
+    """Give one event with its body, or None."""
+    row = (await connection.execute(_FIND, {"event_id": event_id})).one_or_none()
+    return None if row is None else (_recorded(row), bytes(row.payload))
+
+
+def _place(event: RecordedEvent) -> Place:
+    return event.receive_time, event.event_id
+
+
+def _recorded(row: sa.Row[Any]) -> RecordedEvent:
+    return RecordedEvent(
+        event_id=row.event_id,
+        type=row.type,
+        created=row.created,
+        api_version=row.api_version,
+        object_id=row.object_id,
+        livemode=row.livemode,
+        outcome=RecordedOutcome(row.outcome),
+        receive_time=row.receive_time,
+        body_bytes=row.body_bytes,
+    )
 
 
 def record(connection: Connection, rows: Sequence[EventRow]) -> Answer[Mapping[str, int]]:

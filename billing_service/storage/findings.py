@@ -53,6 +53,27 @@ _LIST = sa.text("""
     WHERE close_time IS NULL OR :closed
     ORDER BY update_time DESC, kind, subject LIMIT :most
 """)
+_FIND = sa.text("""
+    SELECT kind, subject, customer_id, detail::text AS detail, create_time, update_time, close_time FROM findings
+    WHERE kind = :kind AND subject = :subject
+""")
+_PAGE = sa.text("""
+    SELECT kind, subject, customer_id, detail::text AS detail, create_time, update_time, close_time FROM findings
+    WHERE (close_time IS NULL OR :closed) AND (CAST(:kind AS text) IS NULL OR kind = :kind)
+      AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)
+      AND (CAST(:before AS timestamptz) IS NULL
+           OR (update_time, kind, subject) < (:before, CAST(:before_kind AS text), CAST(:before_subject AS text) COLLATE "C"))
+    ORDER BY update_time DESC, kind DESC, subject DESC LIMIT :most
+""")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a finding stands in a list: by when it was last found, then by what names it."""
+
+    update_time: datetime
+    kind: FindingKind
+    subject: str
 
 
 def note(
@@ -72,15 +93,44 @@ async def close(connection: Connection, kind: FindingKind, subjects: Collection[
 
 async def newest(connection: Connection, most: int, *, closed: bool) -> Sequence[Finding]:
     """Give what was found last; the open ones, or with those that were closed."""
-    return [
-        Finding(
-            FindingKind(row.kind),
-            row.subject,
-            row.customer_id,
-            msgspec.json.decode(row.detail),
-            row.create_time,
-            row.update_time,
-            row.close_time,
-        )
-        for row in await connection.execute(_LIST, {"closed": closed, "most": most})
-    ]
+    return [_finding(row) for row in await connection.execute(_LIST, {"closed": closed, "most": most})]
+
+
+async def find(connection: Connection, kind: FindingKind, subject: str) -> Finding | None:
+    """Give one finding, or None."""
+    row = (await connection.execute(_FIND, {"kind": kind.value, "subject": subject})).one_or_none()
+    return None if row is None else _finding(row)
+
+
+async def page(
+    connection: Connection,
+    kind: FindingKind | None,
+    customer_id: str | None,
+    before: Place | None,
+    most: int,
+    *,
+    closed: bool,
+) -> Sequence[Finding]:
+    """Give the next findings after a place, the last found first."""
+    values = {
+        "kind": None if kind is None else kind.value,
+        "customer_id": customer_id,
+        "closed": closed,
+        "before": None if before is None else before.update_time,
+        "before_kind": None if before is None else before.kind.value,
+        "before_subject": None if before is None else before.subject,
+        "most": most,
+    }
+    return [_finding(row) for row in await connection.execute(_PAGE, values)]
+
+
+def _finding(row: sa.Row[Any]) -> Finding:
+    return Finding(
+        FindingKind(row.kind),
+        row.subject,
+        row.customer_id,
+        msgspec.json.decode(row.detail),
+        row.create_time,
+        row.update_time,
+        row.close_time,
+    )

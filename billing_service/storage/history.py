@@ -7,7 +7,7 @@ locks. A plain sequence would show a later one before an earlier one, and whoeve
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -245,3 +245,37 @@ async def changed_by_read(connection: Connection, object_id: str, place: Place) 
     """Give the customers whose entitlements a read of this object changed after a place in the log."""
     values = {"object_id": object_id, "position": place.position}
     return {row.customer_id for row in await connection.execute(_CHANGED_BY_READ, values)}
+
+
+@dataclass(frozen=True)
+class RecordedChange:
+    """One change of a customer, as it is told to a person: what they had, and what they have since."""
+
+    cause: Cause
+    change_time: datetime
+    before: Entitlements
+    after: Entitlements
+
+
+_OF_CUSTOMER = sa.text("""
+    SELECT position, change_time, customer_id, revision, cause, cause_id, catalog_version, before::text AS before,
+           after::text AS after
+    FROM entitlement_changes
+    WHERE customer_id = :customer_id AND (CAST(:revision AS bigint) IS NULL OR revision < :revision)
+    ORDER BY revision DESC LIMIT :most
+""")
+
+
+async def of_customer(
+    connection: Connection, customer_id: str, before_revision: int | None, most: int
+) -> Sequence[RecordedChange]:
+    """Give the next changes of a customer, the newest first, before a revision."""
+    values = {"customer_id": customer_id, "revision": before_revision, "most": most}
+    return [_recorded(row) for row in await connection.execute(_OF_CUSTOMER, values)]
+
+
+def _recorded(row: sa.Row[tuple[object, ...]]) -> RecordedChange:
+    after = _logged(row)
+    before = replace(after, revision=after.revision - 1, after=row.before)
+    cause = Cause(CauseKind(row.cause), row.cause_id)
+    return RecordedChange(cause, row.change_time, entitlements_of(before), entitlements_of(after))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -45,6 +46,27 @@ _LIST = sa.text("""
     SELECT event_key, reason, detail, attempts, create_time, update_time FROM quarantined_events
     WHERE reason = ANY(CAST(:reasons AS text[])) ORDER BY create_time DESC, event_key LIMIT :most
 """)
+_FIND = sa.text("""
+    SELECT event_key, reason, detail, attempts, create_time, update_time, payload FROM quarantined_events
+    WHERE event_key = :event_key
+""")
+_PAGE = sa.text("""
+    SELECT event_key, reason, detail, attempts, create_time, update_time FROM quarantined_events
+    WHERE reason = ANY(CAST(:reasons AS text[]))
+      AND (CAST(:before AS timestamptz) IS NULL
+           OR (create_time, event_key) < (:before, CAST(:before_key AS text) COLLATE "C"))
+    ORDER BY create_time DESC, event_key DESC LIMIT :most
+""")
+_ERASE = sa.text("""
+    WITH looked AS (
+        SELECT event_key, payload FROM quarantined_events WHERE event_key > :after ORDER BY event_key LIMIT :most),
+    gone AS (
+        DELETE FROM quarantined_events AS q USING looked
+        WHERE q.event_key = looked.event_key
+          AND EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS needle WHERE position(needle IN looked.payload) > 0)
+        RETURNING 1)
+    SELECT (SELECT max(event_key) FROM looked) AS last, (SELECT count(*) FROM gone) AS total
+""")
 _COUNTS = sa.text("SELECT reason, count(*) AS total FROM quarantined_events GROUP BY reason ORDER BY reason")
 _PAYLOADS = sa.text("""
     SELECT event_key, payload FROM quarantined_events
@@ -81,11 +103,34 @@ def release(connection: Connection, event_keys: Collection[str]) -> Answer[Resul
 
 async def newest(connection: Connection, reasons: Collection[Reason], most: int) -> Sequence[QuarantinedEvent]:
     """Give what was put here last."""
-    result = await connection.execute(_LIST, {"reasons": sorted(reasons), "most": most})
-    return [
-        QuarantinedEvent(r.event_key, Reason(r.reason), r.detail, r.attempts, r.create_time, r.update_time)
-        for r in result
-    ]
+    return [_event(row) for row in await connection.execute(_LIST, {"reasons": sorted(reasons), "most": most})]
+
+
+async def page(
+    connection: Connection, reasons: Collection[Reason], before: tuple[datetime, str] | None, most: int
+) -> Sequence[QuarantinedEvent]:
+    """Give the next events after a place (when it was put here, and its key), the last to come first."""
+    time, key = before or (None, None)
+    values = {"reasons": sorted(reasons), "before": time, "before_key": key, "most": most}
+    return [_event(row) for row in await connection.execute(_PAGE, values)]
+
+
+async def find(connection: Connection, event_key: str) -> tuple[QuarantinedEvent, bytes] | None:
+    """Give one event with its bytes, or None."""
+    row = (await connection.execute(_FIND, {"event_key": event_key})).one_or_none()
+    return None if row is None else (_event(row), bytes(row.payload))
+
+
+async def erase(connection: Connection, needles: Collection[bytes], after: str, most: int) -> tuple[str | None, int]:
+    """Delete those of the next events after a key that have one of these texts in them; give the last key, and how many."""
+    row = (await connection.execute(_ERASE, {"needles": list(needles), "after": after, "most": most})).one()
+    return row.last, row.total
+
+
+def _event(row: sa.Row[Any]) -> QuarantinedEvent:
+    return QuarantinedEvent(
+        row.event_key, Reason(row.reason), row.detail, row.attempts, row.create_time, row.update_time
+    )
 
 
 async def counts(connection: Connection) -> Mapping[Reason, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -85,6 +86,35 @@ _UNKNOWN = sa.text("""
     SELECT id FROM unnest(CAST(:ids AS text[])) AS id
     WHERE NOT EXISTS (SELECT 1 FROM stripe_events WHERE event_id = id)
 """)
+
+
+_FIND = sa.text(f"SELECT {_COLUMNS}, create_time, update_time FROM reconcile_runs WHERE run_id = :run_id")  # noqa: S608
+_PAGE = sa.text(f"""
+    SELECT {_COLUMNS}, create_time, update_time FROM reconcile_runs
+    WHERE (CAST(:scope AS text) IS NULL OR scope = :scope) AND (CAST(:before AS bigint) IS NULL OR run_id < :before)
+    ORDER BY run_id DESC LIMIT :most
+""")  # noqa: S608
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run as it was last recorded."""
+
+    run: Run
+    create_time: datetime
+    update_time: datetime
+
+
+async def find(connection: Connection, run_id: int) -> RecordedRun | None:
+    """Give a run, or None."""
+    row = (await connection.execute(_FIND, {"run_id": run_id})).one_or_none()
+    return None if row is None else RecordedRun(_run(row), row.create_time, row.update_time)
+
+
+async def page(connection: Connection, scope: Scope | None, before: int | None, most: int) -> Sequence[RecordedRun]:
+    """Give the next runs, the newest first, before a number."""
+    values = {"scope": None if scope is None else scope.value, "before": before, "most": most}
+    return [RecordedRun(_run(r), r.create_time, r.update_time) for r in await connection.execute(_PAGE, values)]
 
 
 async def begin(connection: Connection, scope: Scope, since: int, until: int) -> Run:

@@ -6,13 +6,25 @@ row, or an object could be parked for ever.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A Stripe customer that is bound to a customer; `current` where it is the one with which they buy."""
+
+    stripe_customer_id: str
+    bind_time: datetime
+    current: bool
+
 
 _ENSURE = sa.text("""
     INSERT INTO stripe_customers (stripe_customer_id)
@@ -36,6 +48,16 @@ _BIND = sa.text("""
     FROM unnest(CAST(:ids AS text[]), CAST(:customers AS text[])) AS b (id, customer_id)
     WHERE s.stripe_customer_id = b.id AND s.customer_id IS NULL
 """)
+_REBIND = sa.text("""
+    UPDATE stripe_customers SET customer_id = :customer_id, bind_time = now()
+    WHERE stripe_customer_id = :stripe_customer_id AND customer_id IS DISTINCT FROM :customer_id
+""")
+_BINDINGS = sa.text("""
+    SELECT s.stripe_customer_id, s.bind_time, s.stripe_customer_id IS NOT DISTINCT FROM c.stripe_customer_id AS current
+    FROM stripe_customers AS s JOIN customers AS c ON c.customer_id = s.customer_id
+    WHERE s.customer_id = :customer_id ORDER BY s.bind_time, s.stripe_customer_id LIMIT :most
+""")
+MOST_BINDINGS = 1_000  # that are shown of one customer
 
 
 def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
@@ -54,6 +76,17 @@ def bind(connection: Connection, bindings: Mapping[str, str]) -> Answer[Result]:
     """Bind locked rows to locked customers (Stripe's id -> ours); one that is bound already stays as it is."""
     pairs = sorted(bindings.items())
     return connection.send(_BIND, {"ids": [pair[0] for pair in pairs], "customers": [pair[1] for pair in pairs]})
+
+
+def rebind(connection: Connection, stripe_customer_id: str, customer_id: str) -> Answer[Result]:
+    """Bind a locked row to a locked customer, whoever it was bound to."""
+    return connection.send(_REBIND, {"stripe_customer_id": stripe_customer_id, "customer_id": customer_id})
+
+
+async def bindings(connection: Connection, customer_id: str) -> Sequence[Binding]:
+    """Give the Stripe customers of a customer, in the order in which they were bound."""
+    result = await connection.execute(_BINDINGS, {"customer_id": customer_id, "most": MOST_BINDINGS})
+    return [Binding(row.stripe_customer_id, row.bind_time, row.current) for row in result]
 
 
 def of_customers(connection: Connection, customer_ids: Collection[str]) -> Answer[Mapping[str, str]]:

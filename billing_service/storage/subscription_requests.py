@@ -55,6 +55,10 @@ _UNFINISHED = sa.text(f"""
     SELECT {_COLUMNS} FROM subscription_requests
     WHERE stripe_subscription_id = :subscription_id AND state = 'changing'
 """)  # noqa: S608
+_UNFINISHED_OF = sa.text(f"""
+    SELECT {_COLUMNS} FROM subscription_requests WHERE customer_id = :customer_id AND state = 'changing'
+    ORDER BY create_time DESC, request_id LIMIT :most
+""")  # noqa: S608
 _INSERT = sa.text("""
     INSERT INTO subscription_requests (
         request_id, intent_id, fingerprint, customer_id, stripe_subscription_id, operation, state, attempt, busy_until,
@@ -110,6 +114,12 @@ async def unfinished(connection: Connection, subscription_id: str) -> Change | N
     """Give the one change of a subscription that is not done, or None. Its customer is locked."""
     row = (await connection.execute(_UNFINISHED, {"subscription_id": subscription_id})).one_or_none()
     return None if row is None else _change(row)
+
+
+async def unfinished_of(connection: Connection, customer_id: str, most: int) -> list[Change]:
+    """Give the changes of a customer's subscriptions that are not done, the newest first."""
+    result = await connection.execute(_UNFINISHED_OF, {"customer_id": customer_id, "most": most})
+    return [_change(row) for row in result]
 
 
 async def insert(connection: Connection, change: Change) -> bool:

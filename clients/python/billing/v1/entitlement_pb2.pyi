@@ -234,6 +234,7 @@ class Source(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     GRANT_ID_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
     type: Global___Source.Type.ValueType
     """What kind of thing it is."""
     state: Global___Source.State.ValueType
@@ -250,6 +251,8 @@ class Source(_message.Message):
     """Stripe's id of the subscription, "sub_…", where there is one."""
     grant_id: _builtins.str
     """The service's id of the grant, "grant_…", for TYPE_GRANT."""
+    override: _builtins.bool
+    """Whether it is a grant that counts instead of every other source, for the features that it names."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When its access began, or is to begin. Absent for the default plan."""
@@ -270,10 +273,11 @@ class Source(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         grant_id: _builtins.str = ...,
+        override: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "grant_id", b"grant_id", "plan_key", b"plan_key", "quantity", b"quantity", "start_time", b"start_time", "state", b"state", "stripe_id", b"stripe_id", "stripe_subscription_id", b"stripe_subscription_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "grant_id", b"grant_id", "override", b"override", "plan_key", b"plan_key", "quantity", b"quantity", "start_time", b"start_time", "state", b"state", "stripe_id", b"stripe_id", "stripe_subscription_id", b"stripe_subscription_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,6 +464,8 @@ class CheckEntitlementResponse(_message.Message):
         """A plan that the customer bought has it, and is withheld: the payment is disputed."""
         REASON_ENDED: CheckEntitlementResponse._Reason.ValueType  # 8
         """A plan that the customer had has it, and is over: it ended, or was refunded."""
+        REASON_OVERRIDDEN: CheckEntitlementResponse._Reason.ValueType  # 9
+        """A grant by hand counts instead of everything else, and does not give it; nothing that is bought changes that."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why it is allowed or not."""
@@ -482,6 +488,8 @@ class CheckEntitlementResponse(_message.Message):
     """A plan that the customer bought has it, and is withheld: the payment is disputed."""
     REASON_ENDED: CheckEntitlementResponse.Reason.ValueType  # 8
     """A plan that the customer had has it, and is over: it ended, or was refunded."""
+    REASON_OVERRIDDEN: CheckEntitlementResponse.Reason.ValueType  # 9
+    """A grant by hand counts instead of everything else, and does not give it; nothing that is bought changes that."""
 
     ALLOWED_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
@@ -517,7 +525,7 @@ class CheckEntitlementResponse(_message.Message):
     @_builtins.property
     def plan_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where it is not allowed: the plans for sale that would give it, in the catalog's order. Where it is an integer that is
-        allowed: those that would give more.
+        allowed: those that would give more. Empty while a grant overrides it.
         """
 
     @_builtins.property

@@ -274,10 +274,10 @@ class CreateGrantResponse(_message.Message):
     GRANT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The customer's revision with it."""
+    """The customer's revision with it, as the first answer had it."""
     @_builtins.property
     def grant(self) -> Global___Grant:
-        """The grant, as it was made."""
+        """The grant. A replay of the same request_id gives it as it stands then."""
 
     def __init__(
         self,
@@ -336,7 +336,7 @@ class RevokeGrantResponse(_message.Message):
     GRANT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The customer's revision without it."""
+    """The customer's revision without it, as the first answer had it."""
     @_builtins.property
     def grant(self) -> Global___Grant:
         """The grant. One that was revoked before stays as it was."""

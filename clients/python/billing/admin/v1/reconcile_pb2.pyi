@@ -222,7 +222,7 @@ Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
 
 @_typing.final
 class ReconcileResponse(_message.Message):
-    """How far a run has come: sent when it begins, after each step that was recorded, and when it has ended."""
+    """How far a run has come: sent when it has begun, after each step that was recorded, and when it has ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

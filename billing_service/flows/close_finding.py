@@ -1,0 +1,39 @@
+"""Closes a finding that a person has dealt with."""
+
+from __future__ import annotations
+
+from billing_service.domain.errors import FindingNotFoundError
+from billing_service.domain.operator import Order
+from billing_service.flows.operator_request import Asked, once
+from billing_service.storage import findings
+from billing_service.storage.database import Connection, Database
+from billing_service.storage.findings import Finding, FindingKind
+
+
+class CloseFinding:
+    """Closes findings."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def __call__(self, order: Order, kind: FindingKind, subject: str) -> Finding:
+        """Close a finding and give it; one that was closed before stays as it was.
+
+        Raises:
+            FindingNotFoundError: nothing of this kind was found about the subject.
+            RequestIdReusedError: the request id was used for something else.
+        """
+
+        async def close(connection: Connection) -> Finding:
+            found = await findings.find(connection, kind, subject)
+            if found is None:
+                raise FindingNotFoundError(f"{kind}/{subject}")
+            asked = Asked(order, "close_finding", [kind, subject], found.customer_id)
+
+            async def work() -> Finding:
+                await findings.close(connection, kind, [subject])
+                return await findings.find(connection, kind, subject) or found
+
+            return await once(connection, asked, Finding, work)
+
+        return await self._database.run(close)

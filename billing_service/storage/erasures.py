@@ -1,0 +1,186 @@
+"""The erasing of customers' personal data: how far each has come, and what it took out.
+
+A row is locked by whoever works at it, before anything else that he takes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from billing_service.storage.connection import Answer, Result
+from billing_service.storage.database import Connection
+
+LOOKED_AT: Final = 200  # bodies in one transaction: some milliseconds
+
+_COLUMNS = """customer_id, request_time, done_time, event_bodies, quarantined_events, checkout_bodies, stripe_customer_body,
+    reasons"""
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """How far the erasing of a customer has come; done where `done_time` is there."""
+
+    customer_id: str
+    request_time: datetime
+    done_time: datetime | None
+    event_bodies: int
+    quarantined_events: int
+    checkout_bodies: int
+    stripe_customer_body: bool
+    reasons: int
+
+
+# Asked for again, everything is looked through again: what came since is there too. Counts go on.
+_BEGIN = sa.text("""
+    INSERT INTO erasures AS e (customer_id, request_time, until_time, looked_time, stripe_customer_body, reasons)
+    VALUES (:customer_id, :now, now(), 'epoch', :stripe_customer_body, :reasons)
+    ON CONFLICT (customer_id) DO UPDATE
+    SET request_time = excluded.request_time, until_time = excluded.until_time, looked_time = excluded.looked_time,
+        looked_event_id = '', done_time = NULL, stripe_customer_body = e.stripe_customer_body OR excluded.stripe_customer_body,
+        reasons = e.reasons + excluded.reasons
+""")
+_FIND = sa.text(f"SELECT {_COLUMNS} FROM erasures WHERE customer_id = :customer_id")  # noqa: S608 - a constant of this module
+_LOCK = sa.text("SELECT 1 FROM erasures WHERE customer_id = :customer_id FOR NO KEY UPDATE")
+_TAKE = sa.text("""
+    SELECT looked_time, looked_event_id FROM erasures WHERE customer_id = :customer_id AND done_time IS NULL
+    FOR NO KEY UPDATE SKIP LOCKED
+""")
+# The index of the events that have a body. A body names somebody by one of the texts; of an event of their own objects it need not.
+_LOOK = sa.text("""
+    WITH looked AS (
+        SELECT event_id, receive_time, object_id, payload FROM stripe_events
+        WHERE octet_length(payload) > 0 AND receive_time >= :time
+          AND (receive_time, event_id) > (CAST(:time AS timestamptz), CAST(:event_id AS text) COLLATE "C")
+          AND receive_time <= (SELECT until_time FROM erasures WHERE customer_id = :customer_id)
+        ORDER BY receive_time, event_id LIMIT :most),
+    emptied AS (
+        UPDATE stripe_events AS e SET payload = '' FROM looked
+        WHERE e.event_id = looked.event_id AND (
+            looked.object_id = ANY(CAST(:objects AS text[]))
+            OR EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS needle
+                       WHERE position(needle IN looked.payload) > 0))
+        RETURNING 1),
+    last AS (SELECT receive_time, event_id FROM looked ORDER BY receive_time DESC, event_id DESC LIMIT 1)
+    UPDATE erasures
+    SET looked_time = coalesce((SELECT receive_time FROM last), looked_time),
+        looked_event_id = coalesce((SELECT event_id FROM last), looked_event_id),
+        event_bodies = event_bodies + (SELECT count(*) FROM emptied),
+        done_time = CASE WHEN (SELECT count(*) FROM looked) < :most THEN CAST(:now AS timestamptz) END
+    WHERE customer_id = :customer_id
+    RETURNING done_time IS NOT NULL AS done
+""")
+_COUNT = sa.text("""
+    UPDATE erasures
+    SET event_bodies = event_bodies + :event_bodies, quarantined_events = quarantined_events + :quarantined_events,
+        checkout_bodies = checkout_bodies + :checkout_bodies
+    WHERE customer_id = :customer_id
+""")
+_RUNNING = sa.text("SELECT customer_id FROM erasures WHERE done_time IS NULL ORDER BY customer_id LIMIT :most")
+_DONE = sa.text("""
+    SELECT customer_id FROM erasures WHERE done_time IS NOT NULL AND customer_id > :after ORDER BY customer_id LIMIT :most
+""")
+# One that is being made is left alone: what Stripe is sent for it must stay the same.
+_EMPTY_CHECKOUTS = sa.text("""
+    UPDATE checkout_intents SET request_body = '{}', url = NULL
+    WHERE intent_id IN (
+        SELECT intent_id FROM checkout_intents
+        WHERE customer_id = :customer_id AND state NOT IN ('creating', 'open', 'expiring')
+          AND (request_body <> '{}' OR url IS NOT NULL)
+        ORDER BY intent_id LIMIT :most)
+""")
+_EMPTY_OF_OBJECTS = sa.text("""
+    UPDATE stripe_events SET payload = ''
+    WHERE event_id IN (
+        SELECT event_id FROM stripe_events
+        WHERE object_id = ANY(CAST(:objects AS text[])) AND octet_length(payload) > 0
+        ORDER BY event_id LIMIT :most FOR UPDATE SKIP LOCKED)
+""")
+
+
+async def begin(
+    connection: Connection, customer_id: str, now: datetime, *, stripe_customer_body: bool, reasons: int
+) -> None:
+    """Ask for the erasing of a locked customer, and count what was taken out with that."""
+    values = {"customer_id": customer_id, "now": now, "reasons": reasons, "stripe_customer_body": stripe_customer_body}
+    await connection.execute(_BEGIN, values)
+
+
+def lock(connection: Connection, customer_id: str) -> Answer[Result]:
+    """Keep others away from the erasing of a customer. After the customers in the order of locks, before all that is emptied."""
+    return connection.send(_LOCK, {"customer_id": customer_id})
+
+
+async def find(connection: Connection, customer_id: str) -> Erasure | None:
+    """Say how far it has come; None where it was never asked for."""
+    row = (await connection.execute(_FIND, {"customer_id": customer_id})).one_or_none()
+    return None if row is None else _erasure(row)
+
+
+async def look_on(
+    connection: Connection, customer_id: str, objects: Collection[str], needles: Collection[bytes], now: datetime
+) -> bool:
+    """Look through the next recorded bodies, and empty those that name the customer; say whether there are more to look at.
+
+    False too where somebody else is at it, or it is done.
+    """
+    place = (await connection.execute(_TAKE, {"customer_id": customer_id})).one_or_none()
+    if place is None:
+        return False
+    values = {"time": place.looked_time, "event_id": place.looked_event_id, "most": LOOKED_AT, "now": now}
+    values |= {"customer_id": customer_id, "objects": sorted(objects), "needles": list(needles)}
+    return not (await connection.execute(_LOOK, values)).one().done
+
+
+async def empty_checkouts(connection: Connection, customer_id: str) -> int:
+    """Empty the bodies of checkouts that are over; say of how many, a batch at most."""
+    return (await connection.execute(_EMPTY_CHECKOUTS, {"customer_id": customer_id, "most": LOOKED_AT})).rowcount
+
+
+async def empty_events_of(connection: Connection, objects: Collection[str]) -> int:
+    """Empty the bodies of events of these objects; say of how many, a batch at most."""
+    return (await connection.execute(_EMPTY_OF_OBJECTS, {"objects": sorted(objects), "most": LOOKED_AT})).rowcount
+
+
+async def count(
+    connection: Connection,
+    customer_id: str,
+    *,
+    event_bodies: int = 0,
+    quarantined_events: int = 0,
+    checkout_bodies: int = 0,
+) -> None:
+    """Add to what was taken out."""
+    values = {
+        "event_bodies": event_bodies,
+        "quarantined_events": quarantined_events,
+        "checkout_bodies": checkout_bodies,
+    }
+    await connection.execute(_COUNT, values | {"customer_id": customer_id})
+
+
+async def running(connection: Connection, most: int) -> Sequence[str]:
+    """Give customers whose erasing is not done."""
+    return [row.customer_id for row in await connection.execute(_RUNNING, {"most": most})]
+
+
+async def done(connection: Connection, after: str, most: int) -> Sequence[str]:
+    """Give the next customers after an id whose erasing is done."""
+    return [row.customer_id for row in await connection.execute(_DONE, {"after": after, "most": most})]
+
+
+def _erasure(row: sa.Row[Any]) -> Erasure:
+    return Erasure(
+        customer_id=row.customer_id,
+        request_time=row.request_time,
+        done_time=row.done_time,
+        event_bodies=row.event_bodies,
+        quarantined_events=row.quarantined_events,
+        checkout_bodies=row.checkout_bodies,
+        stripe_customer_body=row.stripe_customer_body,
+        reasons=row.reasons,
+    )
