@@ -42,7 +42,13 @@ def console(*, errors: bool = False) -> Console:
 
 def show(*parts: RenderableType) -> None:
     """Write a report for people."""
-    console().print(Group(*parts))
+    out = console()
+    if out.is_terminal:
+        out.print(Group(*parts))
+        return
+    with out.capture() as captured:
+        out.print(Group(*parts))
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def report(sentence: str) -> None:
@@ -127,7 +133,7 @@ def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
 def section(title: str, body: RenderableType | None, empty: str) -> Group:
     """Put a title over a part of a report; where there is nothing, say so."""
     inner = Text(empty, style="dim") if body is None else body
-    return Group(Text(), Text(title, style="bold cyan"), Padding(inner, (0, 0, 0, 2)))
+    return Group(Text(), Text(title, style="bold cyan"), Padding(inner, (0, 0, 0, 2), expand=False))
 
 
 def word(name: str, prefix: str) -> str:

@@ -71,7 +71,7 @@ def _source(source: Source, explanation: SourceExplanation | None, now: datetime
     inner = (
         screen.facts(facts) if source.type != Source.TYPE_DEFAULT_PLAN else Text("what every customer has", style="dim")
     )
-    return Group(title, Padding(inner, (0, 0, 0, 2)))
+    return Group(title, Padding(inner, (0, 0, 0, 2), expand=False))
 
 
 def _access(source: Source, now: datetime) -> str:
