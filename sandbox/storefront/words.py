@@ -217,6 +217,7 @@ def state_words(source: entitlement_pb2.Source) -> str:
         _State.STATE_PAUSED: "Paused",
         _State.STATE_REFUNDED: "Refunded",
         _State.STATE_DISPUTED: "Withheld: the payment is disputed",
+        _State.STATE_SCHEDULED: "Begins later",
         _State.STATE_ENDED: f"Ended on {until}" if until else "Ended",
     }
     return words.get(source.state, "Being looked at by our team")

@@ -28,6 +28,7 @@ from billing_service.rpc.tls import server_credentials
 from tests.certificates import Authority, Pair
 from tests.integration.rpc.wire import ANY_PORT, Fulfills, error_info
 from tests.unserved import Unserved
+from tests.unserved_admin import UnservedAdmin
 
 _TOKENS = {role: f"token-of-a-{role}" for role in Role}
 _OURS, _STRANGERS = Authority(), Authority("somebody else")
@@ -64,7 +65,7 @@ def _known(*roles: Role) -> Credentials:
 def _listener(method: MethodDescriptor, gate: Gate, tls: grpc.ServerCredentials | None = None) -> Listener:
     if method.containing_service is PUBLIC_SERVICE:
         return public_listener(Unserved(), gate=gate, credentials=tls)
-    return internal_listener(Fulfills(), gate=gate, credentials=tls)
+    return internal_listener(Fulfills(), UnservedAdmin(), gate=gate, credentials=tls)
 
 
 @asynccontextmanager

@@ -39,6 +39,18 @@ CATALOG = "INSERT INTO catalog_versions (version, content) VALUES ('v', {content
 FACTS = (
     "INSERT INTO customer_facts (customer_id, change_time, revision, facts) VALUES ('ann', now(), {revision}, {facts})"
 )
+GRANT = """
+    INSERT INTO grants (grant_id, customer_id, plan_key, quantity, feature_key, value, override, start_time, expire_time, actor,
+                        reason, create_time, revoke_time)
+    VALUES ('grant_1', {customer}, {plan}, {quantity}, {feature}, {value}, false, now(), {expire}, 'eve', '', now(), {revoke})
+"""
+OPERATOR_REQUEST = """
+    INSERT INTO operator_requests (request_id, operation, fingerprint, actor, reason, answer)
+    VALUES ('r', 'x', '', {actor}, '', {answer})
+"""
+ERASURE = (
+    "INSERT INTO erasures (customer_id, request_time, until_time, looked_time) VALUES ('ann', now(), now(), now())"
+)
 PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h', {attempt})"
 
 
@@ -48,6 +60,18 @@ def subscription_request(**over: str) -> str:
         "attempt": "1", "body": "'{}'", "item": "'si_1'", "answer": "NULL",
     }  # fmt: skip
     return SUBSCRIPTION_REQUEST.format(**(given | over))
+
+
+def grant(**over: str) -> str:
+    given = {
+        "customer": "'ann'", "plan": "'pro'", "quantity": "1", "feature": "NULL", "value": "NULL", "expire": "NULL",
+        "revoke": "NULL",
+    }  # fmt: skip
+    return GRANT.format(**(given | over))
+
+
+def operator_request(actor: str = "'eve'", answer: str = "'{}'") -> str:
+    return OPERATOR_REQUEST.format(actor=actor, answer=answer)
 
 
 def intent(**over: str) -> str:
@@ -124,6 +148,19 @@ VIOLATIONS = {
     "reconcile_runs_scope_known": [RUN.format(done=0, state="'running'", failed=0), "UPDATE reconcile_runs SET scope = 'moon'"],
     "reconcile_runs_within": [RUN.format(done=9, state="'running'", failed=0)],
     "reconcile_runs_complete_is_whole": [RUN.format(done=1, state="'complete'", failed=1)],
+    "grants_pkey": [CUSTOMER, grant(), grant()],
+    "grants_customer_id_fkey": [grant()],
+    "grants_plan_or_feature": [CUSTOMER, grant(feature="'seats'", value="'1'")],
+    "grants_feature_has_value": [CUSTOMER, grant(value="'1'")],
+    "grants_value_scalar": [CUSTOMER, grant(plan="NULL", feature="'seats'", value="'[]'")],
+    "grants_quantity_positive": [CUSTOMER, grant(quantity="0")],
+    "grants_expires_after_start": [CUSTOMER, grant(expire="now()")],
+    "grants_revoked_whole": [CUSTOMER, grant(revoke="now()")],
+    "operator_requests_pkey": [operator_request(), operator_request()],
+    "operator_requests_actor_named": [operator_request(actor="''")],
+    "operator_requests_answer_object": [operator_request(answer="'[]'")],
+    "erasures_pkey": [CUSTOMER, ERASURE, ERASURE],
+    "erasures_customer_id_fkey": [ERASURE],
     "subscription_requests_pkey": [CUSTOMER, subscription_request(), subscription_request()],
     "subscription_requests_intent_id_key": [
         CUSTOMER,
