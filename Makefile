@@ -12,13 +12,13 @@ help: ## this list
 
 setup: $(STAMP) ## the virtual environment, from the hash-pinned lock
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/dev.txt pyproject.toml clients/cli/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "This needs Python >= 3.11 on the PATH (or PYTHON=/path/to/python3)."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "This needs Python >= 3.11; $(PYTHON) is older. Name another with PYTHON=..."; exit 1; }
 	@echo "Preparing $(VENV) (once; about a minute)..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable clients/cli
 	@touch $@
 
 run: $(STAMP) ## everything: Postgres, stand-in Stripe, service, gateway, storefront; Ctrl-C stops it

@@ -115,6 +115,14 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def _operator(stack: Stack, plan: Plan) -> str:
+    """Give the start of an operator's command line; with the default ports it needs no address."""
+    where = stack.addresses()
+    elsewhere = "" if plan.ports == Ports() else f" --target {where['internal']} --ops {where['ops'].partition('//')[2]}"
+    billing = _shown(Path(sys.executable).with_name("billing"))
+    return f"{billing} --token-file {_shown(plan.folder / 'admin_token')}{elsewhere}"
+
+
 def _welcome(stack: Stack, plan: Plan) -> str:
     where = stack.addresses()
     python = _shown(Path(sys.executable))
@@ -136,6 +144,8 @@ def _welcome(stack: Stack, plan: Plan) -> str:
         f"{open_this}"
         "  From another terminal, ask what a customer may use:\n\n"
         f'    {python} -c "{call}"\n\n'
+        "  Or as the operator, from the terminal that you will have at night:\n\n"
+        f"    {_operator(stack, plan)} customer show demo-ada\n\n"
         "  Ctrl-C stops everything. A second start finds its data again.\n"
     )
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sandbox.errors import SandboxError
 
+_ADDED = frozenset({"grpc_token", "admin_token"})  # a folder may be from before these were
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -22,6 +24,7 @@ class Secrets:
     webhook_secret: str
     internal_token: str
     grpc_token: str  # of the storefront, and of whoever tries the service out
+    admin_token: str  # of whoever tries the operators' commands
 
 
 @contextmanager
@@ -62,14 +65,15 @@ def keep_secrets(folder: Path) -> Secrets:
             webhook_secret=f"whsec_{secrets.token_hex(24)}",
             internal_token=secrets.token_urlsafe(32),
             grpc_token=secrets.token_urlsafe(32),
+            admin_token=secrets.token_urlsafe(32),
         )
         write_private(file, asdict(made))
     try:
         kept = json.loads(file.read_text())
-        found = Secrets(**{"grpc_token": secrets.token_urlsafe(32), **kept})
+        found = Secrets(**{name: secrets.token_urlsafe(32) for name in _ADDED} | kept)
     except (ValueError, TypeError):
         raise SandboxError(f"{file} is damaged; remove it, and the sandbox makes new secrets.") from None
-    if "grpc_token" not in kept:  # a folder from before callers had tokens
+    if not kept.keys() >= _ADDED:
         write_private(file, asdict(found))
     return found
 

@@ -22,6 +22,11 @@ def _never() -> bool:
     return False
 
 
+def _entry(name: str, role: str, token: str) -> str:
+    """Give the line of the access file for a token."""
+    return f"token {name} {role} sha256:{hashlib.sha256(token.encode()).hexdigest()}\n"
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a sandbox is to be: where its state lives, where it listens, what it sells, and whether it has a storefront."""
@@ -109,11 +114,12 @@ class Stack:
             child.wait_ready(give_up)
 
     def _name_callers(self) -> None:
-        """Write who may call the service, and the token for people to try it with."""
-        token = self.secrets.grpc_token
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        write_private_text(self._access_file, f"token sandbox caller sha256:{digest}\n")
-        write_private_text(self._plan.folder / "grpc_token", token)
+        """Write who may call the service, and the tokens for people to try it with."""
+        kept = self.secrets
+        lines = [_entry("sandbox", "caller", kept.grpc_token), _entry("operator", "admin", kept.admin_token)]
+        write_private_text(self._access_file, "".join(lines))
+        write_private_text(self._plan.folder / "grpc_token", kept.grpc_token)
+        write_private_text(self._plan.folder / "admin_token", kept.admin_token)
 
     def _require_free_ports(self) -> None:
         """Look before anything starts. What a killed run left is given time to go; PostgreSQL sees to its own port."""
@@ -162,6 +168,7 @@ class Stack:
             "webhook_secret": self.secrets.webhook_secret,
             "internal_token": self.secrets.internal_token,
             "grpc_token": self.secrets.grpc_token,
+            "admin_token": self.secrets.admin_token,
         }
         return {**found, "storefront": f"http://{HOST}:{ports.storefront}"} if self._plan.storefront else found
 

@@ -34,6 +34,7 @@ _KEYS = {
     "webhook_secret",
     "internal_token",
     "grpc_token",
+    "admin_token",
     "gateway_ops",
 }
 

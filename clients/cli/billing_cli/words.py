@@ -1,0 +1,36 @@
+"""The contract's values as people say them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from billing.v1.entitlement_pb2 import Source
+from billing.v1.plan_pb2 import FeatureValue
+from google.protobuf.duration_pb2 import Duration
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+def feature_value(value: FeatureValue) -> str:
+    """Give the value of a feature."""
+    kind = value.WhichOneof("kind")
+    if kind == "bool_value":
+        return "yes" if value.bool_value else "no"
+    if kind == "integer_value":
+        return f"{value.integer_value:,}"
+    if kind == "unlimited":
+        return "unlimited"
+    return value.text_value or "–"
+
+
+def source_id(source: Source) -> str:
+    """Name a source: by Stripe's id of it, by that of the grant, or as what every customer has."""
+    return source.stripe_id or source.grant_id or "default plan"
+
+
+def duration(span: Duration) -> str:
+    """Give a policy's span in its largest whole unit."""
+    for size, unit in _UNITS:
+        if span.seconds and span.seconds % size == 0:
+            return f"{span.seconds // size} {unit}"
+    return f"{span.seconds} s" if span.seconds else "none"
