@@ -30,6 +30,7 @@ class Plan:
     ports: Ports
     catalog: Path
     storefront: bool = True
+    traces: bool = False  # whether everything is traced, and shown
     postgres_settings: Mapping[str, str] = field(default_factory=dict)
     service_settings: Mapping[str, str] = field(default_factory=dict)  # beside what every sandbox gives it
 
@@ -48,6 +49,7 @@ class Stack:
         self.stripe = self._stripe()
         self.gateway = self._gateway()
         self.storefront = self._storefront()
+        self.traces = self._traces()
         self._service: Child | None = None
 
     @property
@@ -79,7 +81,8 @@ class Stack:
     def children(self) -> tuple[Child, ...]:
         """The programs but PostgreSQL, in the order in which they start."""
         service = (self._service,) if self._service else ()
-        return (self.stripe, *service, self.gateway, *((self.storefront,) if self._plan.storefront else ()))
+        storefront = (self.storefront,) if self._plan.storefront else ()
+        return (*((self.traces,) if self._plan.traces else ()), self.stripe, *service, self.gateway, *storefront)
 
     # --- Start and stop ----------------------------------------------------------------------------------------------
 
@@ -125,6 +128,7 @@ class Stack:
             "the billing service's health page": self._ports.ops,
             "the webhook gateway": self._ports.gateway,
             "the webhook gateway's metrics": self._ports.gateway_ops,
+            **({"the traces": self._ports.traces} if self._plan.traces else {}),
             **({"the storefront": self._ports.storefront} if self._plan.storefront else {}),
         }
         for what, port in ports.items():
@@ -162,6 +166,7 @@ class Stack:
             "webhook_secret": self.secrets.webhook_secret,
             "internal_token": self.secrets.internal_token,
             "grpc_token": self.secrets.grpc_token,
+            **({"traces": f"http://{HOST}:{ports.traces}"} if self._plan.traces else {}),
         }
         return {**found, "storefront": f"http://{HOST}:{ports.storefront}"} if self._plan.storefront else found
 
@@ -195,6 +200,7 @@ class Stack:
             "BILLING_INTERNAL_TOKEN": self.secrets.internal_token,
             "BILLING_ACCESS_FILE": str(self._access_file),
             "BILLING_OPS_ADDRESS": f"{HOST}:{self._ports.ops}",
+            **self._tracing(),
             **self._plan.service_settings,
         }
 
@@ -214,8 +220,21 @@ class Stack:
             "GATEWAY_INTERNAL_TOKEN": self.secrets.internal_token,
             "GATEWAY_WEBHOOK_SECRETS": f"sandbox={self.secrets.webhook_secret}",
             "GATEWAY_LIVEMODE": "false",
+            **self._tracing(),
         }
         return Child("gateway", ["webhook_gateway"], environment=environment, ready=lambda: answers(port, "/readyz"))
+
+    def _tracing(self) -> dict[str, str]:
+        """Say where traces go to, half a second after they are made; nothing where they are not wanted."""
+        where = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{self._ports.traces}",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
+        }
+        return where if self._plan.traces else {}
+
+    def _traces(self) -> Child:
+        port = self._ports.traces
+        return Child("traces", ["sandbox.traces", "--port", str(port)], ready=lambda: answers(port, "/"))
 
     def _storefront(self) -> Child:
         port = self._ports.storefront

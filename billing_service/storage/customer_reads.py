@@ -23,6 +23,7 @@ import structlog
 from psycopg import pq
 from psycopg.pq.abc import PGresult
 
+from billing_service import tracing
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
@@ -111,7 +112,11 @@ class CustomerReads:
             self._leave()
         if read.end < self._sweep_at:
             self._sweep(read.end)
-        return await read.answer
+        return (
+            await read.answer
+            if not tracing.is_on()
+            else await tracing.awaited("postgresql SELECT customers", read.answer)
+        )
 
     def _sweep(self, at: float = inf) -> None:
         """Tell those whose time is over; come again when the next one's is. One timer for all: they are cheaper than one each."""
