@@ -97,6 +97,12 @@ def traceparent(of: Span | None = None) -> str | None:
     return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found.is_valid else None
 
 
+def kept_traceparent() -> str | None:
+    """Give the same of the span that this task is in, where it is kept."""
+    found = traceparent()
+    return found if found is not None and is_kept(found) else None
+
+
 def is_kept(parent: str) -> bool:
     """Say whether what a traceparent names was chosen to be kept (sampled), and so what is below it."""
     known = _read(parent)
