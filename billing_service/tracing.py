@@ -81,6 +81,11 @@ def is_on() -> bool:
     return _tracer is not None
 
 
+def is_recording() -> bool:
+    """Say whether a part of the span that this task is in would be kept: what costs something is asked for only then."""
+    return _tracer is not None and trace.get_current_span().is_recording()
+
+
 def ids() -> tuple[str, str] | None:
     """Give the trace and the span that this task is in, as the log shows them; None outside of any."""
     if _tracer is None:

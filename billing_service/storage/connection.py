@@ -193,7 +193,7 @@ class Connection:
         """
         if not self._sent:
             return
-        span = _round_trip(self._sent) if tracing.is_on() else None
+        span = _round_trip(self._sent) if tracing.is_recording() else None
         settled = self._settled = self._loop.create_future()
         try:
             self._pgconn.pipeline_sync()

@@ -112,11 +112,9 @@ class CustomerReads:
             self._leave()
         if read.end < self._sweep_at:
             self._sweep(read.end)
-        return (
-            await read.answer
-            if not tracing.is_on()
-            else await tracing.awaited("postgresql SELECT customers", read.answer)
-        )
+        if tracing.is_recording():
+            return await tracing.awaited("postgresql SELECT customers", read.answer)
+        return await read.answer
 
     def _sweep(self, at: float = inf) -> None:
         """Tell those whose time is over; come again when the next one's is. One timer for all: they are cheaper than one each."""

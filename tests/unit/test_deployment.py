@@ -19,8 +19,8 @@ from webhook_gateway import server
 from webhook_gateway import settings as gateway_settings
 
 ROOT = Path(__file__).parents[2]
-SERVICE_DRAIN_S = program.DRAIN_S + program.WRITER_DRAIN_S + 3  # and what closing takes
-GATEWAY_DRAIN_S = server._DRAIN_S + 3 * server._CLOSE_S
+SERVICE_DRAIN_S = program.DRAIN_S + program.WRITER_DRAIN_S + 3 + tracing.STOP_LIMIT_S  # and what closing takes
+GATEWAY_DRAIN_S = server._DRAIN_S + 3 * server._CLOSE_S + tracing.STOP_LIMIT_S
 NEEDED_S = {"billing-service": SERVICE_DRAIN_S, "webhook-gateway": GATEWAY_DRAIN_S, "billing-migrate": 0.0}
 # The pool, and one each for the probe, the reads, the listener, and one that is being replaced.
 CONNECTIONS_A_PROCESS = database.POOL_SIZE + 4
