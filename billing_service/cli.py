@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from billing_service import catalog_commands, garbage, repair, webhook_commands
+from billing_service import catalog_commands, garbage, repair, tracing, webhook_commands
 from billing_service.address import ListenError
 from billing_service.catalog_source import read_catalog
 from billing_service.deployment_command import EXIT_FAILED
@@ -113,6 +113,7 @@ def _serve() -> int:
     settings = load_settings(Settings)
     catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
     configure_logs(settings.log_level)
+    tracing.start("billing-service")
     _warn_of_exposure(settings)
     try:
         asyncio.run(_serve_until_signal(settings, catalog))
@@ -124,6 +125,8 @@ def _serve() -> int:
     except Exception as error:  # noqa: BLE001 - the process ends with it: one line for the log, one sentence for the person
         _log.critical("service_failed", exc_info=error)
         return _complain("billing-service serve ended because of a defect; the log line above has it.", EXIT_FAILURE)
+    finally:
+        tracing.stop()
     return EXIT_OK
 
 

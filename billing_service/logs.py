@@ -16,6 +16,8 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from billing_service import tracing
+
 MAX_FRAMES: Final = 40  # of one exception, the innermost ones
 MAX_CAUSES: Final = 5
 # Libraries that would write addresses, URLs and parameters at INFO, and bodies and headers at DEBUG, whatever our level is.
@@ -28,6 +30,7 @@ def configure_logs(level: str = "INFO") -> None:
         merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _add_trace,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _describe_exception,
     ]
@@ -68,6 +71,13 @@ def _drop_arguments(record: logging.LogRecord) -> bool:
     if not isinstance(record.msg, dict):  # ours come as the event dict
         record.args = None
     return True
+
+
+def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    found = tracing.ids()
+    if found is not None:
+        event["trace_id"], event["span_id"] = found
+    return event
 
 
 def _describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.flows.request_budget import Budget, Spender
 from billing_service.storage.tally import Tally
 
 Read = Callable[[], float]
@@ -20,6 +21,7 @@ OTHER: Final = "other"
 # Seconds. A call is answered within milliseconds; an event is committed within seconds of Stripe's making it, or much later.
 _CALL_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REQUEST_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+_VISIBLE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60)
 _LATENCY_BUCKETS: Final = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 21_600, 86_400, 259_200)
 
 
@@ -38,6 +40,12 @@ class Metrics:
         self._event_latency = self._histogram(
             "billing_event_latency_seconds", "From Stripe's `created` of a new event to its commit.", _LATENCY_BUCKETS
         )
+        self._visible = self._histogram(
+            "billing_change_visible_seconds",
+            "From when a change of entitlements was made to when the watchers of this process were handed it.",
+            _VISIBLE_BUCKETS,
+        )
+        self._watches = self._gauge("billing_watches", "Streams of WatchEntitlements that are open.")
         self._requests = self._counter(
             "billing_stripe_requests", "Requests to Stripe's API by how they ended.", "operation", "outcome"
         )
@@ -46,6 +54,14 @@ class Metrics:
         )
         # Without labels, so that it begins at 0 and the first is seen as a rise.
         self._denials = self._counter("billing_stripe_denials", "Requests for which our API key did not do.")
+        self._spent = self._counter(
+            "billing_stripe_budget_spent", "Requests to Stripe out of the budget, by for whom.", "spender"
+        )
+        self._budget = self._gauge(
+            "billing_stripe_budget",
+            "The budget that all processes share: left, kept for people, and the most.",
+            "share",
+        )
         self._ready = self._gauge("billing_ready", "1 while calls can be answered.")
         self._connections = self._gauge("billing_connections", "The database's pool: in use, and the most.", "state")
         self._waiting = self._gauge("billing_waiting_events", "Events in front of the writers.", "lane")
@@ -61,9 +77,14 @@ class Metrics:
             "billing_tally_timestamp_seconds", "When the numbers that the database knows were taken."
         )
 
-    def show(self, ready: Callable[[], float], connections: Mapping[str, Read], waiting: Mapping[str, Read]) -> None:
-        """Show numbers that are read whenever somebody looks: connections by state, and waiting events by lane."""
+    def show(
+        self, ready: Read, connections: Mapping[str, Read], waiting: Mapping[str, Read], watches: Read, budget: Budget
+    ) -> None:
+        """Show what is read whenever somebody looks (connections by state, waiting events by lane), and what stays as it is."""
         self._ready.set_function(ready)
+        self._watches.set_function(watches)
+        self._budget.labels("reserve").set(budget.reserve)
+        self._budget.labels("most").set(budget.burst)
         for gauge, reads in ((self._connections, connections), (self._waiting, waiting)):
             for label, read in reads.items():
                 gauge.labels(label).set_function(read)
@@ -78,6 +99,14 @@ class Metrics:
         self._events.labels(event_type if event_type in HANDLED_TYPES else OTHER, outcome).inc()
         if latency_s is not None:
             self._event_latency.observe(max(latency_s, 0.0))
+
+    def visible(self, latency_s: float) -> None:
+        """Count a change that was handed to whoever watches."""
+        self._visible.observe(max(latency_s, 0.0))
+
+    def spent(self, spender: Spender) -> None:
+        """Count a request that leaves for Stripe."""
+        self._spent.labels(spender.value).inc()
 
     def request(self, operation: str, outcome: str, duration_s: float) -> None:
         """Count a request to Stripe."""
@@ -96,6 +125,7 @@ class Metrics:
         self._reread_age.set(tally.reread_overdue_s)
         self._reconciled.set(tally.reconciled_until)
         self._drift.set(tally.drift)
+        self._budget.labels("left").set(tally.budget_left)
         self._tallied.set_to_current_time()
 
     def page(self) -> bytes:

@@ -88,7 +88,7 @@ class Program:
         self._database = Database(database_url)
         self._metrics = Metrics()
         budget = Budget(settings.stripe_background_rate)
-        self._budget = RequestBudget(self._database, budget)
+        self._budget = RequestBudget(self._database, budget, self._metrics.spent)
         self._stripe = StripeApi(
             settings.stripe_api_key.get_secret_value(),
             settings.stripe_api_base,
@@ -113,10 +113,14 @@ class Program:
             timedelta(days=settings.payload_retention_days),
             timedelta(days=settings.event_retention_days),
         )
+        self._tallies = Tallies(self._database, budget, self._metrics.tallied)
         self._replay = Replay(self._database, self._fulfill.backlog)
-        self._feed = ChangeFeed(self._database, database_url)
+        self._feed = ChangeFeed(
+            self._database, database_url, lambda made: self._metrics.visible((now() - made).total_seconds())
+        )
         self._time_changes = TimeChanges(self._database, self._prices, now)
         self._read = ReadEntitlements(self._database, self._prices, now)
+        self._watch_entitlements = WatchEntitlements(self._database, self._prices, self._feed, now)
         asked = AskedReads(self._database, self._reads, now)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
         self._access = LiveAccess(settings)
@@ -138,14 +142,16 @@ class Program:
         self._probe = Database(database_url, pool_size=1)
         self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)
         self._ops = OpsListener(build_app(lambda: self._watch.current, self._warnings, self._metrics.page))
-        self._show_numbers()
+        self._show_numbers(budget)
 
-    def _show_numbers(self) -> None:
+    def _show_numbers(self, budget: Budget) -> None:
         """Have the metrics show what is known here at any moment."""
         self._metrics.show(
             ready=lambda: float(self._watch.current.ready),
             connections={"in_use": lambda: self._database.in_use, "most": lambda: self._database.size},
             waiting={lane.name.lower(): partial(self._fulfill.waiting, lane) for lane in Lane},
+            watches=lambda: self._watch_entitlements.watches,
+            budget=budget,
         )
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
@@ -160,7 +166,7 @@ class Program:
             ),
             check_entitlement=CheckEntitlement(self._prices, self._read),
             list_plans=ListPlans(self._prices),
-            watch_entitlements=WatchEntitlements(self._database, self._prices, self._feed, now),
+            watch_entitlements=self._watch_entitlements,
             change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
             preview_subscription_update=PreviewSubscriptionUpdate(
                 self._database, self._stripe, self._prices, self._reads, now
@@ -209,7 +215,7 @@ class Program:
             "time changes": self._time_changes.run,
             "retention": self._retention.run,
             "erasing": self._erase.run,
-            "tallies": Tallies(self._database, self._metrics.tallied).run,
+            "tallies": self._tallies.run,
         }
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         background.append(asyncio.create_task(self._access.watch.run(), name="access"))  # also without a database

@@ -45,6 +45,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what is sold (default: catalog.toml)",
     )
     parser.add_argument("--no-storefront", action="store_true", help="leave the storefront out")
+    parser.add_argument("--traces", action="store_true", help="trace every webhook and call, and show the traces")
     return parser.parse_args(argv)
 
 
@@ -72,7 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with locked(folder):
             ports = Ports.choose(options.ports)
             _run(
-                Plan(folder, ports, options.catalog.absolute(), storefront=not options.no_storefront),
+                Plan(
+                    folder,
+                    ports,
+                    options.catalog.absolute(),
+                    storefront=not options.no_storefront,
+                    traces=options.traces,
+                ),
                 stops,
                 as_json=options.json,
             )
@@ -128,6 +135,7 @@ def _welcome(stack: Stack, plan: Plan) -> str:
     python = _shown(Path(sys.executable))
     open_this = f"  Open {where['storefront']} and upgrade to Pro.\n" if plan.storefront else ""
     storefront = f"  Storefront       {where['storefront']}\n" if plan.storefront else ""
+    traces = f"  Traces           {where['traces']}\n" if plan.traces else ""
     call = (
         "import grpc; from billing.v1 import billing_service_pb2_grpc as rpc, entitlement_pb2 as pb; "
         f"print(rpc.BillingServiceStub(grpc.insecure_channel('{where['grpc']}'))"
@@ -140,6 +148,7 @@ def _welcome(stack: Stack, plan: Plan) -> str:
         f"  Billing service  {where['grpc']} (gRPC), {where['internal']} (internal), {where['ops']}/readyz\n"
         f"  Webhook gateway  {where['gateway']}/webhooks/stripe\n"
         f"  Stand-in Stripe  {where['stripe']}, its control API: {where['control']}\n"
+        f"{traces}"
         f"  PostgreSQL       127.0.0.1:{plan.ports.postgres}, URL with password in {_shown(stack.running_file)}\n\n"
         f"{open_this}"
         "  From another terminal, ask what a customer may use:\n\n"

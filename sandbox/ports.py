@@ -31,6 +31,7 @@ class Ports:
     gateway: int = 8080
     storefront: int = 8000
     gateway_ops: int = 9092
+    traces: int = 4318
 
     @classmethod
     def choose(cls, base: int | None) -> Self:

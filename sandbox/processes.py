@@ -177,7 +177,7 @@ class Child:
 
 def _clean_environment() -> dict[str, str]:
     """Give our environment without the settings of another installation, and with no proxy before the loopback."""
-    foreign = ("BILLING_", "GATEWAY_", "STOREFRONT_", "STRIPE_", "PG")
+    foreign = ("BILLING_", "GATEWAY_", "STOREFRONT_", "STRIPE_", "PG", "OTEL_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     for name in ("NO_PROXY", "no_proxy"):
         environment[name] = ",".join(filter(None, (environment.get(name), HOST, "localhost")))

@@ -35,6 +35,7 @@ class Plan:
     ports: Ports
     catalog: Path
     storefront: bool = True
+    traces: bool = False  # whether everything is traced, and shown
     postgres_settings: Mapping[str, str] = field(default_factory=dict)
     service_settings: Mapping[str, str] = field(default_factory=dict)  # beside what every sandbox gives it
 
@@ -53,6 +54,7 @@ class Stack:
         self.stripe = self._stripe()
         self.gateway = self._gateway()
         self.storefront = self._storefront()
+        self.traces = self._traces()
         self._service: Child | None = None
 
     @property
@@ -84,7 +86,8 @@ class Stack:
     def children(self) -> tuple[Child, ...]:
         """The programs but PostgreSQL, in the order in which they start."""
         service = (self._service,) if self._service else ()
-        return (self.stripe, *service, self.gateway, *((self.storefront,) if self._plan.storefront else ()))
+        storefront = (self.storefront,) if self._plan.storefront else ()
+        return (*((self.traces,) if self._plan.traces else ()), self.stripe, *service, self.gateway, *storefront)
 
     # --- Start and stop ----------------------------------------------------------------------------------------------
 
@@ -131,6 +134,7 @@ class Stack:
             "the billing service's health page": self._ports.ops,
             "the webhook gateway": self._ports.gateway,
             "the webhook gateway's metrics": self._ports.gateway_ops,
+            **({"the traces": self._ports.traces} if self._plan.traces else {}),
             **({"the storefront": self._ports.storefront} if self._plan.storefront else {}),
         }
         for what, port in ports.items():
@@ -169,6 +173,7 @@ class Stack:
             "internal_token": self.secrets.internal_token,
             "grpc_token": self.secrets.grpc_token,
             "admin_token": self.secrets.admin_token,
+            **({"traces": f"http://{HOST}:{ports.traces}"} if self._plan.traces else {}),
         }
         return {**found, "storefront": f"http://{HOST}:{ports.storefront}"} if self._plan.storefront else found
 
@@ -202,6 +207,7 @@ class Stack:
             "BILLING_INTERNAL_TOKEN": self.secrets.internal_token,
             "BILLING_ACCESS_FILE": str(self._access_file),
             "BILLING_OPS_ADDRESS": f"{HOST}:{self._ports.ops}",
+            **self._tracing(),
             **self._plan.service_settings,
         }
 
@@ -221,8 +227,21 @@ class Stack:
             "GATEWAY_INTERNAL_TOKEN": self.secrets.internal_token,
             "GATEWAY_WEBHOOK_SECRETS": f"sandbox={self.secrets.webhook_secret}",
             "GATEWAY_LIVEMODE": "false",
+            **self._tracing(),
         }
         return Child("gateway", ["webhook_gateway"], environment=environment, ready=lambda: answers(port, "/readyz"))
+
+    def _tracing(self) -> dict[str, str]:
+        """Say where traces go to, half a second after they are made; nothing where they are not wanted."""
+        where = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{self._ports.traces}",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
+        }
+        return where if self._plan.traces else {}
+
+    def _traces(self) -> Child:
+        port = self._ports.traces
+        return Child("traces", ["sandbox.traces", "--port", str(port)], ready=lambda: answers(port, "/"))
 
     def _storefront(self) -> Child:
         port = self._ports.storefront

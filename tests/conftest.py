@@ -20,6 +20,13 @@ import pytest
 from psycopg import sql
 
 from sandbox.postgres import FORGETFUL, EmbeddedPostgres
+from tests.overheard.plugin import (  # noqa: F401 - hooks of pytest, which it finds here
+    keep,
+    pytest_configure,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 # A shared machine stalls for longer than hypothesis allows one example; what is slow shows in --durations instead.
 hypothesis.settings.register_profile("shared", deadline=None)
@@ -43,6 +50,7 @@ def postgres(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
     """A running server for the whole session, fast because it forgets on a power cut."""
     with EmbeddedPostgres(reachable_folder / "postgres", settings=FORGETFUL) as server:
         yield server
+        keep("postgres", server.log.read_text(errors="replace"))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from billing_service.flows.request_budget import Budget, Spender
 from billing_service.metrics import Metrics as ServiceMetrics
 from billing_service.storage.tally import Tally
 from webhook_gateway.metrics import Metrics as GatewayMetrics
@@ -34,8 +35,10 @@ def known() -> dict[str, frozenset[str]]:
     service.call("method", "OK", 0.1)
     service.event("invoice.paid", "applied", 0.1)
     service.request("operation", "denied", 0.1)
-    service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1.0, 1))
-    service.show(lambda: 1.0, {"most": lambda: 1.0}, {"live": lambda: 1.0})
+    service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1.0, 1, 1.0))
+    service.visible(0.1)
+    service.spent(Spender.PEOPLE)
+    service.show(lambda: 1.0, {"most": lambda: 1.0}, {"live": lambda: 1.0}, lambda: 1.0, Budget())
     gateway.webhook("invoice.paid", "main", "applied", 200, 0.1)
     gateway.show({"live": lambda: 1.0}, lambda: 0.0)
     return {

@@ -9,6 +9,7 @@ import sys
 
 import structlog
 
+from webhook_gateway import tracing
 from webhook_gateway.logs import configure_logs
 from webhook_gateway.server import serve
 from webhook_gateway.settings import Settings, SettingsError, load_settings
@@ -24,11 +25,14 @@ def main() -> int:
         sys.stderr.write(f"webhook-gateway cannot start:\n{error}\n")
         return 2
     configure_logs(settings.log_level)
+    tracing.start("webhook-gateway")
     try:
         asyncio.run(_serve_until_signal(settings))
     except OSError as error:
         sys.stderr.write(f"webhook-gateway cannot listen on {settings.address}: {_say(error)}\n")
         return 1
+    finally:
+        tracing.stop()
     return 0
 
 

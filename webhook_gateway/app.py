@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from webhook_gateway import refusal
+from webhook_gateway import refusal, tracing
 from webhook_gateway.body import BodyRefusedError, read_body
 from webhook_gateway.event import EventRefusedError, decode_head
 from webhook_gateway.forward import LATE_S, Forwarder
@@ -70,7 +70,11 @@ def build_app(gateway: Gateway) -> web.Application:
     app = web.Application(middlewares=[_answer_in_json], client_max_size=MAX_BODY_BYTES)
 
     async def webhook(request: web.Request) -> web.StreamResponse:
-        return await _take_webhook(gateway, request)
+        # A trace begins here: whoever posts has not shown yet that he is Stripe, and is not asked for one of his.
+        with tracing.span(f"POST {WEBHOOK_PATH}", tracing.SpanKind.SERVER) as span:
+            response = await _take_webhook(gateway, request)
+            span.set_attribute("http.response.status_code", response.status)
+            return response
 
     async def readyz(_request: web.Request) -> web.StreamResponse:
         reason = await gateway.readiness.why_not_ready()
@@ -127,7 +131,14 @@ async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Commi
         return refusal.of_livemode(event_is_live=head.livemode)
     late = head.created is not None and head.created < gateway.clock() - LATE_S
     forwarder = gateway.backlog if late else gateway.live
-    answer = await forwarder.forward(VerifiedEvent(head.event_id, body), deadline - time.monotonic())
+    about: tracing.Attributes = {
+        "billing.event.id": head.event_id,
+        "billing.event.type": head.type,
+        "billing.lane.late": late,
+    }
+    with tracing.span("forward", attributes=about):
+        event = VerifiedEvent(head.event_id, body, tracing.traceparent())
+        answer = await forwarder.forward(event, deadline - time.monotonic())
     if isinstance(answer, NotCommitted):
         told.failure = answer.failure
         return refusal.of_failure(answer.failure)

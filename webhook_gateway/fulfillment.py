@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,6 +18,7 @@ from billing.internal.v1 import fulfillment_service_pb2 as pb
 from billing.internal.v1 import fulfillment_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # comes without types
 
+from webhook_gateway import tracing
 from webhook_gateway.tls import Tls
 
 SERVICE_NAME = "billing.internal.v1.FulfillmentService"
@@ -67,6 +69,7 @@ class VerifiedEvent:
 
     event_id: str
     payload: bytes  # the raw body
+    traceparent: str | None = None  # of the span in which it waits
 
 
 class Failure(StrEnum):
@@ -162,11 +165,17 @@ class FulfillmentClient:
     async def fulfill(self, events: Sequence[VerifiedEvent], timeout_s: float) -> tuple[Answer, ...] | CallFailed:
         """Send one batch, and wait at most `timeout_s` for its commit; one answer per event, in their order."""
         self._follow()
-        request = pb.FulfillRequest(events=[pb.VerifiedEvent(payload=event.payload) for event in events])
-        try:
-            response = await self._stub.Fulfill(request, timeout=timeout_s, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            return _failed(error, len(events))
+        request = pb.FulfillRequest(
+            events=[pb.VerifiedEvent(payload=event.payload, traceparent=event.traceparent or "") for event in events]
+        )
+        with _call_span(events) as span:
+            traced = tracing.traceparent()
+            metadata = (*self._metadata, (tracing.TRACEPARENT, traced)) if traced else self._metadata
+            try:
+                response = await self._stub.Fulfill(request, timeout=timeout_s, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                tracing.fail(span, error.code().name)
+                return _failed(error, len(events))
         return _answers(events, response)
 
     async def why_not_serving(self) -> str | None:
@@ -188,6 +197,22 @@ class FulfillmentClient:
         for leaving in self._leaving:
             leaving.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
+
+
+def _call_span(events: Sequence[VerifiedEvent]) -> AbstractContextManager[tracing.Span]:
+    """Record a call below the first of its events that is traced, and have it point to the others."""
+    known = [event.traceparent for event in events if event.traceparent]
+    if not known:
+        return tracing.UNRECORDED
+    parents = [parent for parent in known if tracing.is_kept(parent)] or known[:1]
+    about: tracing.Attributes = {
+        "rpc.system": "grpc",
+        "rpc.service": SERVICE_NAME,
+        "rpc.method": "Fulfill",
+        "billing.events": len(events),
+    }
+    name = f"{SERVICE_NAME}/Fulfill"
+    return tracing.span(name, tracing.SpanKind.CLIENT, parent=parents[0], links=parents[1:], attributes=about)
 
 
 _FAILURE_OF_CODE = {

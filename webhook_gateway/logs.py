@@ -19,6 +19,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from webhook_gateway import tracing
+
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _MAX_FRAMES = 30
 
@@ -27,7 +29,7 @@ def configure_logs(level: str = "INFO") -> None:
     """Send our logs and those of the libraries to standard error, from `level` up."""
     time = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _add_name, time, _describe_exception, _render],
+        processors=[structlog.processors.add_log_level, _add_name, _add_trace, time, _describe_exception, _render],
         logger_factory=_Lines(sys.stderr.buffer),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=True,
@@ -39,6 +41,7 @@ def configure_logs(level: str = "INFO") -> None:
             foreign_pre_chain=[
                 structlog.stdlib.add_log_level,
                 structlog.stdlib.add_logger_name,
+                _add_trace,
                 time,
                 _describe_exception,
             ],
@@ -79,6 +82,13 @@ class _Line:
 
 def _add_name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     event["logger"] = logger.name
+    return event
+
+
+def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    found = tracing.ids()
+    if found is not None:
+        event["trace_id"], event["span_id"] = found
     return event
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import structlog
 
+from billing_service import tracing
 from billing_service.deadline import deadline_after
 from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
@@ -43,7 +44,9 @@ class AskedReads:
         running = self._running.get(object_id)
         if running is None:
             # A context of its own: neither the caller's deadline nor his call's id are those of the others.
-            running = asyncio.get_running_loop().create_task(self._read(kind, object_id), context=Context())
+            running = asyncio.get_running_loop().create_task(
+                self._read(kind, object_id, tracing.traceparent()), context=Context()
+            )
             self._running[object_id] = running
             running.add_done_callback(lambda _: self._running.pop(object_id, None))
         return running
@@ -54,8 +57,8 @@ class AskedReads:
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    async def _read(self, kind: ObjectKind, object_id: str) -> bool:
-        with deadline_after(READ_LIMIT_S):
+    async def _read(self, kind: ObjectKind, object_id: str, asked_by: str | None) -> bool:
+        with deadline_after(READ_LIMIT_S), tracing.span(f"read {kind.value}", parent=asked_by):
             try:
                 return await self._read_claimed(kind, object_id)
             except (BillingError, UnwritableError) as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 
@@ -81,8 +82,9 @@ class Subscription:
 class ChangeFeed:
     """The one reader of the log in this process."""
 
-    def __init__(self, database: Database, url: str) -> None:
-        """`url` is for the connection that listens, beside the pool's."""
+    def __init__(self, database: Database, url: str, told: Callable[[datetime], None] | None = None) -> None:
+        """`url` is for the connection that listens, beside the pool's; `told` hears of when each change was made that is handed over."""
+        self._told = told
         self._database = database
         self._url = url
         self._place: Place | None = None
@@ -156,6 +158,8 @@ class ChangeFeed:
         for change in found:
             for one in (*self._all, *self._by_customer.get(change.customer_id, ())):
                 one.hand(change)
+            if self._told is not None:
+                self._told(change.change_time)
         if found:
             self._place = found[-1].place
         return len(found) == MOST_READ

@@ -17,12 +17,14 @@ from enum import StrEnum
 import msgspec
 import structlog
 
+from billing_service import tracing
 from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.errors import BillingError, DatabaseUnavailableError, OverloadedError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.merge import of_event
 from billing_service.domain.observation import Event, Observation, read_event
 from billing_service.domain.plan_index import PlanIndex
+from billing_service.flows import event_spans
 from billing_service.flows.apply import Context, apply, reach
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.lanes import BACKLOG, LIVE, Lane, LaneQueue, lane_of
@@ -84,6 +86,7 @@ class _Waiting:
 
     parsed: _Parsed
     result: asyncio.Future[EventResult]
+    span: tracing.Span | None = None
 
     @property
     def size(self) -> int:
@@ -114,15 +117,17 @@ class Fulfill:
         }
         self._closing = False
 
-    async def __call__(self, payloads: Sequence[bytes]) -> Sequence[EventResult]:
+    async def __call__(self, payloads: Sequence[bytes], traceparents: Sequence[str] = ()) -> Sequence[EventResult]:
         """Apply events, byte for byte as Stripe sent them, and give one result each, in order, after the commit.
+
+        `traceparents`, where there are any, has one for each event: in which trace it is.
 
         Raises:
             OverloadedError: too many are waiting.
             DatabaseUnavailableError: they could not be written in time; nothing was lost, send them again.
         """
         now = self._now().timestamp()
-        waiting = _enqueued(payloads)
+        waiting = _enqueued(payloads, traceparents)
         lanes: dict[Lane, list[_Waiting]] = {}
         for one in waiting:
             created = one.parsed.event.created if one.parsed.event else None
@@ -169,7 +174,8 @@ class Fulfill:
     async def _serve(self, queue: LaneQueue[_Waiting]) -> None:
         while batch := await queue.take():
             try:
-                await self._write(batch)
+                with event_spans.batch([one.span for one in batch]):
+                    await self._write(batch)
             except Exception as error:  # noqa: BLE001 - the writer outlives whatever one batch does; callers hear of it
                 self._fail(batch, error)
             if any(one.parsed.event and one.parsed.event.type.startswith(PRICE_TYPES) for one in batch):
@@ -293,9 +299,14 @@ class Fulfill:
         return EventResult(one.event.event_id if one.event else None, Outcome.QUARANTINED)
 
 
-def _enqueued(payloads: Sequence[bytes]) -> list[_Waiting]:
+def _enqueued(payloads: Sequence[bytes], traceparents: Sequence[str] = ()) -> list[_Waiting]:
     loop = asyncio.get_running_loop()
-    return [_Waiting(parse(payload), loop.create_future()) for payload in payloads]
+    waiting = [_Waiting(parse(payload), loop.create_future()) for payload in payloads]
+    if tracing.is_on():
+        spans = event_spans.begin([(one.parsed.event, one.result) for one in waiting], traceparents)
+        for one, span in zip(waiting, spans, strict=True):
+            one.span = span
+    return waiting
 
 
 def _heard(done: asyncio.Future[EventResult]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 
 import structlog
 
+from billing_service import tracing
 from billing_service.deadline import deadline_after
 from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
@@ -63,7 +64,9 @@ class Refresh:
                 left = claims[served:]
                 await self._database.run(lambda connection: rereads.release(connection, left))  # noqa: B023 - awaited before the next turn
                 return served
-            with deadline_after(READ_LIMIT_S):
+            # In a trace of its own, minutes later than what asked for it, which it points to.
+            asked_by = [claimed.traceparent] if claimed.traceparent else []
+            with deadline_after(READ_LIMIT_S), tracing.span(f"reread {claimed.kind.value}", links=asked_by):
                 await self._serve(claimed)
         return len(claims)
 

@@ -8,9 +8,11 @@ its rate.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import StrEnum
 
 from billing_service.domain.errors import BillingError
 from billing_service.storage import rereads
@@ -22,6 +24,13 @@ FLUSH_S = 0.2  # between tellings of what was spent: one statement for many requ
 _taken: ContextVar[bool] = ContextVar(
     "taken", default=False
 )  # whether the next request of this task was counted already
+
+
+class Spender(StrEnum):
+    """For whom a request to Stripe is made."""
+
+    PEOPLE = "people"  # somebody waits for the answer
+    BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,9 @@ class Budget:
 class RequestBudget:
     """What the background work asks before each request, and what hears of every other request."""
 
-    def __init__(self, database: Database, budget: Budget) -> None:
-        """Every process must be given the same budget."""
+    def __init__(self, database: Database, budget: Budget, told: Callable[[Spender], None] | None = None) -> None:
+        """Every process must be given the same budget; `told` hears of each request that leaves."""
+        self._told = told
         self._database = database
         self._budget = budget
         self._spent = 0  # requests that the other processes were not told of yet
@@ -61,10 +71,13 @@ class RequestBudget:
 
     def spend(self) -> None:
         """Count a request that is about to leave, unless it was taken. Never waits: the request matters more."""
-        if _taken.get():
+        taken = _taken.get()
+        if taken:
             _taken.set(False)
         else:
             self._spent += 1
+        if self._told is not None:
+            self._told(Spender.BACKGROUND if taken else Spender.PEOPLE)
 
     async def run(self) -> None:
         """Tell the other processes of what was spent, for ever, a few times a second."""

@@ -109,6 +109,11 @@ class WatchEntitlements:
             self._watches -= 1
             self._feed.unsubscribe(subscription)
 
+    @property
+    def watches(self) -> int:
+        """How many watch now."""
+        return self._watches
+
     def _place_of(self, cursor: str | None, scope: str) -> Place | None:
         """Give where to go on, or None for a snapshot: there is no cursor, or it is of other customers or another catalog."""
         if not cursor:

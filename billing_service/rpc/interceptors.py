@@ -1,5 +1,6 @@
 """What happens around every call, in the one order that `server` declares, the outermost first:
 
+0. Trace (in `spans`): only where traces are made.
 1. CallLog: the call gets its id, and one line in the log when it ends.
 2. ErrorTranslation: whatever is raised further in becomes a google.rpc.Status; nothing unknown leaks.
 3. Guard (in `guard`): who calls, and whether the method is for him (health answers everybody).

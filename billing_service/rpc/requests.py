@@ -109,6 +109,12 @@ def _watch_problems(message: watch_pb2.WatchEntitlementsRequest) -> Problems:
         yield "cursor", "must be the last cursor that was received, or empty"
 
 
+def traceparents(message: fulfillment_service_pb2.FulfillRequest) -> Sequence[str]:
+    """Read in which trace each event of a FulfillRequest is; empty where none is in any."""
+    found = [event.traceparent for event in message.events]
+    return found if any(found) else ()
+
+
 def event_payloads(message: fulfillment_service_pb2.FulfillRequest) -> Sequence[bytes]:
     """Read a FulfillRequest: the raw bodies, in the order of the request.
 

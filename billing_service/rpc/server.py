@@ -15,12 +15,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships no types
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # ships no types
 
+from billing_service import tracing
 from billing_service.access import Role
 from billing_service.address import Address, ListenError, check_free
 from billing_service.rpc.guard import OPEN, Gate, Guard, Share
 from billing_service.rpc.interceptors import Admission, CallLog, Deadline, ErrorTranslation, Observe, Streams
 from billing_service.rpc.layers import RequestDecoding
 from billing_service.rpc.roles import declared_roles
+from billing_service.rpc.spans import Trace
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024  # as the contract says
 MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and more only queues for the database
@@ -144,7 +146,8 @@ def _interceptors(
     log: CallLog, guard: Guard, share: Share, admission: Admission, streams: Streams
 ) -> Sequence[grpc.aio.ServerInterceptor]:
     """The one order, the outermost first; `interceptors` says what each is for."""
-    return (log, ErrorTranslation(), guard, share, admission, streams, Deadline(), RequestDecoding())
+    layers = (log, ErrorTranslation(), guard, share, admission, streams, Deadline(), RequestDecoding())
+    return (Trace(), *layers) if tracing.is_on() else layers
 
 
 def public_listener(

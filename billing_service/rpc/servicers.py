@@ -172,5 +172,5 @@ class FulfillmentServicer(fulfillment_service_pb2_grpc.FulfillmentServiceService
     ) -> fulfillment_service_pb2.FulfillResponse:
         """Apply a batch of verified events."""
         del context
-        results = await self._fulfill(requests.event_payloads(request))
+        results = await self._fulfill(requests.event_payloads(request), requests.traceparents(request))
         return responses.fulfill_response(results)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque, namedtuple
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from psycopg import pq
 from psycopg.adapt import Transformer
 
-from billing_service.storage.parameters import TEXT, encoded, prepared
+from billing_service import tracing
+from billing_service.storage.parameters import TEXT, Prepared, encoded, prepared
 
 _Value = TypeVar("_Value")
 _BEGIN: Final = sa.text("BEGIN")
@@ -77,10 +78,11 @@ class Answer(Generic[_Value]):
     Nobody need await it: a failure is heard of by whoever awaits a later one, and by the commit.
     """
 
-    __slots__ = ("_connection", "_make", "error", "result")
+    __slots__ = ("_connection", "_make", "error", "result", "statement")
 
-    def __init__(self, connection: Connection, make: Callable[[Result], _Value]) -> None:
+    def __init__(self, connection: Connection, make: Callable[[Result], _Value], statement: Prepared) -> None:
         self._connection = connection
+        self.statement = statement
         self._make = make
         self.result: pq.abc.PGresult | None = None
         self.error: BaseException | None = None
@@ -140,7 +142,7 @@ class Connection:
         except psycopg.Error as error:
             self._lose(error)  # at once: libpq may have closed the socket, and the next one opened has its number
             raise
-        answer = Answer(self, make)
+        answer = Answer(self, make, ready)
         self._sent.append(answer)
         return answer
 
@@ -193,6 +195,7 @@ class Connection:
         # After a failure PostgreSQL passes over everything until it is told to synchronise, though no answer may be left to come.
         if not self._sent and self._failure is None:
             return
+        span = _round_trip(self._sent) if tracing.is_recording() else None
         settled = self._settled = self._loop.create_future()
         try:
             self._pgconn.pipeline_sync()
@@ -204,6 +207,7 @@ class Connection:
         except psycopg.Error as error:
             self._lose(error)
         finally:
+            tracing.end(span, None if self._failure is None else type(self._failure).__name__)
             self._settled = self._failure = None
 
     def read(self, result: pq.abc.PGresult) -> Result:
@@ -293,6 +297,16 @@ class Connection:
                 answer.error = self._failure or error
         self._sent.clear()
         self._wake()
+
+
+def _round_trip(sent: Iterable[Answer[Any] | bytes]) -> tracing.Span | None:
+    said = [answer.statement.summary for answer in sent if isinstance(answer, Answer)]
+    about: tracing.Attributes = {
+        "db.system.name": "postgresql",
+        "db.query.summary": "; ".join(said),
+        "db.operation.batch.size": len(said),
+    }
+    return tracing.begin("postgresql round trip", tracing.SpanKind.CLIENT, attributes=about)
 
 
 def _as_it_is(result: Result) -> Result:

@@ -23,6 +23,7 @@ import structlog
 from psycopg import pq
 from psycopg.pq.abc import PGresult
 
+from billing_service import tracing
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
@@ -111,6 +112,8 @@ class CustomerReads:
             self._leave()
         if read.end < self._sweep_at:
             self._sweep(read.end)
+        if tracing.is_recording():
+            return await tracing.awaited("postgresql SELECT customers", read.answer)
         return await read.answer
 
     def _sweep(self, at: float = inf) -> None:

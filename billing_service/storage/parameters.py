@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +22,13 @@ BINARY: Final = 1
 _STATEMENTS: Final = 1_024  # of a program's text; far more than there are
 _BYTEA_OID: Final = 17  # pg_type.dat
 _NAMED: Final = re.compile(r"(?<![:\w]):([a-z_]\w*)")  # and not ::type
+# What a statement writes says most of it; of one that writes nothing, what it asks.
+_SUMMARIES: Final = (
+    re.compile(r"(?<!FOR )(?<!DO )(?<!KEY )\b(INSERT|UPDATE|DELETE)(?: INTO| FROM)? (\w+)"),
+    re.compile(r"\b(SELECT) (pg_\w+)"),
+    re.compile(r"\b(SELECT)\b.*?\bFROM (?!unnest)(\w+)", re.DOTALL),
+    re.compile(r"(\w+)"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,13 @@ class Prepared:
     name: bytes
     sql: bytes
     parameters: tuple[str, ...]
+
+    @cached_property
+    def summary(self) -> str:
+        """Say what it does to which table, as a trace shows it: "INSERT stripe_events". Nothing of its values."""
+        sql = self.sql.decode()
+        found = next((match for pattern in _SUMMARIES if (match := pattern.search(sql))), None)
+        return " ".join(found.groups()) if found else ""
 
 
 @lru_cache(maxsize=_STATEMENTS)

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
+from billing_service import tracing
 from billing_service.domain.views import ObjectKind
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
@@ -37,15 +38,17 @@ class Claim:
     object_id: str
     kind: ObjectKind
     wanted: int
+    traceparent: str | None = None  # of the span that asked for it last, where one is kept
 
 
 _ASK = sa.text("""
-    INSERT INTO rereads (object_id, kind, due_time)
-    SELECT object_id, kind, now() + make_interval(secs => delay)
+    INSERT INTO rereads (object_id, kind, due_time, traceparent)
+    SELECT object_id, kind, now() + make_interval(secs => delay), CAST(:traceparent AS text)
     FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[]), CAST(:delays AS integer[])) AS n (object_id, kind, delay)
     ORDER BY object_id COLLATE "C"
     ON CONFLICT (object_id) DO UPDATE
-    SET wanted = rereads.wanted + 1, due_time = least(rereads.due_time, excluded.due_time)
+    SET wanted = rereads.wanted + 1, due_time = least(rereads.due_time, excluded.due_time),
+        traceparent = coalesce(excluded.traceparent, rereads.traceparent)
 """)
 _CLAIM = sa.text("""
     UPDATE rereads SET lease_time = now() + CAST(:lease AS interval), attempts = attempts + 1
@@ -53,7 +56,7 @@ _CLAIM = sa.text("""
         SELECT object_id FROM rereads
         WHERE due_time <= now() AND (lease_time IS NULL OR lease_time < now())
         ORDER BY due_time LIMIT :most FOR UPDATE SKIP LOCKED)
-    RETURNING object_id, kind, wanted
+    RETURNING object_id, kind, wanted, traceparent
 """)
 # For somebody who waits: at once, unless somebody is at it, it was read a moment ago, or it failed and was put off.
 _CLAIM_NOW = sa.text("""
@@ -103,6 +106,7 @@ def ask(connection: Connection, asks: Iterable[Ask]) -> Answer[Result]:
         "ids": [row.object_id for row in rows],
         "kinds": [row.kind.value for row in rows],
         "delays": [row.delay_s for row in rows],
+        "traceparent": tracing.kept_traceparent(),
     }
     return connection.send(_ASK, values)
 
@@ -110,7 +114,7 @@ def ask(connection: Connection, asks: Iterable[Ask]) -> Answer[Result]:
 async def claim(connection: Connection, most: int) -> list[Claim]:
     """Take what is due and nobody works on, the longest due first."""
     result = await connection.execute(_CLAIM, {"most": most, "lease": LEASE})
-    return [Claim(row.object_id, ObjectKind(row.kind), row.wanted) for row in result]
+    return [Claim(row.object_id, ObjectKind(row.kind), row.wanted, row.traceparent) for row in result]
 
 
 async def claim_now(connection: Connection, object_id: str, kind: ObjectKind, since: int) -> Claim | None:

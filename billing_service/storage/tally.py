@@ -20,6 +20,7 @@ class Tally:
     reread_overdue_s: float  # of the one that is due for the longest time
     reconciled_until: float  # Unix seconds, by Stripe's clock; 0 where no run was complete
     drift: int
+    budget_left: float  # requests to Stripe that may leave at once
 
 
 _TALLY = sa.text("""
@@ -34,12 +35,16 @@ _TALLY = sa.text("""
     SELECT 'reconciled', '', coalesce(max(until), 0)::float8 FROM reconcile_runs WHERE state = 'complete'
     UNION ALL
     SELECT 'drift', '', coalesce(sum(drift), 0)::float8 FROM reconcile_runs
+    UNION ALL
+    SELECT 'budget', '', least(CAST(:burst AS float8),
+                               tokens + extract(epoch FROM clock_timestamp() - update_time) * CAST(:rate AS float8))::float8
+    FROM stripe_budget
 """)
 
 
-async def take(connection: Connection) -> Tally:
-    """Count."""
-    rows = (await connection.execute(_TALLY)).all()
+async def take(connection: Connection, *, rate_per_s: float, burst: int) -> Tally:
+    """Count. How fast the budget of requests to Stripe comes back, and up to what, is given."""
+    rows = (await connection.execute(_TALLY, {"rate": rate_per_s, "burst": burst})).all()
     one = {row.what: float(row.number) for row in rows if row.what not in {"quarantined", "findings"}}
     return Tally(
         quarantined={row.label: int(row.number) for row in rows if row.what == "quarantined"},
@@ -48,4 +53,5 @@ async def take(connection: Connection) -> Tally:
         reread_overdue_s=one["overdue"],
         reconciled_until=one["reconciled"],
         drift=int(one["drift"]),
+        budget_left=one["budget"],
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import stripe
 
+from billing_service import tracing
 from billing_service.deadline import remaining_s
 from billing_service.stripe_api.errors import (
     StripeBusy,
@@ -95,6 +96,7 @@ async def bounded(operation: str, call: Awaitable[_Answer], bounds: Bounds) -> _
         StripeCallError: for whatever the SDK raises; never chained to it, since its errors carry whole bodies.
     """
     started, outcome = time.monotonic(), "cancelled"
+    span = tracing.begin(f"stripe {operation}", tracing.SpanKind.CLIENT)  # nothing of what is sent or answered
     try:
         answer = await _bounded(operation, call, bounds)
         outcome = "answered"
@@ -102,6 +104,7 @@ async def bounded(operation: str, call: Awaitable[_Answer], bounds: Bounds) -> _
         outcome = _OUTCOMES[type(error)]
         raise
     finally:
+        tracing.end(span, **{"billing.stripe.outcome": outcome})
         if bounds.after is not None:
             bounds.after(operation, outcome, time.monotonic() - started)
     return answer

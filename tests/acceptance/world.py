@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ import stripe
 from billing.v1 import checkout_pb2, entitlement_pb2
 from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 from psycopg import sql
+
+from tests.overheard.plugin import keep
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 10.0
@@ -72,9 +75,20 @@ def running(data: Path, *options: str, log: Path) -> Iterator[Sandbox]:
     try:
         line = process.stdout.readline()  # it gives up by itself when something does not start
         assert line, log.read_text()
-        yield Sandbox(process, json.loads(line), log)
+        addresses = json.loads(line)
+        yield Sandbox(process, addresses, log)
+        _overhear(addresses)
     finally:
         stop(process)
+        if (postgres := data / "postgres" / "log").exists():
+            keep("postgres", postgres.read_text(errors="replace"))
+
+
+def _overhear(addresses: Mapping[str, str]) -> None:
+    """Keep the pages of numbers as they are at the end, for the search; a program that a test has ended has none."""
+    for name in ("ops", "gateway_ops"):
+        with suppress(OSError), urllib.request.urlopen(f"{addresses[name]}/metrics", timeout=DEADLINE_S) as page:  # noqa: S310 - ours
+            keep("pages", page.read().decode())
 
 
 def stop(process: subprocess.Popen[str]) -> int:

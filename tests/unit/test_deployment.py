@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from billing_service import program, settings
+from billing_service import program, settings, tracing
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.storage import database
 from tools import manifests
@@ -19,8 +19,8 @@ from webhook_gateway import server
 from webhook_gateway import settings as gateway_settings
 
 ROOT = Path(__file__).parents[2]
-SERVICE_DRAIN_S = program.DRAIN_S + program.WRITER_DRAIN_S + 3  # and what closing takes
-GATEWAY_DRAIN_S = server._DRAIN_S + 3 * server._CLOSE_S
+SERVICE_DRAIN_S = program.DRAIN_S + program.WRITER_DRAIN_S + 3 + tracing.STOP_LIMIT_S  # and what closing takes
+GATEWAY_DRAIN_S = server._DRAIN_S + 3 * server._CLOSE_S + tracing.STOP_LIMIT_S
 NEEDED_S = {"billing-service": SERVICE_DRAIN_S, "webhook-gateway": GATEWAY_DRAIN_S, "billing-migrate": 0.0}
 # The pool, and one each for the probe, the reads, the listener, and one that is being replaced.
 CONNECTIONS_A_PROCESS = database.POOL_SIZE + 4
@@ -166,7 +166,7 @@ def test_only_settings_that_exist_are_set() -> None:
     """A variable that no program reads would be a promise that nothing keeps."""
     known = {f"{settings.PREFIX}{name.upper()}" for name in settings.Settings.model_fields} | {settings.SECRETS_DIR}
     known |= {f"{gateway_settings._PREFIX}{name.upper()}" for name in gateway_settings.Settings.model_fields}
-    known |= {gateway_settings._SECRETS_DIR}
+    known |= {gateway_settings._SECRETS_DIR, *tracing._ENDPOINTS}
     in_pods = {one["name"] for pod in PODS.values() for one in pod["spec"]["containers"][0]["env"]}
     overlay = (manifests.FOLDER / "overlays" / "example" / "settings.yaml").read_text(encoding="utf-8")
     in_overlay = set(re.findall(r"\b(?:BILLING|GATEWAY)_[A-Z_]+", overlay))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from billing_service.flows.request_budget import Budget, Spender
 from billing_service.metrics import Metrics
 from billing_service.storage.tally import Tally
 from tools import metrics as checked
 from webhook_gateway.metrics import Metrics as GatewayMetrics
 
-TALLY = Tally({"malformed": 2}, {"drift": 1}, 3, 4.5, 1_790_000_000.0, 1)
+TALLY = Tally({"malformed": 2}, {"drift": 1}, 3, 4.5, 1_790_000_000.0, 1, 7.0)
 
 
 def sample(page: bytes, line: str) -> bool:
@@ -60,17 +61,20 @@ def test_what_is_no_longer_there_is_no_longer_shown() -> None:
     found = Metrics()
     found.tallied(TALLY)
     assert sample(found.page(), 'billing_quarantined_events{reason="malformed"} 2.0')
-    found.tallied(Tally({}, {}, 0, 0.0, 0.0, 0))
+    found.tallied(Tally({}, {}, 0, 0.0, 0.0, 0, 0.0))
     assert b'reason="malformed"' not in found.page()
     assert sample(found.page(), "billing_rereads 0.0")
 
 
 def test_a_number_is_read_when_somebody_looks() -> None:
     found, now = Metrics(), [1.0]
-    found.show(lambda: 1.0, {"in_use": lambda: now[0], "most": lambda: 10.0}, {"live": lambda: 0.0})
+    found.show(
+        lambda: 1.0, {"in_use": lambda: now[0], "most": lambda: 10.0}, {"live": lambda: 0.0}, lambda: 2.0, Budget()
+    )
     now[0] = 7.0
     assert sample(found.page(), 'billing_connections{state="in_use"} 7.0')
     assert sample(found.page(), 'billing_connections{state="most"} 10.0')
+    assert sample(found.page(), "billing_watches 2.0")
 
 
 def test_the_first_denial_is_a_rise_from_nothing() -> None:
@@ -78,3 +82,19 @@ def test_the_first_denial_is_a_rise_from_nothing() -> None:
     assert sample(found.page(), "billing_stripe_denials_total 0.0")
     found.request("customers.create", "denied", 0.1)
     assert sample(found.page(), "billing_stripe_denials_total 1.0")
+
+
+def test_the_budget_of_requests_is_shown_with_what_is_left_kept_and_spent() -> None:
+    found = Metrics()
+    found.show(lambda: 1.0, {}, {}, lambda: 0.0, Budget(burst=20, reserve=5))
+    found.tallied(TALLY)
+    found.spent(Spender.PEOPLE)
+    for share, number in {"left": 7.0, "reserve": 5.0, "most": 20.0}.items():
+        assert sample(found.page(), f'billing_stripe_budget{{share="{share}"}} {number}')
+    assert sample(found.page(), 'billing_stripe_budget_spent_total{spender="people"} 1.0')
+
+
+def test_a_change_that_a_clock_puts_into_the_future_is_visible_at_once() -> None:
+    found = Metrics()
+    found.visible(-3.0)
+    assert sample(found.page(), 'billing_change_visible_seconds_bucket{le="0.005"} 1.0')

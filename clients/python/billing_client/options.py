@@ -14,6 +14,8 @@ import grpc
 from billing.v1 import billing_service_pb2
 from google.protobuf.descriptor_pb2 import MethodOptions
 
+from billing_client import tracing
+
 MAX_ATTEMPTS = 4  # of a call that is safe to make again; gRPC allows 5
 SERVICE = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"]
 SAFE = frozenset(
@@ -102,9 +104,9 @@ class Options:
         ]
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Give what goes with each call: the token, asked for anew."""
+        """Give what goes with each call: the token, asked for anew, and the trace that the call is in."""
         token = self.token() if callable(self.token) else self.token
-        return (("authorization", f"Bearer {token}"),) if token else ()
+        return (*((("authorization", f"Bearer {token}"),) if token else ()), *tracing.metadata())
 
 
 def service_config() -> dict[str, Any]:

@@ -52,16 +52,22 @@ class VerifiedEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
     """The body of Stripe's request, byte for byte."""
+    traceparent: _builtins.str
+    """The span in which this event is being taken, as W3C's traceparent, so that each event of a batch is followed in a trace of
+    its own; empty where nobody traces. What is not of that form is disregarded.
+    """
     def __init__(
         self,
         *,
         payload: _builtins.bytes = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

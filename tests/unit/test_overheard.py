@@ -1,0 +1,144 @@
+"""What may not be overheard is found wherever the programs under test say it, and shown masked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.overheard.search import Finding, masked_of, search
+
+ROOT = Path(__file__).parents[2]
+# Put together here, so that none of it stands in any log of this test.
+ADDRESS = "ann@" + "shop.example"
+KEY = "sk_" + "test_4eC39HqLyjWDarjtT1zdp7dc"
+CARD = "4242" * 4
+TOKEN = "the-token-" + "of-this-test"
+
+PLANTED = {
+    "by a program within a test": f"""
+import structlog
+def test_it():
+    structlog.get_logger().info("sent", to={ADDRESS!r})
+""",
+    "by a program that a test starts": f"""
+import subprocess, sys
+def test_it():
+    subprocess.run([sys.executable, "-c", "import sys; sys.stderr.write({KEY!r})"], env={{}}, capture_output=True, check=True)
+""",
+    "in the error of a call": f"""
+import grpc
+async def test_it():
+    async def fail(request, context):
+        await context.abort(grpc.StatusCode.INTERNAL, "card " + {CARD!r})
+    server = grpc.aio.server()
+    handler = grpc.method_handlers_generic_handler("s", {{"m": grpc.unary_unary_rpc_method_handler(fail)}})
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{{port}}") as channel:
+        try:
+            await channel.unary_unary("/s/m")(b"")
+        except grpc.aio.AioRpcError:
+            pass
+    await server.stop(0)
+""",
+    "on a page of numbers": f"""
+import aiohttp
+from aiohttp import web
+from pydantic import SecretStr
+async def test_it():
+    SecretStr({TOKEN!r})
+    app = web.Application()
+    async def page(request):
+        return web.Response(text="billing_calls{{by=\\"" + {TOKEN!r} + "\\"}} 1")
+    app.router.add_get("/metrics", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    async with aiohttp.ClientSession() as http, http.get(f"http://{{host}}:{{port}}/metrics") as answer:
+        await answer.text()
+    await runner.cleanup()
+""",
+}
+
+
+def run(folder: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run one test in a pytest of its own, with the suite's own listening."""
+    (folder / "conftest.py").write_text(
+        "from tests.overheard.plugin import (\n"
+        "    pytest_configure, pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary)\n"
+    )
+    (folder / "test_planted.py").write_text(test)
+    command = (sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [*command, *options, str(folder)],
+        cwd=ROOT, env=environment | {"TMPDIR": str(folder)}, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_run_fails_where_something_is_overheard_and_names_the_file_without_the_words(tmp_path: Path) -> None:
+    """Each of what is planted passes its own test, in a worker; the run fails for all of them."""
+    tests = (text.replace("test_it", f"test_{number}") for number, text in enumerate(PLANTED.values()))
+    done = run(tmp_path, "".join(tests), "-n", "2")
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert (done.returncode, "4 lines that nobody may overhear" in done.stdout) == (1, True), done.stdout
+    for file in ("captured-", "-c", "grpc-errors-", "pages-"):
+        assert f"\n{file}" in done.stdout
+    assert not any(planted in done.stdout for planted in (ADDRESS, KEY, CARD, TOKEN))
+
+
+def test_a_run_in_which_nothing_is_overheard_passes_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run(tmp_path, "def test_it():\n    print('nothing')\n")
+    assert (done.returncode, list(tmp_path.glob("billing-overheard-*"))) == (0, []), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (f"key {KEY}", "a Stripe key"),
+        ("rk_" + "live_abc", "a Stripe key"),
+        ("secret whsec" + "_abc", "a webhook secret"),
+        ("authorization: " + "Bearer abcdefgh1", "a bearer token"),
+        ("-----BEGIN RSA " + "PRIVATE KEY-----", "a private key"),
+        ("postgresql://billing:" + "pa55@127.0.0.1/billing", "a password in a URL"),
+        (f"to {ADDRESS}", "an e-mail address"),
+        (f"card {CARD}", "a card number"),
+        ("card 4000 0566" + " 5566 5556", "a card number"),
+        ("card 3782-822463" + "-10005", "a card number"),
+        (TOKEN, "a secret of the tests"),
+    ],
+)
+def test_each_kind_is_found_and_masked(line: str, kind: str) -> None:
+    kinds, masked = masked_of(f"before {line} after", [TOKEN])
+    assert kinds == [kind]
+    assert line.rsplit(maxsplit=1)[-1] not in masked
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The endpoint's signing secret (whsec_...) is not the one of this URL",
+        '{"trace_id": "42424242424242424242424242424242", "span_id": "4242424242424242"}',
+        "billing_events_total 1.7644246561230e+09",
+        "4242424242424243 is no card, its last digit is another",
+        "took 1790000000000000000 ns, at 1790000000123 ms",
+        "evt_4242424242424242 of cus_4242424242424242",
+        "grpcio 1.85.0 @ 127.0.0.1:50051, a@b",
+    ],
+)
+def test_what_only_looks_like_it_is_left_alone(line: str) -> None:
+    assert masked_of(line, [TOKEN])[0] == []
+
+
+def test_a_finding_names_the_file_the_line_and_the_test(tmp_path: Path) -> None:
+    (tmp_path / "captured-1.log").write_text(f">>> tests/a.py::test_a Captured stdout call\nfine\nto {ADDRESS}\n")
+    (found,) = search(tmp_path)
+    assert found == Finding(
+        "captured-1.log", 3, "an e-mail address", "to <an e-mail address>", "tests/a.py::test_a Captured stdout call"
+    )
