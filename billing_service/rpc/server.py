@@ -34,8 +34,6 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS + MAX_WATCHES),
-    # Off: with it two programs on one port both start, and each gets half of the calls.
-    ("grpc.so_reuseport", 0),
     # A peer that vanished (no FIN) is noticed within 80 s, and its calls cancelled.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -66,8 +64,14 @@ class Listener:
         share: Share | None = None,
         max_calls: int = MAX_CALLS,
         observe: Observe | None = None,
+        shared: bool = False,
     ) -> None:
-        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), who counts, and what is not as usual."""
+        """Take the service, what adds its servicer, who may pass, TLS (None: plain text), who counts, and what is not as usual.
+
+        `shared`: the workers of one parent listen on one address, each for its part of the connections. The parent has checked
+        that it is free.
+        """
+        self._shared = shared
         self._names = ("", service.full_name)
         self._credentials = credentials
         self._admission = Admission(max_calls)
@@ -76,7 +80,8 @@ class Listener:
         guard = Guard(gate, declared_roles(service) if roles is None else roles)
         self._server = grpc.aio.server(
             interceptors=_interceptors(CallLog(observe), guard, share or Share(), self._admission, self._streams),
-            options=OPTIONS,
+            # By itself off: with it two programs on one port both start, and each gets half of the calls.
+            options=(*OPTIONS, ("grpc.so_reuseport", int(shared))),
             maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES,
         )
         self._health = health.aio.HealthServicer()
@@ -92,7 +97,8 @@ class Listener:
         Raises:
             ListenError: when the address is in use or not ours; it names `setting`.
         """
-        check_free(address, setting)
+        if not self._shared:
+            check_free(address, setting)
         await self.set_serving(serving=False)
         try:
             port = self._add_port(str(address))
@@ -149,13 +155,22 @@ def public_listener(
     credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
     observe: Observe | None = None,
+    shared: bool = False,
 ) -> Listener:
     """Make the listener that callers use."""
 
     def register(server: grpc.aio.Server) -> None:
         billing_service_pb2_grpc.add_BillingServiceServicer_to_server(servicer, server)
 
-    return Listener(PUBLIC_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls, observe=observe)
+    return Listener(
+        PUBLIC_SERVICE,
+        register,
+        gate=gate,
+        credentials=credentials,
+        max_calls=max_calls,
+        observe=observe,
+        shared=shared,
+    )
 
 
 def internal_listener(
@@ -165,6 +180,7 @@ def internal_listener(
     credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
     observe: Observe | None = None,
+    shared: bool = False,
 ) -> Listener:
     """Make the listener that the gateway uses."""
 
@@ -172,5 +188,11 @@ def internal_listener(
         fulfillment_service_pb2_grpc.add_FulfillmentServiceServicer_to_server(servicer, server)
 
     return Listener(
-        INTERNAL_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls, observe=observe
+        INTERNAL_SERVICE,
+        register,
+        gate=gate,
+        credentials=credentials,
+        max_calls=max_calls,
+        observe=observe,
+        shared=shared,
     )
