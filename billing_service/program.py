@@ -239,6 +239,8 @@ class Program:
     async def _drain(self, writer: asyncio.Task[None]) -> None:
         """Say that we are going, answer what is in flight, and write what was taken."""
         await self._watch.stop()
+        if self._watch.was_ready.is_set():
+            await asyncio.sleep(self._settings.drain_delay_s)
         await asyncio.gather(*(listener.stop(DRAIN_S) for listener in self._listeners))
         await self._fulfill.close()
         _, unfinished = await asyncio.wait({writer}, timeout=WRITER_DRAIN_S)

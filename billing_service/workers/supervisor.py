@@ -91,9 +91,10 @@ class Supervisor:
         await self._stopping.wait()
         for worker in self._workers:
             worker.terminate()
-        _, late = await asyncio.wait(keepers, timeout=STOP_LIMIT_S)
+        limit_s = STOP_LIMIT_S + self._settings.drain_delay_s
+        _, late = await asyncio.wait(keepers, timeout=limit_s)
         if late:
-            _log.warning("drain_incomplete", waited_s=STOP_LIMIT_S, workers=len(late))
+            _log.warning("drain_incomplete", waited_s=limit_s, workers=len(late))
             for worker in self._workers:
                 worker.kill()
         await asyncio.gather(*keepers)
