@@ -237,7 +237,11 @@ class Program:
         return (self._public, self._internal)
 
     async def _drain(self, writer: asyncio.Task[None]) -> None:
-        """Say that we are going, answer what is in flight, and write what was taken."""
+        """Say that we are going, answer what is in flight, and write what was taken.
+
+        In between is time for whoever follows our health to call others: what reaches gRPC while it stops taking calls is
+        cancelled unseen (grpcio 1.85), also what it was sent before it said so.
+        """
         await self._watch.stop()
         if self._watch.was_ready.is_set():
             await asyncio.sleep(self._settings.drain_delay_s)

@@ -200,7 +200,7 @@ class Settings(StripeSettings, DatabaseSettings):
     internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
     ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
     internal_token: Annotated[SecretStr, AfterValidator(_tokens)] | None = None
-    drain_delay_s: float = Field(default=0, ge=0, le=MAX_DRAIN_DELAY_S)  # from "not ready" to taking no more calls
+    drain_delay_s: float = Field(default=1, ge=0, le=MAX_DRAIN_DELAY_S)  # from "not ready" to taking no more calls
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)  # processes on the same addresses
     redirect_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_redirect_hosts)] = ()
     reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above

@@ -195,6 +195,7 @@ class Stack:
             "BILLING_INTERNAL_TOKEN": self.secrets.internal_token,
             "BILLING_ACCESS_FILE": str(self._access_file),
             "BILLING_OPS_ADDRESS": f"{HOST}:{self._ports.ops}",
+            "BILLING_DRAIN_DELAY_S": "0",  # there is no other process to go to
             **self._plan.service_settings,
         }
 

@@ -73,6 +73,7 @@ async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> Asy
         "BILLING_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
         "BILLING_OPS_ADDRESS": "127.0.0.1:0",
+        "BILLING_DRAIN_DELAY_S": "0",
     }
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "billing_service", "serve"), stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT
