@@ -37,7 +37,7 @@ from sandbox.processes import answers
 
 IN_FLIGHT: Final = 64
 CONNECTIONS: Final = 16
-WARM_S: Final = 2.0
+WARM_S: Final = 2
 _FOUND: Final = re.compile(r"finished in [\d.]+m?s, ([\d.]+) req/s")
 _DONE: Final = re.compile(r"requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed")
 
@@ -106,7 +106,7 @@ def serve(stack: ExitStack, folder: Path, url: str, contender: Contender) -> Ser
     return Served(contender, running, port, ops)
 
 
-def h2load(port: int, body: Path, seconds: float) -> tuple[float, int]:
+def h2load(port: int, body: Path, seconds: int) -> tuple[float, int]:
     """Keep 64 calls in flight for so long; give calls a second, and how many there were."""
     command = [
         "h2load", f"--clients={CONNECTIONS}", f"--max-concurrent-streams={IN_FLIGHT // CONNECTIONS}",
@@ -120,7 +120,7 @@ def h2load(port: int, body: Path, seconds: float) -> tuple[float, int]:
     return float(rate[1]), int(counts[3])
 
 
-def measure(served: Served, postgres: EmbeddedPostgres, body: Path, seconds: float) -> Round:
+def measure(served: Served, postgres: EmbeddedPostgres, body: Path, seconds: int) -> Round:
     """Make one round."""
 
     def used() -> tuple[float, float, float]:
@@ -203,7 +203,7 @@ def main() -> None:
     )
     parser.add_argument("--customers", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="the numbers instead of the table")
     options = parser.parse_args()
     if shutil.which("h2load") is None:
