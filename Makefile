@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated typescript docs manifests torture bench compose-smoke failover lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated typescript docs manifests torture bench compose-smoke failover rolling lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,12 +37,18 @@ bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; t
 	@$(BIN)/python -m benchmarks.backlog
 	@$(BIN)/python -m benchmarks.reads --customers 1000
 	@$(BIN)/python -m benchmarks.watch
+	@$(BIN)/python -m benchmarks.cores
 
 compose-smoke: $(STAMP) ## docker-compose.yml up for real, a purchase through it, and down; skipped without Docker
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.compose
 
 failover: $(STAMP) ## a replicated PostgreSQL loses its primary under webhook load: nothing acknowledged may be lost
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.failover
+
+ROUNDS ?= 3
+rolling: $(STAMP) ## two services and two gateways restarted in turn under load: no failed call, no lost event: ROUNDS=3
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.rolling --rounds $(ROUNDS) --rate 200
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.rolling --rounds 1 --rate 200 --workers 2
 
 check: lint types contracts protos generated docs manifests ## everything that must stay true beside the tests
 

@@ -36,6 +36,15 @@ class Address:
             return False
 
 
+@dataclass(frozen=True)
+class Addresses:
+    """Where a running service listens, with the ports that were taken."""
+
+    grpc: Address
+    internal: Address
+    ops: Address
+
+
 def parse_address(text: str) -> Address:
     """Read "host:port", the host an IPv4 address, a name, or an IPv6 address in brackets.
 

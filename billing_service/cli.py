@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,16 @@ from typing import Final
 
 import structlog
 
-from billing_service import catalog_commands, garbage, repair, tracing, webhook_commands
-from billing_service.address import ListenError
+from billing_service import catalog_commands, repair, webhook_commands
+from billing_service.address import Addresses, ListenError
 from billing_service.catalog_source import read_catalog
 from billing_service.deployment_command import EXIT_FAILED
-from billing_service.domain.catalog import Catalog
 from billing_service.domain.catalog_file import CatalogError
 from billing_service.domain.errors import BillingError
-from billing_service.flows.admit_catalog import PlanVanishedError
 from billing_service.logs import configure_logs
-from billing_service.program import Addresses, Program
-from billing_service.settings import DatabaseSettings, Settings, SettingsError, load_settings
+from billing_service.settings import MAX_WORKERS, DatabaseSettings, Settings, SettingsError, load_settings
 from billing_service.storage.schema import migrate
+from billing_service.workers.supervisor import Supervisor
 
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1  # what stood in the way while running: a port, the database, a defect
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command in repair.COMMANDS:
             return _repair(parsed)
-        return _serve() if command == "serve" else _migrate()
+        return _serve(parsed.workers) if command == "serve" else _migrate()
     except SettingsError as error:
         return _complain(f"billing-service {command} cannot start:\n{error}", EXIT_USAGE)
     except CatalogError as error:
@@ -74,7 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Checkout and entitlements over gRPC. Configured by environment variables, BILLING_...",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("serve", help="answer calls until SIGTERM or SIGINT, then drain")
+    serve = commands.add_parser("serve", help="answer calls until SIGTERM or SIGINT, then drain")
+    serve.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="processes on the same addresses, best one for each core (default: BILLING_WORKERS, or 1)",
+    )
     commands.add_parser("migrate", help="bring the database to this program's schema (BILLING_DATABASE_URL)")
     repair.add_commands(commands)
     for module in _DEPLOYMENT.values():
@@ -109,25 +114,24 @@ def _migrate() -> int:
     return EXIT_OK
 
 
-def _serve() -> int:
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _serve(workers: int | None) -> int:
     settings = load_settings(Settings)
     catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
     configure_logs(settings.log_level)
-    tracing.start("billing-service")
     _warn_of_exposure(settings)
-    try:
-        asyncio.run(_serve_until_signal(settings, catalog))
-    except ListenError:
-        raise
-    except PlanVanishedError as error:
-        _log.critical("catalog_refused", plans=error.holders)
-        return _complain(f"billing-service serve cannot start: {error}", EXIT_USAGE)
-    except Exception as error:  # noqa: BLE001 - the process ends with it: one line for the log, one sentence for the person
-        _log.critical("service_failed", exc_info=error)
-        return _complain("billing-service serve ended because of a defect; the log line above has it.", EXIT_FAILURE)
-    finally:
-        tracing.stop()
-    return EXIT_OK
+    if workers is not None:
+        settings = settings.model_copy(update={"workers": workers})
+    if settings.workers > 1:
+        return asyncio.run(_supervise_until_signal(settings))
+    # Late: the parent of workers does without gRPC and all that hangs on it.
+    code: int = importlib.import_module("billing_service.serving").serve(settings, catalog)
+    return code
 
 
 def _warn_of_exposure(settings: Settings) -> None:
@@ -138,15 +142,15 @@ def _warn_of_exposure(settings: Settings) -> None:
             _log.warning("insecure_listen", address=str(address), meaning="tokens and answers travel unencrypted")
 
 
-async def _serve_until_signal(settings: Settings, catalog: Catalog) -> None:
+async def _supervise_until_signal(settings: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Program(settings, catalog).serve(stop, _log_addresses)
+    code = await Supervisor(settings).serve(stop, _log_addresses)
     _log.info("stopped")
+    return code
 
 
 def _log_addresses(addresses: Addresses) -> None:
-    garbage.settle()
     _log.info("listening", grpc=str(addresses.grpc), internal=str(addresses.internal), ops=str(addresses.ops))

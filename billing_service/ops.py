@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,10 +16,34 @@ _MAX_BODY_BYTES: Final = 1_024  # nobody has a reason to send one
 _SHUTDOWN_S: Final = 1.0
 
 
-def build_app(
-    readiness: Callable[[], Readiness], warnings: Callable[[], Sequence[str]], metrics: Callable[[], bytes]
-) -> web.Application:
-    """Make the page. `readiness` is what decides, `warnings` what an operator should know beside it, `metrics` is the scraped page.
+@dataclass(frozen=True)
+class Health:
+    """How it is: what decides, and what an operator should know beside it."""
+
+    readiness: Readiness
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is asked at each look: how it is, and the page for Prometheus."""
+
+    health: Callable[[], Awaitable[Health]]
+    metrics: Callable[[], Awaitable[bytes]]
+
+
+class Ops(Protocol):
+    """Where the page is shown: on a socket of our own, or by the parent of several workers."""
+
+    async def start(self, address: Address, setting: str) -> Address:
+        """Begin to show it, and say where."""
+
+    async def stop(self) -> None:
+        """Show it no more."""
+
+
+def build_app(sources: Sources) -> web.Application:
+    """Make the page.
 
     /livez answers 200 while the process turns round at all; /readyz 200 or 503 with
     {"ready": bool, "checks": {name: "ok" or the reason}, "warnings": [sentence]}.
@@ -28,12 +53,11 @@ def build_app(
         return web.json_response({"live": True})
 
     async def readyz(_request: web.Request) -> web.Response:
-        found = readiness()
-        body = {"ready": found.ready, "checks": dict(found.checks), "warnings": list(warnings())}
-        return web.json_response(body, status=200 if found.ready else 503)
+        found = await sources.health()
+        return web.json_response(described(found), status=200 if found.readiness.ready else 503)
 
     async def scraped(_request: web.Request) -> web.Response:
-        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=await sources.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.router.add_get("/metrics", scraped)
@@ -42,12 +66,18 @@ def build_app(
     return app
 
 
+def described(health: Health) -> dict[str, object]:
+    """Give what /readyz says."""
+    found = health.readiness
+    return {"ready": found.ready, "checks": dict(found.checks), "warnings": list(health.warnings)}
+
+
 class OpsListener:
     """The page on its socket."""
 
-    def __init__(self, app: web.Application) -> None:
-        """Take the page."""
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    def __init__(self, sources: Sources) -> None:
+        """Take what the page is made of."""
+        self._runner = web.AppRunner(build_app(sources), access_log=None, shutdown_timeout=_SHUTDOWN_S)
 
     async def start(self, address: Address, setting: str) -> Address:
         """Listen, and give the address with the port that was taken.

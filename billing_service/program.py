@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 import structlog
 
-from billing_service.address import Address, ListenError
+from billing_service.address import Addresses, ListenError
 from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
 from billing_service.flows.admit_catalog import AdmitCatalog
@@ -52,7 +51,7 @@ from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements
 from billing_service.live_access import LiveAccess
 from billing_service.metrics import Metrics
-from billing_service.ops import OpsListener, build_app
+from billing_service.ops import Health, Ops, OpsListener, Sources
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.admin_servicer import AdminFlows, AdminServicer
 from billing_service.rpc.server import Listener, internal_listener, public_listener
@@ -68,20 +67,22 @@ BACKGROUND_PAUSE_S: Final = 5.0  # before the next try after a defect
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Addresses:
-    """Where a running service listens, with the ports that were taken."""
-
-    grpc: Address
-    internal: Address
-    ops: Address
-
-
 class Program:
     """The service, put together. Nothing listens and nothing is connected before `serve`."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, now: Callable[[], datetime] | None = None) -> None:
-        """Take the checked settings and catalog, and a clock where it is not the settings'. Needs a running event loop."""
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        now: Callable[[], datetime] | None = None,
+        *,
+        ops: Callable[[Sources], Ops] = OpsListener,
+        shared: bool = False,
+    ) -> None:
+        """Take the checked settings and catalog, and a clock where it is not the settings'. Needs a running event loop.
+
+        `ops` makes what shows the health page; `shared`: other workers listen on the same addresses.
+        """
         self._settings = settings
         now = now or clock_of(settings.sandbox_clock)
         database_url = settings.database_url.get_secret_value()
@@ -129,6 +130,7 @@ class Program:
             gate=self._access.public_gate(),
             credentials=self._access.credentials(),
             observe=self._metrics.call,
+            shared=shared,
         )
         self._erase = EraseCustomer(self._database, now)
         self._internal = internal_listener(
@@ -137,11 +139,12 @@ class Program:
             gate=self._access.internal_gate(),
             credentials=self._access.credentials(),
             observe=self._metrics.call,
+            shared=shared,
         )
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
         self._probe = Database(database_url, pool_size=1)
         self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)
-        self._ops = OpsListener(build_app(lambda: self._watch.current, self._warnings, self._metrics.page))
+        self._ops = ops(Sources(self._health, self._numbers))
         self._show_numbers(budget)
 
     def _show_numbers(self, budget: Budget) -> None:
@@ -240,8 +243,11 @@ class Program:
             ops=await self._ops.start(settings.ops_address, "BILLING_OPS_ADDRESS"),
         )
 
-    def _warnings(self) -> list[str]:
-        return [*self._prices.warnings(), *self._access.watch.warnings()]
+    async def _health(self) -> Health:
+        return Health(self._watch.current, [*self._prices.warnings(), *self._access.watch.warnings()])
+
+    async def _numbers(self) -> bytes:
+        return self._metrics.page()
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Keep background work going from the first moment at which there is a database to do it in.
@@ -265,8 +271,14 @@ class Program:
         return (self._public, self._internal)
 
     async def _drain(self, writer: asyncio.Task[None]) -> None:
-        """Say that we are going, answer what is in flight, and write what was taken."""
+        """Say that we are going, answer what is in flight, and write what was taken.
+
+        In between is time for whoever follows our health to call others: what reaches gRPC while it stops taking calls is
+        cancelled unseen (grpcio 1.85), also what it was sent before it said so.
+        """
         await self._watch.stop()
+        if self._watch.was_ready.is_set():
+            await asyncio.sleep(self._settings.drain_delay_s)
         await asyncio.gather(*(listener.stop(DRAIN_S) for listener in self._listeners))
         await self._fulfill.close()
         _, unfinished = await asyncio.wait({writer}, timeout=WRITER_DRAIN_S)

@@ -24,6 +24,8 @@ PREFIX: Final = "BILLING_"
 SECRETS_DIR: Final = "BILLING_SECRETS_DIR"
 MIN_TOKEN_CHARS: Final = 16
 MAX_REDIRECT_HOSTS: Final = 100
+MAX_WORKERS: Final = 64  # each takes connections of the database
+MAX_DRAIN_DELAY_S: Final = 60
 MAX_TOKENS: Final = 4  # one, and what it is being replaced by; more means that old ones are never taken out
 
 _TOKEN = re.compile(r"[\x21-\x2b\x2d-\x7e]+")  # printable ASCII without space and comma
@@ -198,6 +200,8 @@ class Settings(StripeSettings, DatabaseSettings):
     internal_address: _Listen = Field(default=Address("127.0.0.1", 50052))
     ops_address: _Listen = Field(default=Address("127.0.0.1", 9091))
     internal_token: Annotated[SecretStr, AfterValidator(_tokens)] | None = None
+    drain_delay_s: float = Field(default=1, ge=0, le=MAX_DRAIN_DELAY_S)  # from "not ready" to taking no more calls
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)  # processes on the same addresses
     redirect_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_redirect_hosts)] = ()
     reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above
     stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together

@@ -208,6 +208,7 @@ class Stack:
             "BILLING_ACCESS_FILE": str(self._access_file),
             "BILLING_OPS_ADDRESS": f"{HOST}:{self._ports.ops}",
             **self._tracing(),
+            "BILLING_DRAIN_DELAY_S": "0",  # there is no other process to go to
             **self._plan.service_settings,
         }
 

@@ -17,6 +17,7 @@ import yaml
 from billing_service.flows.request_budget import Budget, Spender
 from billing_service.metrics import Metrics as ServiceMetrics
 from billing_service.storage.tally import Tally
+from billing_service.workers.numbers import LABEL
 from webhook_gateway.metrics import Metrics as GatewayMetrics
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,8 @@ PAGES = ROOT / "docs/alerts"
 _NAME = re.compile(r"\b((?:billing|gateway|process)_[a-z_]+)(?:\{([^}]*)\})?")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _GROUPING = re.compile(r"\b(?:by|on) \(([^)]*)\)")
-_OF_PROMETHEUS = frozenset({"job", "instance", "le"})
+# Of every series that is scraped; the last where there are several workers (billing_service/workers/numbers.py).
+_OF_PROMETHEUS = frozenset({"job", "instance", "le", LABEL})
 
 
 def known() -> dict[str, frozenset[str]]:

@@ -31,6 +31,8 @@ _log = structlog.stdlib.get_logger(__name__)
 _SERVICE_CONFIG = {
     # A name with several addresses, a headless Service, is every process behind it: one that goes is no pause.
     "loadBalancingConfig": [{"round_robin": {}}],
+    # Each says whether it serves: one that is about to stop gets no more calls.
+    "healthCheckConfig": {"serviceName": SERVICE_NAME},
     "methodConfig": [
         {
             "name": [{"service": SERVICE_NAME}],

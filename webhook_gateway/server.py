@@ -37,7 +37,7 @@ class Server:
         self._settings = settings
         self._live = LiveSecrets(settings)
         self._client = FulfillmentClient(
-            target=settings.fulfillment_target,
+            target=settings.target(),
             token=self._live.token,
             tls=self._live.tls,
             server_name=settings.tls_server_name,
@@ -98,8 +98,14 @@ class Server:
         self.ops_address = _bound(self._ops)
 
     async def stop(self) -> None:
-        """Take no new connections, answer what was begun, and leave; takes 12 s at most."""
+        """Say that we are going, take no new connections, answer what was begun, and leave.
+
+        Takes 12 s at most, and before them the delay of the settings: whoever sends us webhooks by /readyz looks elsewhere
+        meanwhile, and finds nobody gone.
+        """
         self._readiness.draining = True
+        if self._site is not None:
+            await asyncio.sleep(self._settings.drain_delay_s)
         if self._site is not None:
             await self._site.stop()
         if not await self._in_flight.wait_idle(_DRAIN_S):

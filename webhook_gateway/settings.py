@@ -18,6 +18,8 @@ from webhook_gateway.tls import TlsFiles, read_tls
 
 _PREFIX: Final = "GATEWAY_"
 _SECRETS_DIR: Final = "GATEWAY_SECRETS_DIR"
+MAX_DRAIN_DELAY_S: Final = 60
+_MAX_TARGETS = 32
 _MAX_SECRETS = 8  # each costs a signature of the whole body
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):(?P<port>\d{1,5})")
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -67,6 +69,31 @@ def parse_secrets(text: str) -> tuple[NamedSecret, ...]:
 def _check_address(address: str) -> str:
     split_address(address)
     return address
+
+
+def _check_targets(text: str) -> str:
+    """One host:port; or several, with commas between, all of one version of IP, as gRPC takes them."""
+    addresses = text.split(",")
+    hosts = [split_address(address)[0] for address in addresses]
+    if len(addresses) == 1:
+        return text
+    if (
+        len(addresses) > _MAX_TARGETS
+        or len({_ip_version(host) for host in hosts} - {None}) != 1
+        or None in map(_ip_version, hosts)
+    ):
+        raise ValueError(
+            f"may be several, {_MAX_TARGETS} at most, only where all are IP addresses of one version; otherwise give one "
+            "name that resolves to all of them"
+        )
+    return text
+
+
+def _ip_version(host: str) -> int | None:
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return None
 
 
 def _check_file(path: Path) -> Path:
@@ -128,10 +155,11 @@ class Settings(BaseSettings):
     tls_certificate: Annotated[Path, AfterValidator(_check_file)] | None = None
     tls_server_name: str | None = None
     insecure_target: bool = False  # whether the service may be on another machine without TLS
-    fulfillment_target: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:50052"
+    fulfillment_target: Annotated[str, AfterValidator(_check_targets)] = "127.0.0.1:50052"
     internal_token: Annotated[SecretStr, AfterValidator(_check_token)] | None = None
     reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files
     webhook_secrets: Annotated[SecretStr, AfterValidator(_check_secrets)]
+    drain_delay_s: float = Field(default=0, ge=0, le=MAX_DRAIN_DELAY_S)  # from "not ready" to taking no more
     livemode: bool = False  # whether only live or only test events are taken
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -155,7 +183,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_target(cls, value: str, info: ValidationInfo) -> str:
         is_open = "tls_ca" in info.data and info.data["tls_ca"] is None and not info.data.get("insecure_target")
-        if is_open and not _is_loopback(split_address(value)[0]):
+        if is_open and not all(_is_loopback(split_address(address)[0]) for address in value.split(",")):
             raise ValueError(
                 f"is on another machine, and needs {_PREFIX}TLS_CA; or set {_PREFIX}INSECURE_TARGET=true where the "
                 "network between the two encrypts by itself"
@@ -177,6 +205,13 @@ class Settings(BaseSettings):
             return None
         file = Path(folder, name.lower())
         return file if file.is_file() else None
+
+    def target(self) -> str:
+        """Give the service's addresses as gRPC names them."""
+        if "," not in self.fulfillment_target:
+            return self.fulfillment_target
+        first, _ = split_address(self.fulfillment_target.split(",")[0])
+        return f"ipv{_ip_version(first)}:{self.fulfillment_target}"
 
     def tls_files(self) -> TlsFiles | None:
         """Give the files of TLS towards the service; None for plain text."""

@@ -38,8 +38,6 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS + MAX_WATCHES),
-    # Off: with it two programs on one port both start, and each gets half of the calls.
-    ("grpc.so_reuseport", 0),
     # A peer that vanished (no FIN) is noticed within 80 s, and its calls cancelled.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -71,8 +69,14 @@ class Listener:
         share: Share | None = None,
         max_calls: int = MAX_CALLS,
         observe: Observe | None = None,
+        shared: bool = False,
     ) -> None:
-        """Take the service, what adds the servicers, who may pass, TLS (None: plain text), other services, and what is not as usual."""
+        """Take the service, what adds the servicers, who may pass, TLS (None: plain text), other services, and what is not as usual.
+
+        `shared`: the workers of one parent listen on one address, each for its part of the connections. The parent has checked
+        that it is free.
+        """
+        self._shared = shared
         services = (service, *beside)
         self._names = ("", *(one.full_name for one in services))
         self._credentials = credentials
@@ -83,7 +87,8 @@ class Listener:
         guard = Guard(gate, declared if roles is None else roles)
         self._server = grpc.aio.server(
             interceptors=_interceptors(CallLog(observe), guard, share or Share(), self._admission, self._streams),
-            options=OPTIONS,
+            # By itself off: with it two programs on one port both start, and each gets half of the calls.
+            options=(*OPTIONS, ("grpc.so_reuseport", int(shared))),
             maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES,
         )
         self._health = health.aio.HealthServicer()
@@ -99,7 +104,8 @@ class Listener:
         Raises:
             ListenError: when the address is in use or not ours; it names `setting`.
         """
-        check_free(address, setting)
+        if not self._shared:
+            check_free(address, setting)
         await self.set_serving(serving=False)
         try:
             port = self._add_port(str(address))
@@ -157,13 +163,22 @@ def public_listener(
     credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
     observe: Observe | None = None,
+    shared: bool = False,
 ) -> Listener:
     """Make the listener that callers use."""
 
     def register(server: grpc.aio.Server) -> None:
         billing_service_pb2_grpc.add_BillingServiceServicer_to_server(servicer, server)
 
-    return Listener(PUBLIC_SERVICE, register, gate=gate, credentials=credentials, max_calls=max_calls, observe=observe)
+    return Listener(
+        PUBLIC_SERVICE,
+        register,
+        gate=gate,
+        credentials=credentials,
+        max_calls=max_calls,
+        observe=observe,
+        shared=shared,
+    )
 
 
 def internal_listener(
@@ -174,6 +189,7 @@ def internal_listener(
     credentials: grpc.ServerCredentials | None = None,
     max_calls: int = MAX_CALLS,
     observe: Observe | None = None,
+    shared: bool = False,
 ) -> Listener:
     """Make the listener that the gateway uses, and operators where there is a servicer for them."""
 
@@ -190,4 +206,5 @@ def internal_listener(
         beside=() if admin is None else (ADMIN_SERVICE,),
         max_calls=max_calls,
         observe=observe,
+        shared=shared,
     )

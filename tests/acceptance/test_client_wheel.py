@@ -13,7 +13,7 @@ import pytest
 
 from billing_service.rpc.server import public_listener
 from tests.integration.clients.test_client import Service
-from tests.integration.rpc.wire import listening
+from tests.integration.rpc.wire import serving
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -61,7 +61,7 @@ def empty(tmp_path: Path) -> Path:
 
 
 async def test_the_wheel_alone_reads_entitlements_in_an_empty_environment(empty: Path, tmp_path: Path) -> None:
-    async with listening(public_listener(Service())) as wire:
+    async with serving(public_listener(Service())) as wire:
         said = await asyncio.to_thread(run, empty, "-c", PROGRAM, str(wire.address), cwd=tmp_path)
     revision, installed = said.splitlines()
     assert revision == "7"

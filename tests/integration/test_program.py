@@ -42,6 +42,7 @@ def _environment(database_url: str, **more: str) -> dict[str, str]:
         "BILLING_GRPC_ADDRESS": "127.0.0.1:0",
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
         "BILLING_OPS_ADDRESS": "127.0.0.1:0",
+        "BILLING_DRAIN_DELAY_S": "0",
         **more,
     }
 

@@ -14,12 +14,16 @@ import yaml
 from billing_service import program, settings, tracing
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.storage import database
+from billing_service.workers import supervisor
 from tools import manifests
 from webhook_gateway import server
 from webhook_gateway import settings as gateway_settings
 
 ROOT = Path(__file__).parents[2]
-SERVICE_DRAIN_S = program.DRAIN_S + program.WRITER_DRAIN_S + 3 + tracing.STOP_LIMIT_S  # and what closing takes
+DRAIN_DELAY_S = float(settings.Settings.model_fields["drain_delay_s"].default)
+# And what closing takes.
+SERVICE_DRAIN_S = DRAIN_DELAY_S + program.DRAIN_S + program.WRITER_DRAIN_S + 3 + tracing.STOP_LIMIT_S
+PARENT_DRAIN_S = DRAIN_DELAY_S + supervisor.STOP_LIMIT_S
 GATEWAY_DRAIN_S = server._DRAIN_S + 3 * server._CLOSE_S + tracing.STOP_LIMIT_S
 NEEDED_S = {"billing-service": SERVICE_DRAIN_S, "webhook-gateway": GATEWAY_DRAIN_S, "billing-migrate": 0.0}
 # The pool, and one each for the probe, the reads, the listener, and one that is being replaced.
@@ -115,7 +119,7 @@ def test_kubernetes_waits_for_longer_than_the_drain(name: str) -> None:
 
 def test_compose_waits_for_longer_than_the_drain() -> None:
     services = compose()["services"]
-    assert int(services["service"]["stop_grace_period"].removesuffix("s")) > SERVICE_DRAIN_S
+    assert int(services["service"]["stop_grace_period"].removesuffix("s")) > PARENT_DRAIN_S > SERVICE_DRAIN_S
     assert int(services["gateway"]["stop_grace_period"].removesuffix("s")) > GATEWAY_DRAIN_S
 
 

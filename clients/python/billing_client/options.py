@@ -129,6 +129,8 @@ def service_config() -> dict[str, Any]:
     }
     return {
         "loadBalancingConfig": [{"round_robin": {}}],
+        # Each process says whether it serves: one that is about to stop gets no more calls, and cancels none.
+        "healthCheckConfig": {"serviceName": SERVICE.full_name},
         "methodConfig": [{"name": safe, "retryPolicy": policy}],
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.2},
     }

@@ -22,7 +22,7 @@ from billing_service.domain.errors import DatabaseUnavailableError as Away
 from billing_service.domain.errors import FieldViolation
 from billing_service.domain.errors import InvalidFieldsError as Invalid
 from billing_service.rpc.server import public_listener
-from tests.integration.rpc.wire import Reads, Wire, listening
+from tests.integration.rpc.wire import Reads, Wire, serving
 
 ALWAYS_SAFE = {
     "CreateCheckoutSession", "GetCheckoutSession", "GetEntitlements", "ListPlans", "UpdateSubscription",
@@ -62,7 +62,7 @@ def service() -> Service:
 
 @pytest.fixture
 async def wire(service: Service) -> AsyncIterator[Wire]:
-    async with listening(public_listener(service)) as one:
+    async with serving(public_listener(service)) as one:
         yield one
 
 
@@ -152,8 +152,8 @@ async def test_a_service_that_is_not_there_is_a_typed_error_within_the_deadline(
 async def test_calls_are_shared_by_all_addresses_and_go_on_when_one_is_gone(service: Service) -> None:
     other = Service()
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(listening(public_listener(service)))
-        second = await stack.enter_async_context(listening(public_listener(other)))
+        first = await stack.enter_async_context(serving(public_listener(service)))
+        second = await stack.enter_async_context(serving(public_listener(other)))
         client = await stack.enter_async_context(BillingClient(options(first, second)))
         while not (service.seen and other.seen):  # in turn, once both are connected
             await client.get_entitlements(ASK)

@@ -57,6 +57,7 @@ async def secured(
     )
     listener = public_listener(servicer, gate=Gate(lambda: known), credentials=credentials)
     address = await listener.start(Address("127.0.0.1", 0), "the test's address")
+    await listener.set_serving(serving=True)
     try:
         yield str(address)
     finally:

@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,24 @@ ROOT = Path(__file__).parents[3]
 KEY = "sk_test_program"
 TOKEN = "a-token-of-the-tests"
 BOUND_S = 30  # for anything that a test waits for; far beyond what it takes
+START_BOUND_S = 240  # three processes that start at once on a busy machine
+
+_COMMAND = (sys.executable, "-m", "billing_service", "serve")
 
 
 class Process:
     """One running `billing-service serve`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, grpc_address: str, internal: str, ops: str) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        grpc_address: str,
+        internal: str,
+        ops: str,
+        environment: Mapping[str, str],
+    ) -> None:
         self._process = process
+        self._environment = environment
         self.ops = ops
         self.grpc_address = grpc_address
         self._public = grpc.aio.insecure_channel(grpc_address)
@@ -39,10 +50,38 @@ class Process:
     async def serving(self) -> None:
         """Wait until health says that it serves."""
         health = health_pb2_grpc.HealthStub(self._public)
-        async with asyncio.timeout(BOUND_S):
+        async with asyncio.timeout(START_BOUND_S):
             async for answer in health.Watch(health_pb2.HealthCheckRequest()):
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
+    async def ended(self) -> int:
+        """Wait for its end, and give its exit code; the caller bounds it."""
+        return await self._process.wait()
+
+    async def another(self, settings: Mapping[str, str]) -> tuple[int | None, str]:
+        """Start a second one with the same settings but these, and give its exit code and its words."""
+        other = await asyncio.create_subprocess_exec(
+            *_COMMAND, stderr=asyncio.subprocess.PIPE, env={**self._environment, **settings}, cwd=ROOT
+        )
+        async with asyncio.timeout(START_BOUND_S):
+            _, said = await other.communicate()
+        return other.returncode, said.decode()
+
+    @staticmethod
+    def stub_of(channel: grpc.aio.Channel) -> billing_service_pb2_grpc.BillingServiceAsyncStub:
+        """Give the public service on a channel of the test's own."""
+        return billing_service_pb2_grpc.BillingServiceStub(channel)
 
     async def kill(self) -> None:
         """Kill it as the kernel would when memory runs out."""
@@ -62,8 +101,8 @@ class Process:
 
 
 @asynccontextmanager
-async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> AsyncIterator[Process]:
-    """Start the program on free ports, or on this one for callers, and give it once it serves."""
+async def serving(database_url: str, stripe_url: str, grpc_port: int = 0, **more: str) -> AsyncIterator[Process]:
+    """Start the program on free ports, or on this one for callers, and give it once it serves; `more` are settings."""
     environment = os.environ | {
         "BILLING_DATABASE_URL": database_url,
         "BILLING_STRIPE_API_KEY": KEY,
@@ -73,13 +112,19 @@ async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> Asy
         "BILLING_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
         "BILLING_OPS_ADDRESS": "127.0.0.1:0",
+        "BILLING_DRAIN_DELAY_S": "0",
+        **more,
     }
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "billing_service", "serve"), stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT
-    )
-    listening = await _line(started, "listening")
+    started = await asyncio.create_subprocess_exec(*_COMMAND, stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT)
+    try:
+        listening = await _line(started, "listening")
+    except BaseException:
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            started.kill()
+        await started.communicate()
+        raise
     draining = asyncio.create_task(_drain(started))
-    process = Process(started, listening["grpc"], listening["internal"], listening["ops"])
+    process = Process(started, listening["grpc"], listening["internal"], listening["ops"], environment)
     try:
         await process.serving()
         yield process
@@ -91,7 +136,7 @@ async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> Asy
 async def _line(process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
     """Read the log until a line with this event."""
     assert process.stderr is not None
-    async with asyncio.timeout(BOUND_S):
+    async with asyncio.timeout(START_BOUND_S):
         async for line in process.stderr:
             if line.startswith(b"{") and (entry := json.loads(line)).get("event") == event:
                 found: dict[str, Any] = entry

@@ -81,6 +81,14 @@ async def listening(listener: Listener) -> AsyncIterator[Wire]:
 
 
 @asynccontextmanager
+async def serving(listener: Listener) -> AsyncIterator[Wire]:
+    """Likewise, with a health that says so: clients that follow it call nobody else."""
+    async with listening(listener) as wire:
+        await listener.set_serving(serving=True)
+        yield wire
+
+
+@asynccontextmanager
 async def public(behaviour: Behaviour, *, max_calls: int = MAX_CALLS) -> AsyncIterator[Wire]:
     """Serve `behaviour` as GetEntitlements on a public listener."""
     async with listening(public_listener(Reads(behaviour), max_calls=max_calls)) as wire:

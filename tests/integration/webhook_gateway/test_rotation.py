@@ -111,6 +111,7 @@ async def test_the_token_for_the_service_is_replaced_without_a_restart(
     known = [Credentials().with_tokens(_GATEWAY, ["the-old-token", "the-new-token"])]
     listener = internal_listener(_Fulfills(), gate=Gate(lambda: known[0]))
     address = await listener.start(Address("127.0.0.1", 0), "TEST_ADDRESS")
+    await listener.set_serving(serving=True)
     try:
         async with _gateway(monkeypatch, tmp_path, FULFILLMENT_TARGET=str(address)) as (server, sender):
             seen = [await _status(sender)]
@@ -140,6 +141,7 @@ async def test_a_certificate_lets_the_gateway_in_and_is_replaced_without_a_resta
         _Fulfills(), gate=Gate(lambda: known[0]), credentials=server_credentials(lambda: current)
     )
     address = await listener.start(Address("127.0.0.1", 0), "TEST_ADDRESS")
+    await listener.set_serving(serving=True)
     tls = {"TLS_CA": str(tmp_path / "ca.pem"), "TLS_CERTIFICATE": str(certificate), "TLS_KEY": str(key)}
     try:
         async with _gateway(monkeypatch, tmp_path, FULFILLMENT_TARGET=str(address), **tls) as (server, sender):

@@ -31,6 +31,36 @@ def test_two_variables_are_enough() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ("127.0.0.1:1,127.0.0.2:2", "ipv4:127.0.0.1:1,127.0.0.2:2"),
+        ("[::1]:1,[::1]:2", "ipv6:[::1]:1,[::1]:2"),
+        ("localhost:1", "localhost:1"),
+    ],
+)
+def test_several_services_are_one_target(monkeypatch: pytest.MonkeyPatch, given: str, target: str) -> None:
+    monkeypatch.setenv("GATEWAY_FULFILLMENT_TARGET", given)
+    assert load_settings().target() == target
+
+
+@pytest.mark.parametrize(
+    "given", ["localhost:1,127.0.0.1:2", "127.0.0.1:1,[::1]:2", "127.0.0.1:1,", ",".join(["127.0.0.1:1"] * 33)]
+)
+def test_several_services_that_grpc_cannot_take_together_are_refused(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_FULFILLMENT_TARGET", given)
+    with pytest.raises(SettingsError, match="GATEWAY_FULFILLMENT_TARGET"):
+        load_settings()
+
+
+def test_no_one_of_several_services_may_be_elsewhere_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_FULFILLMENT_TARGET", "127.0.0.1:1,10.0.0.1:1")
+    with pytest.raises(SettingsError, match="GATEWAY_INSECURE_TARGET"):
+        load_settings()
+
+
 def test_every_problem_is_named_and_no_value_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GATEWAY_INTERNAL_TOKEN")
     monkeypatch.setenv("GATEWAY_ADDRESS", "shown?")

@@ -1,0 +1,79 @@
+"""One process that answers calls: from its settings to its exit code. Either the whole program, or a worker of several."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from functools import partial
+from typing import Final
+
+import structlog
+
+from billing_service import garbage, tracing
+from billing_service.address import Addresses, ListenError
+from billing_service.domain.catalog import Catalog
+from billing_service.flows.admit_catalog import PlanVanishedError
+from billing_service.program import Program
+from billing_service.settings import Settings
+from billing_service.workers.channel import ToParent
+
+EXIT_OK: Final = 0
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+
+_log = structlog.stdlib.get_logger("billing_service")
+
+
+def serve(settings: Settings, catalog: Catalog, parent: socket.socket | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, or until the parent ends, and drain; give the exit code.
+
+    `parent` is a worker's end of the line to its parent.
+
+    Raises:
+        ListenError: an address is in use.
+    """
+    tracing.start("billing-service")
+    try:
+        asyncio.run(_serve_until_signal(settings, catalog, parent))
+    except ListenError:
+        raise
+    except PlanVanishedError as error:
+        _log.critical("catalog_refused", plans=error.holders)
+        return _complain(f"billing-service serve cannot start: {error}", EXIT_USAGE)
+    except Exception as error:  # noqa: BLE001 - the process ends with it: one line for the log, one sentence for the person
+        _log.critical("service_failed", exc_info=error)
+        return _complain("billing-service serve ended because of a defect; the log line above has it.", EXIT_FAILURE)
+    finally:
+        tracing.stop()
+    return EXIT_OK
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"{message}\n")
+    return code
+
+
+async def _serve_until_signal(settings: Settings, catalog: Catalog, parent: socket.socket | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if parent is None:
+        await Program(settings, catalog).serve(stop, _log_addresses)
+    else:
+        link = ToParent(parent, gone=stop.set)
+        program = Program(settings, catalog, ops=link.show, shared=True)
+        await program.serve(stop, partial(_tell_parent, link))
+    _log.info("stopped")
+
+
+def _log_addresses(addresses: Addresses) -> None:
+    garbage.settle()
+    _log.info("listening", grpc=str(addresses.grpc), internal=str(addresses.internal), ops=str(addresses.ops))
+
+
+def _tell_parent(link: ToParent, _addresses: Addresses) -> None:
+    garbage.settle()
+    link.listening()
