@@ -37,7 +37,7 @@ from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import Budget, RequestBudget
-from billing_service.flows.retention import Retention
+from billing_service.flows.retention import Kept, Retention
 from billing_service.flows.tallies import Tallies
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements
@@ -100,8 +100,12 @@ class Program:
         )
         self._retention = Retention(
             self._database,
-            timedelta(days=settings.payload_retention_days),
-            timedelta(days=settings.event_retention_days),
+            Kept(
+                payloads=timedelta(days=settings.payload_retention_days),
+                events=timedelta(days=settings.event_retention_days),
+                history=timedelta(days=settings.history_retention_days),
+            ),
+            now,
         )
         self._replay = Replay(self._database, self._fulfill.backlog)
         self._feed = ChangeFeed(self._database, database_url)
