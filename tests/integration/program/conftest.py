@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,10 @@ class Process:
 
 
 @asynccontextmanager
-async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> AsyncIterator[Process]:
-    """Start the program on free ports, or on this one for callers, and give it once it serves."""
+async def serving(
+    database_url: str, stripe_url: str, grpc_port: int = 0, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
+    """Start the program on free ports, or on this one for callers, and give it once it serves; `settings` beside its own."""
     environment = os.environ | {
         "BILLING_DATABASE_URL": database_url,
         "BILLING_STRIPE_API_KEY": KEY,
@@ -73,11 +75,17 @@ async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> Asy
         "BILLING_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
         "BILLING_OPS_ADDRESS": "127.0.0.1:0",
+        **(settings or {}),
     }
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "billing_service", "serve"), stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT
     )
-    listening = await _line(started, "listening")
+    try:
+        listening = await _line(started, "listening")
+    except BaseException:
+        started.kill()
+        await started.wait()
+        raise
     draining = asyncio.create_task(_drain(started))
     process = Process(started, listening["grpc"], listening["internal"], listening["ops"])
     try:
