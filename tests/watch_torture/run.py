@@ -139,7 +139,7 @@ class Run:
 
     async def _passed(self, changes: int) -> None:
         begin = self.changes
-        while self.changes < begin + changes and not self._stop.is_set():
+        while self.changes < begin + changes and not self._stop.is_set():  # noqa: ASYNC110 - `_watch_over` looks
             await asyncio.sleep(LOOK_S)
 
     async def _do(self, fault: Fault) -> None:

@@ -25,7 +25,7 @@ LONGEST_S = 120.0  # for anything to come back; far beyond what it takes
 CALL_S = 10.0
 PAUSE_S = 0.05
 READ_AT_ONCE = 50
-STARTS = 4  # of one program, each given half a minute
+STARTS = 10  # of one program, each given half a minute: the machine may be busy
 _APPLIED = {FulfillResult.OUTCOME_APPLIED, FulfillResult.OUTCOME_DUPLICATE}
 
 
