@@ -19,6 +19,7 @@ from benchmarks.plot import aims_plot, curves_plot
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
+AIMS_PLOT, WATCH_PLOT = "benchmarks-aims.svg", "benchmarks-watch.svg"  # beside the page
 _PLACE = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -46,7 +47,9 @@ def written(page: str, files: Mapping[str, Any]) -> str:
     def fill(place: re.Match[str]) -> str:
         begin, name, end = place.groups()
         if name == "aims":
-            return f"{begin}{_aims_table(aims(files))}\n{end}"
+            return (
+                f"{begin}{_aims_table(aims(files))}\n\n![What was measured over what is aimed at]({AIMS_PLOT})\n{end}"
+            )
         if name not in files:
             return place.group()
         return f"{begin}{_TABLES.get(name, _plain)(files[name])}\n{end}"
@@ -56,7 +59,7 @@ def written(page: str, files: Mapping[str, Any]) -> str:
 
 def plots(files: Mapping[str, Any]) -> dict[str, str]:
     """Give the plots by their files' names."""
-    found = {"benchmarks-aims.svg": aims_plot(aims(files))}
+    found = {AIMS_PLOT: aims_plot(aims(files))}
     if "watch" in files:
         watch = files["watch"]
         curves = {
@@ -64,7 +67,7 @@ def plots(files: Mapping[str, Any]) -> dict[str, str]:
             f"with {watch['streams']['open']:,} streams open": watch["among_streams"]["from_commit_curve"],
         }
         title = f"From the commit of a change to a client's cache, {watch['alone']['rate_per_s']} changes a second"
-        found["benchmarks-watch.svg"] = curves_plot(title, curves, {50: 20, 99: 100})
+        found[WATCH_PLOT] = curves_plot(title, curves, {50: 20, 99: 100})
     return found
 
 
@@ -126,7 +129,7 @@ def _watch_table(found: Any) -> str:
     ]
     checks = found["cached_checks_per_s"]
     return (
-        f"{_table(head, rows)}\n\n{found['streams']['kib_each']} KiB of the service's memory a stream. Cached checks on one core: "
+        f"{_table(head, rows)}\n\n![From commit to cache]({WATCH_PLOT})\n\n{found['streams']['kib_each']} KiB of the service's memory a stream. Cached checks on one core: "
         f"{checks['check']:,} a second, {checks['check_and_age']:,} with a look at the age of each. {_day(found)}"
     )
 
