@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated typescript docs manifests torture bench compose-smoke failover rolling lock clean
+.PHONY: help setup run test check runtime lint types contracts protos generate generated typescript docs manifests torture watch-torture bench compose-smoke failover rolling lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,12 +32,19 @@ DELIVERIES ?= 100000
 torture: $(STAMP) ## random lives, every fault, programs killed: SEED=1 DELIVERIES=100000
 	@$(BIN)/python -m tests.torture --seed $(SEED) --deliveries $(DELIVERIES)
 
-bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; tells ratios (10 minutes)
-	@$(BIN)/python -m benchmarks.webhooks
-	@$(BIN)/python -m benchmarks.backlog
-	@$(BIN)/python -m benchmarks.reads --customers 1000
-	@$(BIN)/python -m benchmarks.watch
-	@$(BIN)/python -m benchmarks.cores
+CHANGES ?= 10000
+watch-torture: $(STAMP) ## watches while everything is killed: SEED=1 CHANGES=10000 (about five minutes)
+	@$(BIN)/python -m tests.watch_torture --seed $(SEED) --changes $(CHANGES)
+
+RESULTS := benchmarks/results
+bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; writes the tables and plots of docs/benchmarks.md
+	@mkdir -p $(RESULTS)
+	@$(BIN)/python -m benchmarks.webhooks --out $(RESULTS)/webhooks.json
+	@$(BIN)/python -m benchmarks.backlog --out $(RESULTS)/backlog.json
+	@$(BIN)/python -m benchmarks.reads --out $(RESULTS)/reads.json
+	@$(BIN)/python -m benchmarks.watch --out $(RESULTS)/watch.json
+	@$(BIN)/python -m benchmarks.cores --out $(RESULTS)/cores.json
+	@$(BIN)/python -m benchmarks.report
 
 compose-smoke: $(STAMP) ## docker-compose.yml up for real, a purchase through it, and down; skipped without Docker
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.compose

@@ -9,13 +9,13 @@ happens now. Both are measured alone first. Every acknowledged event of both is 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import results
 from benchmarks.bodies import Stream
 from benchmarks.load import Load, Outcome
 from benchmarks.stage import WEBHOOK_PATH, Pair, Stage
@@ -63,12 +63,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--customers", type=int, default=1_000)
     parser.add_argument("--events", type=int, default=100_000)
+    results.add_argument(parser)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         result = measure(folder, chosen.customers, chosen.events)
-    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    results.write(result, chosen.out)
     return 0
 
 

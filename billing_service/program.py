@@ -45,7 +45,7 @@ from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
 from billing_service.flows.replay_on_request import ReplayOnRequest
 from billing_service.flows.request_budget import Budget, RequestBudget
-from billing_service.flows.retention import Retention
+from billing_service.flows.retention import Kept, Retention
 from billing_service.flows.tallies import Tallies
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements
@@ -111,8 +111,12 @@ class Program:
         )
         self._retention = Retention(
             self._database,
-            timedelta(days=settings.payload_retention_days),
-            timedelta(days=settings.event_retention_days),
+            Kept(
+                payloads=timedelta(days=settings.payload_retention_days),
+                events=timedelta(days=settings.event_retention_days),
+                history=timedelta(days=settings.history_retention_days),
+            ),
+            now,
         )
         self._tallies = Tallies(self._database, budget, self._metrics.tallied)
         self._replay = Replay(self._database, self._fulfill.backlog)

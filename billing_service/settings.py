@@ -207,6 +207,7 @@ class Settings(StripeSettings, DatabaseSettings):
     stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
     payload_retention_days: int = Field(default=90, ge=31, le=3_650)  # Stripe lists its events for 30
     event_retention_days: int = Field(default=400, ge=31, le=3_650)
+    history_retention_days: int = Field(default=800, ge=31, le=36_500)  # two years and the time to ask about them
     reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
     sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
 

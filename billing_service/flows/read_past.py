@@ -15,7 +15,7 @@ from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.errors import AsOfNotKeptError, FieldViolation, InvalidFieldsError
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.prices import Prices
-from billing_service.storage import catalogs, customer_facts
+from billing_service.storage import catalogs, customer_facts, history_horizon
 from billing_service.storage.catalogs import KeptCatalog
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection, Database
@@ -46,7 +46,11 @@ class ReadPast:
         async def load(connection: Connection) -> tuple[KeptCatalog | None, CustomerRow, datetime | None]:
             kept = await catalogs.active_at(connection, as_of)
             row = await customer_facts.at(connection, customer_id, as_of)
-            return kept, row, None if kept else await catalogs.kept_since(connection)
+            trimmed = await history_horizon.facts_since(connection)  # last: the row may have been taken out meanwhile
+            is_whole = trimmed is None or trimmed <= as_of
+            if kept is None:  # no catalog can be older than this, nor any answer
+                return None, row, max(filter(None, (trimmed, await catalogs.kept_since(connection))), default=None)
+            return (kept, row, None) if is_whole else (None, row, trimmed)
 
         kept, row, since = await self._database.run(load)
         if kept is None:

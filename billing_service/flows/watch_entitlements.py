@@ -161,11 +161,12 @@ class WatchEntitlements:
             after = rows[-1].customer_id if rows else after
             pages.ends.append(after)
             pages.places.append(place)
+            is_last = len(rows) < PAGE  # nobody is on a page after it: it reaches to the end
             for change in one.take():
-                if change.customer_id <= after and not pages.has(change):
+                if (is_last or change.customer_id <= after) and not pages.has(change):
                     unseen.discard(change.customer_id)
                     yield self._changed(change, None)
-            if len(rows) < PAGE:
+            if is_last:
                 break
         for customer_id in sorted(unseen):  # nobody we know: they have the default plan
             yield WatchMessage(WatchKind.SNAPSHOT, self._folded(CustomerRow(customer_id, 0, NO_FACTS), plans))
@@ -234,7 +235,8 @@ class WatchEntitlements:
         """Give from the log what came between a place and what is handed over."""
         while place.position < one.place.position:
             found = await self._database.run(lambda c, place=place: history.since(c, place, CATCH_UP_PAGE))  # type: ignore[misc] # bound now
-            if not found:
+            if not found:  # it was trimmed or restored while we read it
+                one.lose()
                 return
             for change in found:
                 if change.position > one.place.position:

@@ -105,8 +105,10 @@ _APPEND = sa.text("""
 """)
 _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 _COLUMNS = "position, change_time, customer_id, revision, cause, catalog_version, after::text AS after"
+# In one statement with the horizon, so that what is taken out meanwhile is seen to be.
 _SINCE = sa.text(f"""
-    SELECT {_COLUMNS} FROM entitlement_changes WHERE position >= :position ORDER BY position LIMIT :most
+    SELECT {_COLUMNS}, (SELECT changes_position FROM history_horizon) AS horizon
+    FROM entitlement_changes WHERE position >= :position ORDER BY position LIMIT :most
 """)  # noqa: S608 - the columns are a constant of this module
 _ONE_VIEW = sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _TIP = sa.text(f"SELECT {_COLUMNS} FROM entitlement_changes ORDER BY position DESC LIMIT 1")  # noqa: S608 - as above
@@ -130,9 +132,14 @@ def append(connection: Connection, changes: Sequence[Change], catalog_version: s
 
 
 async def since(connection: Connection, place: Place, most: int) -> Sequence[LoggedChange] | None:
-    """Give the changes after a place, the earliest first; None where the log does not go on from there."""
-    result = await connection.execute(_SINCE, {"position": place.position, "most": most + 1})
-    found = [_logged(row) for row in result]
+    """Give the changes after a place, the earliest first; None where the log does not go on from there.
+
+    A place before the horizon may still have its change, and yet not all that came after it.
+    """
+    rows = list(await connection.execute(_SINCE, {"position": place.position, "most": most + 1}))
+    if rows and place.position < rows[0].horizon:
+        return None
+    found = [_logged(row) for row in rows]
     if place == BEGINNING:
         return found[:most]
     return found[1:] if found and found[0].place == place else None

@@ -11,6 +11,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from billing_service.storage.database import Connection
+from billing_service.storage.history_horizon import Trimmed
 
 BATCH = 500  # rows of one transaction: a few milliseconds, in which no other row is held up
 
@@ -31,11 +32,16 @@ _DELETE = sa.text("""
 """)
 
 
-async def empty_payloads(connection: Connection, age: timedelta) -> int:
-    """Take the bodies out of events that came longer ago; say of how many, a batch at most."""
-    return (await connection.execute(_EMPTY, {"age": age, "most": BATCH})).rowcount
+async def empty_payloads(connection: Connection, age: timedelta) -> Trimmed:
+    """Take the bodies out of events that came longer ago; a batch at most."""
+    return await _batch(connection, _EMPTY, age)
 
 
-async def delete_events(connection: Connection, age: timedelta) -> int:
-    """Forget events without a body that came longer ago; say how many, a batch at most."""
-    return (await connection.execute(_DELETE, {"age": age, "most": BATCH})).rowcount
+async def delete_events(connection: Connection, age: timedelta) -> Trimmed:
+    """Forget events without a body that came longer ago; a batch at most."""
+    return await _batch(connection, _DELETE, age)
+
+
+async def _batch(connection: Connection, statement: sa.TextClause, age: timedelta) -> Trimmed:
+    rows = (await connection.execute(statement, {"age": age, "most": BATCH})).rowcount
+    return Trimmed(rows, rows >= BATCH)

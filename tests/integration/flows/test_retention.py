@@ -9,12 +9,17 @@ import psycopg
 import pytest
 
 from billing_service.flows import retention as flow
-from billing_service.flows.retention import Retention
+from billing_service.flows.retention import Kept, Removed, Retention
 from billing_service.storage import retention
 from tests.integration.flows.conftest import Service
 from tests.stripe_events import event, purchase, subscription
 
-DAYS = (timedelta(days=90), timedelta(days=400))
+KEPT = Kept(payloads=timedelta(days=90), events=timedelta(days=400), history=timedelta(days=800))
+
+
+async def one_round(service: Service) -> Removed:
+    """Take out what is due."""
+    return await Retention(service.database, KEPT, lambda: service.now).once()
 
 
 def age(database_url: str, days: int, like: str = "%") -> None:
@@ -39,7 +44,7 @@ async def test_a_body_goes_after_its_time_and_the_event_still_counts_once(servic
     age(database_url, 91)
     fresh = event("customer.subscription.updated", subscription("ann"), event_id="evt_fresh")
     await service.outcomes(fresh)
-    assert await Retention(service.database, *DAYS).once() == (len(bodies), 0)
+    assert await one_round(service) == Removed(payloads=len(bodies))
     assert [event_id for event_id, has_body in kept(database_url).items() if has_body] == ["evt_fresh"]
     assert await service.outcomes(*bodies) == ["duplicate"] * len(bodies)
     assert (await service.read("ann")).plan_keys == ("pro",)
@@ -51,7 +56,7 @@ async def test_an_id_goes_when_stripe_can_no_longer_bring_it_and_access_stays(
     bodies = purchase("ann")
     await service.outcomes(*bodies)
     age(database_url, 401)
-    assert await Retention(service.database, *DAYS).once() == (len(bodies), len(bodies))
+    assert await one_round(service) == Removed(payloads=len(bodies), events=len(bodies))
     assert kept(database_url) == {}
     assert (await service.read("ann")).plan_keys == ("pro",)
     await service.outcomes(*bodies)  # whoever brings it all the same changes nothing
@@ -62,7 +67,7 @@ async def test_what_is_put_aside_keeps_its_body(service: Service, database_url: 
     assert await service.outcomes(b"{") == ["quarantined"]
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE quarantined_events SET create_time = now() - interval '1000 days'")
-    await Retention(service.database, *DAYS).once()
+    await one_round(service)
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT payload FROM quarantined_events").fetchall() == [(b"{",)]
 
@@ -79,10 +84,10 @@ async def test_it_goes_in_small_steps_and_holds_up_nobody(
     with psycopg.connect(database_url) as holder:
         holder.execute("SELECT 1 FROM stripe_events ORDER BY event_id LIMIT 1 FOR UPDATE")
         async with asyncio.timeout(30):
-            assert await Retention(service.database, *DAYS).once() == (len(bodies) - 1, 0)
+            assert await one_round(service) == Removed(payloads=len(bodies) - 1)
         holder.rollback()
-    both = [Retention(service.database, *DAYS).once() for _ in range(2)]
-    assert sum(emptied for emptied, _ in await asyncio.gather(*both)) == 1
+    both = await asyncio.gather(*(one_round(service) for _ in range(2)))
+    assert sum(removed.payloads for removed in both) == 1
 
 
 async def test_it_looks_rows_up_by_their_age(service: Service, database_url: str) -> None:

@@ -368,3 +368,17 @@ async def test_a_watch_that_is_opened_while_the_feed_begins_misses_nothing(
         await service.outcomes(*purchase("ann"))
         go.set()
         await opening
+
+
+async def test_who_is_new_while_the_last_page_is_told_is_not_missed(service: Service, watcher: Watcher) -> None:
+    """Somebody who stands behind everybody on the last page, whose first change comes after it was read."""
+    await service.outcomes(*purchase("ann"))
+    view = View()
+    async with opened(watcher) as stream:
+        await until(stream, view, lambda v: "ann" in v.plans)  # the page was read, and is being told
+        position = watcher.feed.place.position
+        await service.outcomes(*purchase("zoe"))
+        async with asyncio.timeout(BOUND_S):
+            while watcher.feed.place.position == position:  # noqa: ASYNC110 - nothing tells us
+                await asyncio.sleep(0.01)
+        await until(stream, view, lambda v: whole(v) and v.plans.get("zoe") == ("pro",))

@@ -165,6 +165,15 @@ async def test_a_cached_check_shows_a_change_and_falls_back_by_policy(pair: tupl
         assert cache.check("ann", "projects").age > timedelta(seconds=1)
 
 
+async def test_a_cache_that_never_heard_anything_answers_by_policy_and_says_so() -> None:
+    """Whatever was to be known last: nothing is."""
+    policies: dict[str, Closed | Open | LastKnown] = {"projects": LastKnown(timedelta(days=999), then=Open(3))}
+    async with BillingClient(Options(["127.0.0.1:9"])) as client, EntitlementCache(client, policies=policies) as cache:
+        for feature_key, allowed in (("projects", True), ("export", False)):
+            one = cache.check("ann", feature_key)
+            assert (one.allowed, one.fell_back, one.age) == (allowed, True, timedelta.max)
+
+
 async def test_threads_share_one_cache(pair: tuple[Process, Process]) -> None:
     one, _ = pair
     await fulfil(one, *purchase("ann", NOW))

@@ -195,6 +195,9 @@ VIOLATIONS = {
     ],
     "customer_facts_customer_id_fkey": [FACTS.format(revision=0, facts="'{}'")],
     "customer_facts_revision_not_negative": [CUSTOMER, FACTS.format(revision=-1, facts="'{}'")],
+    "history_horizon_pkey": ["INSERT INTO history_horizon DEFAULT VALUES"],
+    "history_horizon_one_row": ["INSERT INTO history_horizon (is_only) VALUES (false)"],
+    "history_horizon_position_not_negative": ["UPDATE history_horizon SET changes_position = -1"],
     "customer_facts_object": [CUSTOMER, FACTS.format(revision=0, facts="'[]'")],
     "rereads_wanted_positive": ["INSERT INTO rereads (object_id, kind, wanted) VALUES ('sub_1', 'x', 0)"],
     "checkout_requests_intent_id_fkey": [
