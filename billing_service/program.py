@@ -23,6 +23,7 @@ from billing_service.flows.change_subscription import ChangeSubscription
 from billing_service.flows.check_entitlement import CheckEntitlement
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.create_portal_session import CreatePortalSession
+from billing_service.flows.follow_replica import FollowReplica
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.get_entitlements import GetEntitlements
@@ -106,7 +107,16 @@ class Program:
         self._replay = Replay(self._database, self._fulfill.backlog)
         self._feed = ChangeFeed(self._database, database_url)
         self._time_changes = TimeChanges(self._database, self._prices, now)
-        self._read = ReadEntitlements(self._database, self._prices, now)
+        self._replica = self._replica_database = None
+        if settings.read_database_url is not None:
+            self._replica_database = Database(settings.read_database_url.get_secret_value(), pool_size=1)
+            self._replica = FollowReplica(
+                self._database,
+                self._replica_database,
+                settings.read_max_staleness_ms / 1000,
+                self._metrics.replica_read,
+            )
+        self._read = ReadEntitlements(self._database, self._prices, now, self._replica)
         asked = AskedReads(self._database, self._reads, now)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
         self._access = LiveAccess(settings)
@@ -135,6 +145,8 @@ class Program:
             connections={"in_use": lambda: self._database.in_use, "most": lambda: self._database.size},
             waiting={lane.name.lower(): partial(self._fulfill.waiting, lane) for lane in Lane},
         )
+        if (replica := self._replica) is not None:
+            self._metrics.show_replica(lambda: replica.age_s)
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment
@@ -183,6 +195,8 @@ class Program:
             "retention": self._retention.run,
             "tallies": Tallies(self._database, self._metrics.tallied).run,
         }
+        if self._replica is not None:
+            kept["replica"] = self._replica.run
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         background.append(asyncio.create_task(self._access.watch.run(), name="access"))  # also without a database
         watch = asyncio.create_task(self._watch.run(), name="readiness")
@@ -207,7 +221,8 @@ class Program:
         )
 
     def _warnings(self) -> list[str]:
-        return [*self._prices.warnings(), *self._access.watch.warnings()]
+        replica = [] if self._replica is None else self._replica.warnings()
+        return [*self._prices.warnings(), *self._access.watch.warnings(), *replica]
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Keep background work going from the first moment at which there is a database to do it in.
@@ -244,6 +259,8 @@ class Program:
         await self._ops.stop()
         await self._stripe.close()
         await self._probe.close()
+        if self._replica_database is not None:
+            await self._replica_database.close()
         await self._database.close()
 
 

@@ -34,6 +34,7 @@ def known() -> dict[str, frozenset[str]]:
     service.call("method", "OK", 0.1)
     service.event("invoice.paid", "applied", 0.1)
     service.request("operation", "denied", 0.1)
+    service.replica_read("answered")
     service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1.0, 1))
     service.show(lambda: 1.0, {"most": lambda: 1.0}, {"live": lambda: 1.0})
     gateway.webhook("invoice.paid", "main", "applied", 200, 0.1)
