@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
+from billing_service.storage.schema import migrate
 from sandbox.errors import SandboxError
-from sandbox.ports import HOST
-from sandbox.postgres import USER, EmbeddedPostgres
+from sandbox.ports import HOST, free_port
+from sandbox.postgres import FORGETFUL, USER, EmbeddedPostgres
 
 REPLICATION = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on", "shared_buffers": "64MB"}
 _BACKUP_LIMIT_S = 60
@@ -68,3 +71,56 @@ def until(holds: Callable[[], bool], otherwise: str) -> None:
         if time.monotonic() > deadline:
             raise SandboxError(otherwise)
         time.sleep(_LOOK_EVERY_S)
+
+
+class Pair:
+    """A primary and its standby, with one migrated database."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take a folder for the data of both."""
+        settings = {**FORGETFUL, **REPLICATION}
+        self.primary = EmbeddedPostgres(folder / "primary", port=free_port(), settings=settings)
+        self.standby = EmbeddedPostgres(folder / "standby", port=free_port(), settings=settings)
+        self._standby_folder = folder / "standby"
+
+    def start(self) -> None:
+        """Come back when the standby follows."""
+        self.primary.start()
+        migrate(self.primary.ensure_database("billing"))
+        base_backup(self.primary, self._standby_folder)
+        self.standby.start()
+        with psycopg.connect(self.primary.url(), autocommit=True) as connection:
+            await_streaming(connection)
+
+    def stop(self) -> None:
+        """Stop both."""
+        self.standby.stop()
+        self.primary.stop()
+
+    def write(self, revision: int) -> None:
+        """Commit a revision of Ann's on the primary."""
+        execute(
+            self.primary.url("billing"),
+            "INSERT INTO customers (customer_id, revision) VALUES ('ann', %s)"
+            " ON CONFLICT (customer_id) DO UPDATE SET revision = excluded.revision",
+            revision,
+        )
+
+
+@contextmanager
+def running_pair(parent: Path) -> Iterator[Pair]:
+    """Give a running pair in a folder of its own, and stop it afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    folder.chmod(0o711)
+    servers = Pair(folder)
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
+
+
+def execute(url: str, statement: str, *values: object) -> None:
+    """Run one statement and commit it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement, values)

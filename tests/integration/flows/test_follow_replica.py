@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from billing_service.domain.entitlement import Entitlements
@@ -21,49 +19,11 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.storage.database import Database
 from billing_service.storage.schema import migrate
 from billing_service.stripe_api.client import StripeApi
-from sandbox.ports import free_port
-from sandbox.postgres import FORGETFUL, EmbeddedPostgres
 from tests.integration.flows.conftest import CATALOG, NOWHERE
-from tests.standby import REPLICATION, await_streaming, base_backup
+from tests.standby import Pair, execute, running_pair
 
 MOST_AGE_S = 1.0
-SETTINGS = {**FORGETFUL, **REPLICATION}
 BOUND_S = 30.0  # for anything that a test waits for
-
-
-class Pair:
-    """A primary and its standby, with one database."""
-
-    def __init__(self, folder: Path) -> None:
-        self.primary = EmbeddedPostgres(folder / "primary", port=free_port(), settings=SETTINGS)
-        self.standby = EmbeddedPostgres(folder / "standby", port=free_port(), settings=SETTINGS)
-        self._standby_folder = folder / "standby"
-
-    def start(self) -> None:
-        self.primary.start()
-        migrate(self.primary.ensure_database("billing"))
-        base_backup(self.primary, self._standby_folder)
-        self.standby.start()
-        with psycopg.connect(self.primary.url(), autocommit=True) as connection:
-            await_streaming(connection)
-
-    def stop(self) -> None:
-        self.standby.stop()
-        self.primary.stop()
-
-    def write(self, revision: int) -> None:
-        """Commit a revision of Ann's on the primary."""
-        execute(
-            self.primary.url("billing"),
-            "INSERT INTO customers (customer_id, revision) VALUES ('ann', %s)"
-            " ON CONFLICT (customer_id) DO UPDATE SET revision = excluded.revision",
-            revision,
-        )
-
-
-def execute(url: str, statement: str, *values: object) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement, values)
 
 
 class Reader:
@@ -84,14 +44,16 @@ class Reader:
     async def until(self, holds: Callable[[Entitlements], bool]) -> Entitlements:
         """Read until an answer is as it is to be."""
         async with asyncio.timeout(BOUND_S):
-            while not holds(answer := await self()):
+            while not holds(answer := await self()):  # noqa: ASYNC110 - each look is a read
                 await asyncio.sleep(0)
         return answer
 
     async def from_replica(self) -> Entitlements:
+        """Read until the replica answers."""
         return await self.until(lambda answer: answer.facts_time is not None)
 
     async def from_primary(self) -> Entitlements:
+        """Read until the primary answers."""
         return await self.until(lambda answer: answer.facts_time is None)
 
 
@@ -119,24 +81,15 @@ async def reading(primary_url: str, replica_url: str) -> AsyncIterator[Reader]:
 @pytest.fixture(scope="module")
 def shared_pair(reachable_folder: Path) -> Iterator[Pair]:
     """For tests that leave both running and in step."""
-    yield from _pair(reachable_folder)
+    with running_pair(reachable_folder) as servers:
+        yield servers
 
 
 @pytest.fixture
 def pair(reachable_folder: Path) -> Iterator[Pair]:
     """For tests that end one of the servers."""
-    yield from _pair(reachable_folder)
-
-
-def _pair(parent: Path) -> Iterator[Pair]:
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    folder.chmod(0o711)
-    servers = Pair(folder)
-    try:
-        servers.start()
+    with running_pair(reachable_folder) as servers:
         yield servers
-    finally:
-        servers.stop()
 
 
 @asynccontextmanager
@@ -249,7 +202,7 @@ async def test_after_a_failover_the_new_primary_answers_and_nothing_is_older_tha
         execute(pair.standby.url("billing"), "SELECT pg_promote(wait => true)")
         execute(pair.standby.url("billing"), "UPDATE customers SET revision = 2")
         async with asyncio.timeout(BOUND_S):
-            while (await _patiently(reader)).revision != 2:
+            while (await _patiently(reader)).revision != 2:  # noqa: ASYNC110 - each look is a read
                 await asyncio.sleep(0)
 
 
