@@ -62,20 +62,22 @@ class Process:
 
 
 @asynccontextmanager
-async def serving(database_url: str, stripe_url: str, grpc_port: int = 0) -> AsyncIterator[Process]:
-    """Start the program on free ports, or on this one for callers, and give it once it serves."""
+async def serving(
+    database_url: str, stripe_url: str, grpc_port: int = 0, *, folder: Path = ROOT
+) -> AsyncIterator[Process]:
+    """Start the program of a folder on free ports, or on this one for callers, and give it once it serves."""
     environment = os.environ | {
         "BILLING_DATABASE_URL": database_url,
         "BILLING_STRIPE_API_KEY": KEY,
         "BILLING_STRIPE_API_BASE": stripe_url,
-        "BILLING_CATALOG": str(ROOT / "catalog.toml"),
+        "BILLING_CATALOG": str(folder / "catalog.toml"),
         "BILLING_INTERNAL_TOKEN": TOKEN,
         "BILLING_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
         "BILLING_OPS_ADDRESS": "127.0.0.1:0",
     }
     started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "billing_service", "serve"), stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT
+        *(sys.executable, "-m", "billing_service", "serve"), stderr=asyncio.subprocess.PIPE, env=environment, cwd=folder
     )
     listening = await _line(started, "listening")
     draining = asyncio.create_task(_drain(started))
