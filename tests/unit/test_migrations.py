@@ -38,5 +38,5 @@ def test_a_migration_that_takes_something_away_says_whom_it_no_longer_serves(ver
         ("ALTER TABLE customers ADD COLUMN type text", False),
     ],
 )
-def test_what_takes_something_away_is_known(statement: str, takes: bool) -> None:  # noqa: FBT001 - a case's answer
+def test_what_takes_something_away_is_known(statement: str, takes: bool) -> None:
     assert bool(TAKES_AWAY.search(statement)) is takes
