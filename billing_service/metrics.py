@@ -73,6 +73,12 @@ class Metrics:
             "billing_reconciled_until_timestamp_seconds", "Up to where Stripe's events were compared with ours."
         )
         self._drift = self._gauge("billing_drift", "Differences without an event, by all reconciliations so far.")
+        self._replica_reads = self._counter(
+            "billing_replica_reads", "Reads that a replica might have answered, by what became of them.", "outcome"
+        )
+        self._replica_age = self._gauge(
+            "billing_replica_staleness_seconds", "How old an answer of the replica may be; 0 where there is none."
+        )
         self._tallied = self._gauge(
             "billing_tally_timestamp_seconds", "When the numbers that the database knows were taken."
         )
@@ -114,6 +120,14 @@ class Metrics:
         if outcome == "denied":
             self._denials.inc()
         self._request_seconds.labels(operation).observe(duration_s)
+
+    def replica_read(self, outcome: str) -> None:
+        """Count a read that a replica might have answered."""
+        self._replica_reads.labels(outcome).inc()
+
+    def show_replica(self, age_s: Read) -> None:
+        """Show how old a replica's answer may be, whenever somebody looks."""
+        self._replica_age.set_function(age_s)
 
     def tallied(self, tally: Tally) -> None:
         """Take what the database knows; what is not there any more is 0."""

@@ -26,6 +26,7 @@ from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.describe_customer import DescribeCustomer
 from billing_service.flows.erase_customer import EraseCustomer
+from billing_service.flows.follow_replica import FollowReplica
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.get_entitlements import GetEntitlements
@@ -124,7 +125,16 @@ class Program:
             self._database, database_url, lambda made: self._metrics.visible((now() - made).total_seconds())
         )
         self._time_changes = TimeChanges(self._database, self._prices, now)
-        self._read = ReadEntitlements(self._database, self._prices, now)
+        self._replica = self._replica_database = None
+        if settings.read_database_url is not None:
+            self._replica_database = Database(settings.read_database_url.get_secret_value(), pool_size=1)
+            self._replica = FollowReplica(
+                self._database,
+                self._replica_database,
+                settings.read_max_staleness_ms / 1000,
+                self._metrics.replica_read,
+            )
+        self._read = ReadEntitlements(self._database, self._prices, now, self._replica)
         self._watch_entitlements = WatchEntitlements(self._database, self._prices, self._feed, now)
         asked = AskedReads(self._database, self._reads, now)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
@@ -160,6 +170,8 @@ class Program:
             watches=lambda: self._watch_entitlements.watches,
             budget=budget,
         )
+        if (replica := self._replica) is not None:
+            self._metrics.show_replica(lambda: replica.age_s)
 
     def _billing_flows(self, now: Callable[[], datetime]) -> BillingFlows:
         deployment = self._settings.deployment
@@ -224,6 +236,8 @@ class Program:
             "erasing": self._erase.run,
             "tallies": self._tallies.run,
         }
+        if self._replica is not None:
+            kept["replica"] = self._replica.run
         background = [asyncio.create_task(self._keep(name, work), name=name) for name, work in kept.items()]
         background.append(asyncio.create_task(self._access.watch.run(), name="access"))  # also without a database
         watch = asyncio.create_task(self._watch.run(), name="readiness")
@@ -248,7 +262,8 @@ class Program:
         )
 
     async def _health(self) -> Health:
-        return Health(self._watch.current, [*self._prices.warnings(), *self._access.watch.warnings()])
+        replica = [] if self._replica is None else self._replica.warnings()
+        return Health(self._watch.current, [*self._prices.warnings(), *self._access.watch.warnings(), *replica])
 
     async def _numbers(self) -> bytes:
         return self._metrics.page()
@@ -294,6 +309,8 @@ class Program:
         await self._ops.stop()
         await self._stripe.close()
         await self._probe.close()
+        if self._replica_database is not None:
+            await self._replica_database.close()
         await self._database.close()
 
 

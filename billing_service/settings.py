@@ -203,6 +203,8 @@ class Settings(StripeSettings, DatabaseSettings):
     drain_delay_s: float = Field(default=1, ge=0, le=MAX_DRAIN_DELAY_S)  # from "not ready" to taking no more calls
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)  # processes on the same addresses
     redirect_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_redirect_hosts)] = ()
+    read_database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = None
+    read_max_staleness_ms: int = Field(default=1_000, ge=200, le=60_000)  # of what the former answers
     reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above
     stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
     payload_retention_days: int = Field(default=90, ge=31, le=3_650)  # Stripe lists its events for 30

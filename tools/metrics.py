@@ -41,6 +41,7 @@ def known() -> dict[str, frozenset[str]]:
     service.visible(0.1)
     service.spent(Spender.PEOPLE)
     service.show(lambda: 1.0, {"most": lambda: 1.0}, {"live": lambda: 1.0}, lambda: 1.0, Budget())
+    service.replica_read("answered")
     gateway.webhook("invoice.paid", "main", "applied", 200, 0.1)
     gateway.show({"live": lambda: 1.0}, lambda: 0.0)
     return {

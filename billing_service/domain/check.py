@@ -51,6 +51,7 @@ class Check:
     revision: int
     read_time: datetime
     catalog_version: str
+    facts_time: datetime | None = None  # as in the answer
 
 
 def check(answer: Entitlements, feature_key: str, catalog: Catalog, for_sale: Container[str]) -> Check:
@@ -72,6 +73,7 @@ def check(answer: Entitlements, feature_key: str, catalog: Catalog, for_sale: Co
         revision=answer.revision,
         read_time=answer.read_time,
         catalog_version=answer.catalog_version,
+        facts_time=answer.facts_time,
     )
 
 

@@ -55,6 +55,7 @@ class Entitlements:
     read_time: datetime
     next_change_time: datetime | None
     catalog_version: str
+    facts_time: datetime | None = None  # what was committed before is in here; None: all that was when it was asked for
 
 
 @dataclass(frozen=True)

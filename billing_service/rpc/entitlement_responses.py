@@ -65,4 +65,5 @@ def check_response(check: Check) -> entitlement_pb2.CheckEntitlementResponse:
         revision=check.revision,
         read_time=timestamp(check.read_time),
         catalog_version=check.catalog_version,
+        facts_time=timestamp(check.facts_time),
     )

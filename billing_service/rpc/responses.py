@@ -130,6 +130,7 @@ def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.Get
         read_time=timestamp(entitlements.read_time),
         next_change_time=timestamp(entitlements.next_change_time),
         catalog_version=entitlements.catalog_version,
+        facts_time=timestamp(entitlements.facts_time),
     )
     known = {id(source): made for source, made in zip(entitlements.sources, sources, strict=True)}
     message.MergeFromString(_entitlement_fields(entitlements.entitlements, known))

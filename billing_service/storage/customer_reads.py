@@ -67,7 +67,7 @@ class _Stage(Enum):
     SENT = "the socket, or the watchdog, will tell"
 
 
-class _Read:
+class Read:
     """One caller's wish: a key, where the answer goes, and until when it is of use (the loop's time)."""
 
     __slots__ = ("answer", "end", "key", "tries")
@@ -82,11 +82,12 @@ class _Read:
 class CustomerReads:
     """Reads customers' rows. To be used from one event loop; the database closes the connection with its own."""
 
-    def __init__(self, database: Database) -> None:
-        """Connects at the first read."""
+    def __init__(self, database: Database, statement: str = STATEMENT) -> None:
+        """Connects at the first read, and prepares the statement there."""
         self._database = database
-        self._waiting: list[_Read] = []
-        self._sent: list[_Read] = []
+        self._statement = statement
+        self._waiting: list[Read] = []
+        self._sent: list[Read] = []
         self._stage = _Stage.IDLE
         self._leave_at = self._turn_at = 0.0  # the loop's time: when the next query leaves at the latest; the last look
         self._quiet = 0  # turns on end in which nothing else ran
@@ -98,7 +99,7 @@ class CustomerReads:
         self._watchdog: asyncio.TimerHandle | None = None
         self._results: list[PGresult] = []
 
-    async def row(self, customer_id: str) -> CustomerRow:
+    async def row(self, customer_id: str, *, limit_s: float = WAIT_LIMIT_S) -> CustomerRow:
         """Give a customer's row as it is committed now; revision 0 and no facts for one that nobody knows.
 
         Raises:
@@ -106,7 +107,7 @@ class CustomerReads:
             UnwritableError: the id is no text that Postgres can hold.
         """
         loop = asyncio.get_running_loop()
-        read = _Read(_key(customer_id), loop.create_future(), loop.time() + remaining_s(WAIT_LIMIT_S))
+        read = Read(_key(customer_id), loop.create_future(), loop.time() + remaining_s(limit_s))
         self._waiting.append(read)
         if self._stage is _Stage.IDLE:
             self._leave()
@@ -124,7 +125,7 @@ class CustomerReads:
         now = loop.time()
         for read in (*self._waiting, *self._sent):
             if read.end <= now:
-                _fail(read, DatabaseUnavailableError())
+                fail(read, DatabaseUnavailableError())
             elif read.end < at and not read.answer.done():
                 at = read.end
         self._sweep_at = at
@@ -212,7 +213,7 @@ class CustomerReads:
         results, self._results = self._results, []
         result = results[-1]
         if result.status == pq.ExecStatus.TUPLES_OK:
-            _deliver(sent, result)
+            self._deliver(sent, result)
         else:
             error = translated(psycopg.errors.error_from_result(result))
             if isinstance(error, ConnectionLostError):
@@ -220,8 +221,11 @@ class CustomerReads:
                 self._lost(error)
                 return
             for read in sent:
-                _fail(read, error)
+                fail(read, error)
         self._next()
+
+    def _deliver(self, sent: Sequence[Read], result: PGresult) -> None:
+        deliver(sent, result, row_of)
 
     def _next(self) -> None:
         if self._waiting:
@@ -248,7 +252,7 @@ class CustomerReads:
         for read in sent:
             read.tries += 1
             if read.tries >= TRIES:
-                _fail(read, error)
+                fail(read, error)
         self._waiting = [read for read in sent if read.tries < TRIES] + self._waiting
         self._next()
 
@@ -258,12 +262,12 @@ class CustomerReads:
             connection = await self._database.connect()
             for setting in SETTINGS:
                 await connection.execute(setting)
-            await connection.execute(STATEMENT)
+            await connection.execute(self._statement)
         except Exception as error:  # noqa: BLE001 - it is the callers' to hear of, whatever it is; this task has none
             waiting, self._waiting, self._sent = [*self._sent, *self._waiting], [], []
             self._stage = _Stage.IDLE
             for read in waiting:
-                _fail(read, translated(error))
+                fail(read, translated(error))
             return
         self._connection, self._socket = connection, connection.pgconn.socket
         asyncio.get_running_loop().add_reader(self._socket, self._resume, self._receive)
@@ -290,7 +294,10 @@ def _array(keys: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _deliver(sent: Sequence[_Read], result: PGresult) -> None:
+def deliver(
+    sent: Sequence[Read], result: PGresult, row_of: Callable[[bytes, PGresult, int | None], CustomerRow]
+) -> None:
+    """Give each caller the row of its key, made once for all who ask for it."""
     found = {result.get_value(index, 0): index for index in range(result.ntuples)}
     rows: dict[bytes, CustomerRow] = {}
     for read in sent:
@@ -299,14 +306,15 @@ def _deliver(sent: Sequence[_Read], result: PGresult) -> None:
         row = rows.get(read.key)
         if row is None:
             try:
-                row = rows[read.key] = _row(read.key, result, found.get(read.key))
+                row = rows[read.key] = row_of(read.key, result, found.get(read.key))
             except Exception as error:  # noqa: BLE001 - what cannot be read of one customer is no trouble of the others
-                _fail(read, error)
+                fail(read, error)
                 continue
         read.answer.set_result(row)
 
 
-def _row(key: bytes, result: PGresult, index: int | None) -> CustomerRow:
+def row_of(key: bytes, result: PGresult, index: int | None) -> CustomerRow:
+    """Read a row of the answer; that of somebody whom nobody knows where there is none."""
     if index is None:
         return CustomerRow(key.decode(), 0, NO_FACTS)
     revision, facts = result.get_value(index, 1), result.get_value(index, 2)
@@ -316,6 +324,7 @@ def _row(key: bytes, result: PGresult, index: int | None) -> CustomerRow:
     return CustomerRow(key.decode(), int.from_bytes(revision, "big"), known)
 
 
-def _fail(read: _Read, error: Exception) -> None:
+def fail(read: Read, error: Exception) -> None:
+    """Tell a caller what went wrong, unless it has gone or has its answer."""
     if not read.answer.done():
         read.answer.set_exception(error)

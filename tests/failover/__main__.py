@@ -32,7 +32,8 @@ from sandbox.ports import Ports
 from sandbox.stack import Plan
 from tests.acceptance.world import ROOT, recorded_event_ids
 from tests.failover.load import Load
-from tests.failover.replicated import REPLICATION, Replicated
+from tests.failover.replicated import Replicated
+from tests.standby import REPLICATION
 
 EVENTS_BEFORE = 300
 EVENTS_AFTER = 100

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 
 from sandbox.errors import SandboxError
 from sandbox.ports import HOST, free_port
-from sandbox.postgres import USER, EmbeddedPostgres
+from sandbox.postgres import EmbeddedPostgres
 from sandbox.stack import Plan, Stack
-
-REPLICATION = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on", "shared_buffers": "64MB"}
-_BACKUP_LIMIT_S = 60
-_WAIT_S = 30.0
-_LOOK_EVERY_S = 0.02
+from tests.standby import REPLICATION, await_streaming, base_backup, until
 
 
 class Replicated(Stack):
@@ -45,32 +38,13 @@ class Replicated(Stack):
         Raises:
             SandboxError: it does not follow.
         """
-        home = self._folder / "standby"
-        home.mkdir(mode=0o700)
-        programs = self.postgres._programs / "bin"
-        primary = f"postgresql://{USER}:{self.postgres._password}@{HOST}:{self.postgres.port}/?application_name=standby"
-        done = subprocess.run(
-            [programs / "pg_basebackup", "-d", primary, "-D", home / "data", "-R", "-X", "stream", "-c", "fast"],
-            capture_output=True, text=True, check=False, timeout=_BACKUP_LIMIT_S,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise SandboxError(f"pg_basebackup failed: {done.stderr}")
-        (home / "password").write_text(self.postgres._password + "\n")
-        if (account := self.postgres._account) is not None:
-            for path in (home, *home.rglob("*")):
-                os.chown(path, account.uid, account.gid)
+        base_backup(self.postgres, self._folder / "standby")
         self.standby.start()
         with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
             if synchronous:
                 connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
                 connection.execute("SELECT pg_reload_conf()")
-            wanted = "sync" if synchronous else "async"
-
-            def follows() -> bool:
-                row = connection.execute("SELECT state, sync_state FROM pg_stat_replication").fetchone()
-                return row == ("streaming", wanted)
-
-            _until(follows, "The standby does not follow.")
+            await_streaming(connection, "sync" if synchronous else "async")
 
     def cut_off(self) -> None:
         """Have the standby hear nothing more of the primary, as when the network between them is cut."""
@@ -81,7 +55,7 @@ class Replicated(Stack):
             def alone() -> bool:
                 return connection.execute("SELECT count(*) FROM pg_stat_wal_receiver").fetchone() == (0,)
 
-            _until(alone, "The standby still follows.")
+            until(alone, "The standby still follows.")
 
     def kill_primary(self) -> None:
         """End every process of the primary at once, as the end of its machine would."""
@@ -109,11 +83,3 @@ def _children(pid: int | None) -> list[int]:
     """Give a process's children (Linux)."""
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(word) for word in path.read_text().split()] if path.exists() else []
-
-
-def _until(holds: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not holds():
-        if time.monotonic() > deadline:
-            raise SandboxError(otherwise)
-        time.sleep(_LOOK_EVERY_S)

@@ -123,7 +123,7 @@ def test_compose_waits_for_longer_than_the_drain() -> None:
     assert int(services["gateway"]["stop_grace_period"].removesuffix("s")) > GATEWAY_DRAIN_S
 
 
-def test_only_the_gateway_reaches_the_internal_listener() -> None:
+def test_only_the_gateway_and_operators_reach_the_internal_listener() -> None:
     """And nothing at all is reached, or reaches out, that no policy names."""
     policies = of_kind("NetworkPolicy")
     nothing = policies["billing-nothing"]["spec"]
@@ -136,7 +136,9 @@ def test_only_the_gateway_reaches_the_internal_listener() -> None:
         for rule in policy["spec"].get("ingress", [])
     ]
     internal = [peers for pods, ports, peers in entries if pods == ["billing-service"] and 50052 in ports]
-    assert internal == [[{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "webhook-gateway"}}}]]
+    # No namespaceSelector: of this namespace alone.
+    wanted = ({"app.kubernetes.io/name": "webhook-gateway"}, {"billing-operator": "true"})
+    assert internal == [[{"podSelector": {"matchLabels": labels}} for labels in wanted]]
     assert all(peers and all(peers) for _, _, peers in entries), "an empty peer would be everybody"
     assert not any("billing-migrate" in pods for pods, _, _ in entries)
 

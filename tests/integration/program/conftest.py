@@ -101,13 +101,15 @@ class Process:
 
 
 @asynccontextmanager
-async def serving(database_url: str, stripe_url: str, grpc_port: int = 0, **more: str) -> AsyncIterator[Process]:
-    """Start the program on free ports, or on this one for callers, and give it once it serves; `more` are settings."""
+async def serving(
+    database_url: str, stripe_url: str, grpc_port: int = 0, *, folder: Path = ROOT, **more: str
+) -> AsyncIterator[Process]:
+    """Start the program of a folder on free ports, or on this one for callers, and give it once it serves; `more` are settings."""
     environment = os.environ | {
         "BILLING_DATABASE_URL": database_url,
         "BILLING_STRIPE_API_KEY": KEY,
         "BILLING_STRIPE_API_BASE": stripe_url,
-        "BILLING_CATALOG": str(ROOT / "catalog.toml"),
+        "BILLING_CATALOG": str(folder / "catalog.toml"),
         "BILLING_INTERNAL_TOKEN": TOKEN,
         "BILLING_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
@@ -115,7 +117,7 @@ async def serving(database_url: str, stripe_url: str, grpc_port: int = 0, **more
         "BILLING_DRAIN_DELAY_S": "0",
         **more,
     }
-    started = await asyncio.create_subprocess_exec(*_COMMAND, stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT)
+    started = await asyncio.create_subprocess_exec(*_COMMAND, stderr=asyncio.subprocess.PIPE, env=environment, cwd=folder)
     try:
         listening = await _line(started, "listening")
     except BaseException:

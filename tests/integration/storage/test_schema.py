@@ -51,6 +51,7 @@ OPERATOR_REQUEST = """
 ERASURE = (
     "INSERT INTO erasures (customer_id, request_time, until_time, looked_time) VALUES ('ann', now(), now(), now())"
 )
+BEAT = "INSERT INTO replica_beats (writer, beat) VALUES ('00000000-0000-0000-0000-000000000000', 1)"
 PORTAL = "INSERT INTO portal_configurations (content_hash, attempt) VALUES ('h', {attempt})"
 
 
@@ -179,6 +180,7 @@ VIOLATIONS = {
     "subscription_requests_one_unfinished_key": [
         CUSTOMER, *(subscription_request(request=f"'{number}'", state="'changing'") for number in "12"),
     ],
+    "replica_beats_pkey": [BEAT, BEAT],
     "portal_configurations_pkey": [PORTAL.format(attempt="1"), PORTAL.format(attempt="1")],
     "portal_configurations_attempt_positive": [PORTAL.format(attempt="0")],
     "catalog_versions_pkey": [CATALOG.format(content="'{}'"), CATALOG.format(content="'{}'")],

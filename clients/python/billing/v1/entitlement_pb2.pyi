@@ -297,9 +297,10 @@ class GetEntitlementsRequest(_message.Message):
     customer_id: _builtins.str
     """The caller's own id of the customer; the same rules as in CreateCheckoutSession."""
     min_revision: _builtins.int
-    """An answer at least as fresh as one that had this revision of the same customer. Waits a moment for it (a read that
-    reaches a replica, a database that has just failed over), and then fails with UNAVAILABLE (REVISION_NOT_REACHED). 0:
-    whatever is committed now, which includes everything that this service ever answered.
+    """An answer at least as fresh as one that had this revision of the same customer. Waits a moment for it (a database that
+    has just failed over), and then fails with UNAVAILABLE (REVISION_NOT_REACHED). 0: whatever is committed now, which
+    includes everything that this service ever answered; where the operator lets replicas answer, facts_time says from when
+    on that need not be so. A replica is asked first here too, and the primary where that has not got the revision.
     """
     after_checkout_session_id: _builtins.str
     """Waits until this checkout session of the same customer is settled: until what it gives is in the answer, or nothing will
@@ -353,6 +354,7 @@ class GetEntitlementsResponse(_message.Message):
     NEXT_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     CATALOG_VERSION_FIELD_NUMBER: _builtins.int
     CHECKOUT_OUTCOME_FIELD_NUMBER: _builtins.int
+    FACTS_TIME_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer that was asked for."""
     revision: _builtins.int
@@ -383,6 +385,13 @@ class GetEntitlementsResponse(_message.Message):
     def next_change_time(self) -> _timestamp_pb2.Timestamp:
         """The earliest next_change_time of any source. Absent: nothing changes by time alone."""
 
+    @_builtins.property
+    def facts_time(self) -> _timestamp_pb2.Timestamp:
+        """Set where a replica of the database answered: everything that was committed before this time is in the answer, later
+        changes may be missing. Absent: everything that was committed when it was asked for is in it. read_time is the time for
+        which the facts were looked at, in either case.
+        """
+
     def __init__(
         self,
         *,
@@ -395,10 +404,11 @@ class GetEntitlementsResponse(_message.Message):
         next_change_time: _timestamp_pb2.Timestamp | None = ...,
         catalog_version: _builtins.str = ...,
         checkout_outcome: Global___CheckoutOutcome.ValueType = ...,
+        facts_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_change_time", b"next_change_time", "read_time", b"read_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts_time", b"facts_time", "next_change_time", b"next_change_time", "read_time", b"read_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_version", b"catalog_version", "checkout_outcome", b"checkout_outcome", "customer_id", b"customer_id", "entitlements", b"entitlements", "next_change_time", b"next_change_time", "plan_keys", b"plan_keys", "read_time", b"read_time", "revision", b"revision", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_version", b"catalog_version", "checkout_outcome", b"checkout_outcome", "customer_id", b"customer_id", "entitlements", b"entitlements", "facts_time", b"facts_time", "next_change_time", b"next_change_time", "plan_keys", b"plan_keys", "read_time", b"read_time", "revision", b"revision", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -500,6 +510,7 @@ class CheckEntitlementResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
     CATALOG_VERSION_FIELD_NUMBER: _builtins.int
+    FACTS_TIME_FIELD_NUMBER: _builtins.int
     allowed: _builtins.bool
     """Whether the feature is on: a boolean that is true, an integer above 0 or unlimited, a text that is not empty. Limits are
     answered, not counted: compare value with what was used.
@@ -532,6 +543,10 @@ class CheckEntitlementResponse(_message.Message):
     def read_time(self) -> _timestamp_pb2.Timestamp:
         """The time for which this was worked out."""
 
+    @_builtins.property
+    def facts_time(self) -> _timestamp_pb2.Timestamp:
+        """As in GetEntitlementsResponse."""
+
     def __init__(
         self,
         *,
@@ -544,10 +559,11 @@ class CheckEntitlementResponse(_message.Message):
         revision: _builtins.int = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
         catalog_version: _builtins.str = ...,
+        facts_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time", "source", b"source", "until_time", b"until_time", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts_time", b"facts_time", "read_time", b"read_time", "source", b"source", "until_time", b"until_time", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "catalog_version", b"catalog_version", "plan_keys", b"plan_keys", "read_time", b"read_time", "reason", b"reason", "revision", b"revision", "source", b"source", "until_time", b"until_time", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "catalog_version", b"catalog_version", "facts_time", b"facts_time", "plan_keys", b"plan_keys", "read_time", b"read_time", "reason", b"reason", "revision", b"revision", "source", b"source", "until_time", b"until_time", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

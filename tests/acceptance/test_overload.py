@@ -1,0 +1,146 @@
+"""More than the programs take at once: they refuse early, stay alive and small, and go on as soon as they can."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import grpc
+import psycopg
+from billing.v1 import entitlement_pb2
+
+from billing_service.rpc.guard import CALLS_OF_ONE
+from tests import stripe_events
+from tests.acceptance.world import World, eventually
+from webhook_gateway.inflight import MAX_IN_FLIGHT
+
+BEYOND = 200  # how many more there are than the programs take at once
+REFUSALS = 200  # while nothing can be done
+PADDING = b" " * 8_192  # Stripe's events have 4 to 100 KB
+MOST_BYTES = 512 * 1024 * 1024  # what Compose and Kubernetes give a program
+PAUSE_S = 0.2  # before one comes again; without it the flood would only measure itself
+LIMIT_S = 180  # for anything that a test waits for
+_RESIDENT = re.compile(r"^process_resident_memory_bytes (\S+)$", re.MULTILINE)
+
+
+class Flood:
+    """So many who come again at once, whatever they are told, and what they were told."""
+
+    def __init__(self) -> None:
+        self.told: Counter[str] = Counter()
+        self._ebbing = asyncio.Event()
+
+    async def rise(self, count: int, ask: Callable[[int], Awaitable[str]]) -> None:
+        """Have so many come until `ebb`."""
+        await asyncio.gather(*(self._come(number, ask) for number in range(count)))
+
+    def ebb(self) -> None:
+        """Have nobody come again."""
+        self._ebbing.set()
+
+    async def _come(self, number: int, ask: Callable[[int], Awaitable[str]]) -> None:
+        while not self._ebbing.is_set():
+            self.told[await ask(number)] += 1
+            await asyncio.sleep(PAUSE_S)
+
+
+async def stand_still(
+    world: World, flood: Flood, count: int, ask: Callable[[int], Awaitable[str]], refused: str, program: tuple[str, str]
+) -> int:
+    """Flood while the database stands still, until enough were refused; give the most memory that the program had.
+
+    It answers whoever looks after it all the while: `program` has where that is asked, and where its numbers are.
+    """
+    alive, numbers = program
+    most = 0
+    with psycopg.connect(world.addresses["database"]) as holder:
+        holder.execute("LOCK customers IN ACCESS EXCLUSIVE MODE")
+        rising = asyncio.create_task(flood.rise(count, ask))
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while flood.told[refused] < REFUSALS:
+                    async with world.http.get(f"{world.addresses[alive]}/livez") as response:
+                        assert response.status == 200
+                    async with world.http.get(f"{world.addresses[numbers]}/metrics") as response:
+                        found = _RESIDENT.search(await response.text())
+                    assert found is not None
+                    most = max(most, int(float(found[1])))
+        except TimeoutError:
+            raise AssertionError(f"only {flood.told}") from None
+        finally:
+            flood.ebb()
+    async with asyncio.timeout(LIMIT_S):
+        await rising
+    return most
+
+
+async def test_calls_beyond_the_bound_are_refused_at_once_and_the_service_goes_on(world: World) -> None:
+    """One caller sends more reads than he may have in flight, while the database stands still.
+
+    What is beyond is refused and told to come again; the service stays alive and within the memory that it is given, and
+    answers when the database moves on.
+    """
+    request = entitlement_pb2.GetEntitlementsRequest(customer_id="nobody")
+
+    async def read(_number: int) -> str:
+        try:
+            await world.billing.GetEntitlements(request, timeout=30)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    flood = Flood()
+    most = await stand_still(world, flood, CALLS_OF_ONE + BEYOND, read, "RESOURCE_EXHAUSTED", ("ops", "ops"))
+    assert most < MOST_BYTES
+    assert set(flood.told) <= {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    assert await eventually(lambda: read(0), lambda told: told == "OK")
+
+
+async def test_webhooks_beyond_the_bound_are_refused_at_once_and_none_that_was_acknowledged_is_lost(
+    world: World,
+) -> None:
+    """More come than the gateway takes, while the database stands still: 503 at once for what is beyond, and Stripe comes again.
+
+    The gateway stays alive and within the memory that it is given; afterwards every event is taken, once.
+    """
+    events = [_event(number) for number in range(MAX_IN_FLIGHT + BEYOND)]
+    acknowledged: set[str] = set()
+    # Without the bound that a client has for connections.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+
+        async def send(number: int) -> str:
+            event_id, body = events[number]
+            url = f"{world.addresses['gateway']}/webhooks/stripe"
+            try:
+                async with http.post(url, data=body, headers=signatures[number]) as response:
+                    answer = await response.json()
+            except aiohttp.ClientConnectionError:  # the kernel refuses where more come at once than it queues
+                return "no connection"
+            if response.status == 200:
+                acknowledged.add(event_id)
+                return "200"
+            return f"{response.status} {answer['error']['code']}"
+
+        signatures = [world.signed(body) for _, body in events]
+        flood = Flood()
+        most = await stand_still(world, flood, len(events), send, "503 overloaded", ("gateway", "gateway_ops"))
+        assert most < MOST_BYTES
+        assert set(flood.told) <= {"200", "503 overloaded", "503 not_available", "408 body_timeout", "no connection"}
+        signatures = [world.signed(body) for _, body in events]
+        for number in range(50):
+            await eventually(lambda number=number: send(number), lambda told: told == "200")  # type: ignore[misc]  # mypy does not infer the default
+    recorded = world.recorded_event_ids()
+    assert len(recorded) == len(set(recorded))
+    assert acknowledged <= set(recorded)
+
+
+def _event(number: int) -> tuple[str, bytes]:
+    """Give an event whose customer cannot be written while the database stands still."""
+    body = stripe_events.purchase(f"flood-{number}", int(time.time()))[0]
+    body = body.replace(b'"billing_deployment": "default"', b'"billing_deployment": "sandbox"')
+    return json.loads(body)["id"], body + PADDING

@@ -1,0 +1,42 @@
+"""Migrations only add, as long as programs run that need what there was."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from billing_service.storage import migrations
+from billing_service.storage.schema import OLDEST_SERVED
+
+VERSIONS = sorted((Path(migrations.__path__[0]) / "versions").glob("[0-9]*.py"))
+# Of what a program uses. An index or a constraint that goes takes nothing away from it.
+TAKES_AWAY = re.compile(
+    r"\bDROP\s+(?:TABLE|COLUMN|VIEW|SEQUENCE|TYPE|FUNCTION)\b|\bRENAME\b|\bTRUNCATE\b"
+    r"|\bALTER\s+COLUMN\s+\w+\s+(?:SET\s+DATA\s+)?TYPE\b|\bop\.(?:drop_table|drop_column|alter_column|rename_table)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.stem)
+def test_a_migration_that_takes_something_away_says_whom_it_no_longer_serves(version: Path) -> None:
+    """The schema's note has to name the first program that does without it (`OLDEST_SERVED`)."""
+    if version.stem[:4] > OLDEST_SERVED:
+        assert TAKES_AWAY.findall(version.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "takes"),
+    [
+        ("ALTER TABLE customers DROP COLUMN facts", True),
+        ("ALTER TABLE customers RENAME COLUMN facts TO known", True),
+        ("ALTER TABLE customers ALTER COLUMN revision TYPE integer", True),
+        ("DROP TABLE rereads", True),
+        ("ALTER TABLE findings DROP CONSTRAINT findings_kind_known", False),
+        ("DROP INDEX CONCURRENTLY IF EXISTS x", False),
+        ("ALTER TABLE customers ADD COLUMN type text", False),
+    ],
+)
+def test_what_takes_something_away_is_known(statement: str, takes: bool) -> None:
+    assert bool(TAKES_AWAY.search(statement)) is takes
