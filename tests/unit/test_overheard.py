@@ -78,7 +78,7 @@ def run(folder: Path, test: str, *options: str) -> subprocess.CompletedProcess[s
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [*command, *options, str(folder)],
-        cwd=ROOT, env=environment | {"TMPDIR": str(folder)}, capture_output=True, text=True, check=False, timeout=120,
+        cwd=ROOT, env=environment | {"TMPDIR": str(folder)}, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
 
