@@ -43,6 +43,7 @@ from billing_service.domain.catalog_file import parse_catalog
 from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.logs import configure_logs
 from billing_service.rpc.servicers import BillingFlows, BillingServicer
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
@@ -134,6 +135,7 @@ def announce(ports: Sequence[int]) -> None:
 
 def serve(kind: str, database_url: str) -> None:
     """Serve one kind, until standard input ends."""
+    configure_logs("ERROR")
     if kind.startswith("threads-"):
         serve_threads(database_url, int(kind.removeprefix("threads-")))
     elif kind == "native":
@@ -168,7 +170,6 @@ def serving(kind: str, database_url: str) -> Iterator[Served]:
         cwd=reads.ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
