@@ -188,14 +188,16 @@ def measure(served: Served, handler: int, body: Path, seconds: int) -> Round:
 
 def run(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every kind, the rounds in turn."""
-    kinds = ["aio", "threads-4", "threads-64", *(["native"] if importlib.util.find_spec(NATIVE) else [])]
+    native = ["native"] if importlib.util.find_spec(NATIVE) else []
+    kinds = ["aio", *(options.servers or ["threads-4", "threads-64", *native])]
     body = request_body(folder)
     rounds: dict[tuple[str, int], list[Round]] = {(kind, handler): [] for kind in kinds for handler in range(2)}
     with EmbeddedPostgres(folder / "postgres") as postgres, ExitStack() as stack:
         url = postgres.ensure_database("servers")
         reads.fill(url, options.customers)
         all_served = {kind: stack.enter_context(serving(kind, url)) for kind in kinds}
-        for served in all_served.values():
+        for kind, served in all_served.items():
+            sys.stderr.write(f"{kind}: empty on {served.ports[0]}, read on {served.ports[1]}\n")
             asyncio.run(reads.check(served.ports[1], options.customers))
             for port in served.ports:
                 h2load(port, body, WARM_S)
@@ -235,6 +237,7 @@ def main() -> None:
     parser.add_argument("--customers", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--servers", nargs="*", metavar="KIND", help="beside aio: threads-N, native (default: all)")
     parser.add_argument("--serve", nargs=2, metavar=("KIND", "URL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
