@@ -14,7 +14,7 @@ from signal import SIGTERM
 from benchmarks.errors import BenchmarkError
 from sandbox.processes import tethered
 
-_READY_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 240.0  # three programs that start on a crowded machine
 _STOP_TIMEOUT_S = 25.0
 _POLL_S = 0.05
 _ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def start(
     """Start a program, tied to this thread, and come back when it answers.
 
     Raises:
-        BenchmarkError: it ends, or does not answer within a minute; with the end of its log.
+        BenchmarkError: it ends, or does not answer within four minutes; with the end of its log.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     with log.open("wb") as out:

@@ -6,7 +6,8 @@ One process each, pinned to the first core, without interceptors: grpc.aio, and 
 PyPI's `pygrpc-native` too where it is importable (it is no dependency). Each serves a handler that gives a ready answer, and our read,
 fresh from PostgreSQL with concurrent reads in one query. Behind threads the read runs on an event loop of its own, and a
 thread waits for it: so a server of 4 threads has 4 reads in flight, and 60 callers wait. 64 calls are in flight; the generator is h2load.
-Rounds alternate; medians and ratios to grpc.aio.
+Rounds alternate; medians, and ratios to grpc.aio: calls a second, and the server's processor time for a call, which says more where
+others use the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -35,12 +36,14 @@ import grpc
 from billing.v1 import billing_service_pb2_grpc, entitlement_pb2
 
 from benchmarks import reads
-from benchmarks.cores import WARM_S, h2load
+from benchmarks.cores import WARM_S, h2load, request_body
+from benchmarks.programs import cpu_s
 from billing_service import garbage
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
+from billing_service.logs import configure_logs
 from billing_service.rpc.servicers import BillingFlows, BillingServicer
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
@@ -132,6 +135,7 @@ def announce(ports: Sequence[int]) -> None:
 
 def serve(kind: str, database_url: str) -> None:
     """Serve one kind, until standard input ends."""
+    configure_logs("ERROR")
     if kind.startswith("threads-"):
         serve_threads(database_url, int(kind.removeprefix("threads-")))
     elif kind == "native":
@@ -141,68 +145,87 @@ def serve(kind: str, database_url: str) -> None:
         asyncio.run(serve_aio(database_url, grpc.aio.server))
 
 
+@dataclass(frozen=True)
+class Served:
+    """A server that runs: its process, and the ports of the empty handler and of the read."""
+
+    pid: int
+    ports: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round gave: calls a second, and the server's processor time for each, in seconds."""
+
+    rate: float
+    cpu_s: float
+
+
 @contextmanager
-def serving(kind: str, database_url: str) -> Iterator[tuple[int, int]]:
-    """Run one kind pinned to the first core; gives the ports of the empty handler and of the read."""
+def serving(kind: str, database_url: str) -> Iterator[Served]:
+    """Run one kind pinned to the first core."""
     core = min(os.sched_getaffinity(0))
     process = subprocess.Popen(
         ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.servers", "--serve", kind, database_url],  # noqa: S607 - util-linux
         cwd=reads.ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
     try:
-        empty, read = json.loads(process.stdout.readline())
-        yield empty, read
+        yield Served(process.pid, json.loads(process.stdout.readline()))
     finally:
         process.communicate("")
 
 
+def measure(served: Served, handler: int, body: Path, seconds: int) -> Round:
+    """Make one round."""
+    before = cpu_s(served.pid)
+    rate, calls = h2load(served.ports[handler], body, seconds)
+    return Round(rate, (cpu_s(served.pid) - before) / calls)
+
+
 def run(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every kind, the rounds in turn."""
-    kinds = ["aio", "threads-4", "threads-64", *(["native"] if importlib.util.find_spec(NATIVE) else [])]
-    body = folder / "request"
-    message = b"\x0a\x0a" + b"customer-7"
-    body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
-    rates: dict[tuple[str, int], list[float]] = {(kind, handler): [] for kind in kinds for handler in range(2)}
+    native = ["native"] if importlib.util.find_spec(NATIVE) else []
+    kinds = ["aio", *(options.servers or ["threads-4", "threads-64", *native])]
+    body = request_body(folder)
+    rounds: dict[tuple[str, int], list[Round]] = {(kind, handler): [] for kind in kinds for handler in range(2)}
     with EmbeddedPostgres(folder / "postgres") as postgres, ExitStack() as stack:
         url = postgres.ensure_database("servers")
         reads.fill(url, options.customers)
-        ports = {kind: stack.enter_context(serving(kind, url)) for kind in kinds}
-        for kind in kinds:
-            asyncio.run(reads.check(ports[kind][1], options.customers))
-            for port in ports[kind]:
+        all_served = {kind: stack.enter_context(serving(kind, url)) for kind in kinds}
+        for kind, served in all_served.items():
+            sys.stderr.write(f"{kind}: empty on {served.ports[0]}, read on {served.ports[1]}\n")
+            asyncio.run(reads.check(served.ports[1], options.customers))
+            for port in served.ports:
                 h2load(port, body, WARM_S)
         for _ in range(options.rounds):
-            for handler in range(2):
-                for kind in kinds:
-                    rates[kind, handler].append(h2load(ports[kind][handler], body, options.seconds)[0])
-    return [
-        {
-            "server": kind,
-            **{
-                f"{name}{suffix}": value
-                for handler, name in enumerate(("empty", "read"))
-                for suffix, value in _said(rates[kind, handler], rates["aio", handler]).items()
-            },
-        }
-        for kind in kinds
-    ]
+            for (kind, handler), done in rounds.items():
+                done.append(measure(all_served[kind], handler, body, options.seconds))
+    return [{"server": kind, "said": [_said(rounds[kind, h], rounds["aio", h]) for h in range(2)]} for kind in kinds]
 
 
-def _said(found: Sequence[float], aio: Sequence[float]) -> dict[str, float]:
-    ratios = [one / other for one, other in zip(found, aio, strict=True)]
-    return {"_per_s": statistics.median(found), "_ratio": statistics.median(ratios)}
+def _said(found: Sequence[Round], aio: Sequence[Round]) -> tuple[float, float, float, float]:
+    """Give calls a second, their ratio to grpc.aio's, processor time a call in µs, and grpc.aio's part of ours."""
+    pairs = list(zip(found, aio, strict=True))
+    return (
+        statistics.median(one.rate for one in found),
+        statistics.median(one.rate / other.rate for one, other in pairs),
+        statistics.median(one.cpu_s for one in found) * 1e6,
+        statistics.median(other.cpu_s / one.cpu_s for one, other in pairs),
+    )
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Write the results as a Markdown table."""
-    lines = ["| server | empty handler | beside grpc.aio | read | beside grpc.aio |", "|---|---|---|---|---|"]
+    handler = "calls a second (beside grpc.aio) | processor a call (beside grpc.aio)"
+    lines = [f"| server | empty: {handler} | read: {handler} |", "|---|---|---|---|---|"]
     lines += [
-        f"| {r['server']} | {r['empty_per_s']:,.0f}/s | **{r['empty_ratio']:.2f}** | {r['read_per_s']:,.0f}/s | **{r['read_ratio']:.2f}** |"
+        f"| {r['server']} | "
+        + " | ".join(f"{rate:,.0f} (**{more:.2f}**) | {us:.0f} µs ({less:.2f})" for rate, more, us, less in r["said"])
+        + " |"
         for r in results
     ]
     return "\n".join(lines)
@@ -214,6 +237,7 @@ def main() -> None:
     parser.add_argument("--customers", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--servers", nargs="*", metavar="KIND", help="beside aio: threads-N, native (default: all)")
     parser.add_argument("--serve", nargs=2, metavar=("KIND", "URL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
