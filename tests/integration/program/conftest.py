@@ -36,10 +36,10 @@ class Process:
         self.fulfillment = fulfillment_service_pb2_grpc.FulfillmentServiceStub(self._internal)
         self.metadata = (("authorization", f"Bearer {TOKEN}"),)
 
-    async def serving(self) -> None:
+    async def serving(self, bound_s: float = BOUND_S) -> None:
         """Wait until health says that it serves."""
         health = health_pb2_grpc.HealthStub(self._public)
-        async with asyncio.timeout(BOUND_S):
+        async with asyncio.timeout(bound_s):
             async for answer in health.Watch(health_pb2.HealthCheckRequest()):
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
@@ -63,7 +63,11 @@ class Process:
 
 @asynccontextmanager
 async def serving(
-    database_url: str, stripe_url: str, grpc_port: int = 0, settings: Mapping[str, str] | None = None
+    database_url: str,
+    stripe_url: str,
+    grpc_port: int = 0,
+    settings: Mapping[str, str] | None = None,
+    bound_s: float = BOUND_S,
 ) -> AsyncIterator[Process]:
     """Start the program on free ports, or on this one for callers, and give it once it serves; `settings` beside its own."""
     environment = os.environ | {
@@ -81,7 +85,7 @@ async def serving(
         *(sys.executable, "-m", "billing_service", "serve"), stderr=asyncio.subprocess.PIPE, env=environment, cwd=ROOT
     )
     try:
-        listening = await _line(started, "listening")
+        listening = await _line(started, "listening", bound_s)
     except BaseException:
         started.kill()
         await started.wait()
@@ -89,17 +93,17 @@ async def serving(
     draining = asyncio.create_task(_drain(started))
     process = Process(started, listening["grpc"], listening["internal"], listening["ops"])
     try:
-        await process.serving()
+        await process.serving(bound_s)
         yield process
     finally:
         await process.close()
         await draining
 
 
-async def _line(process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
+async def _line(process: asyncio.subprocess.Process, event: str, bound_s: float) -> dict[str, Any]:
     """Read the log until a line with this event."""
     assert process.stderr is not None
-    async with asyncio.timeout(BOUND_S):
+    async with asyncio.timeout(bound_s):
         async for line in process.stderr:
             if line.startswith(b"{") and (entry := json.loads(line)).get("event") == event:
                 found: dict[str, Any] = entry
