@@ -25,7 +25,7 @@ LONGEST_S = 120.0  # for anything to come back; far beyond what it takes
 CALL_S = 10.0
 PAUSE_S = 0.05
 READ_AT_ONCE = 50
-STARTS = 10  # of one program, each given half a minute: the machine may be busy
+START_S = 240.0  # for a program to start: two seconds of a processor, of which a busy machine gives little
 _APPLIED = {FulfillResult.OUTCOME_APPLIED, FulfillResult.OUTCOME_DUPLICATE}
 
 
@@ -41,16 +41,9 @@ class Server:
 
     async def start(self) -> None:
         """Start it, and come back when it serves."""
-        for attempt in range(1, STARTS + 1):
-            running = serving(*self._arguments)
-            try:
-                self.process = await running.__aenter__()
-            except TimeoutError:  # a busy machine
-                if attempt == STARTS:
-                    raise
-            else:
-                self._running = running
-                return
+        running = serving(*self._arguments, START_S)
+        self.process = await running.__aenter__()
+        self._running = running
 
     async def kill(self) -> None:
         """Kill it as the kernel would."""

@@ -47,10 +47,10 @@ class Process:
         self.fulfillment = fulfillment_service_pb2_grpc.FulfillmentServiceStub(self._internal)
         self.metadata = (("authorization", f"Bearer {TOKEN}"),)
 
-    async def serving(self) -> None:
+    async def serving(self, bound_s: float = START_BOUND_S) -> None:
         """Wait until health says that it serves."""
         health = health_pb2_grpc.HealthStub(self._public)
-        async with asyncio.timeout(START_BOUND_S):
+        async with asyncio.timeout(bound_s):
             async for answer in health.Watch(health_pb2.HealthCheckRequest()):
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
@@ -102,7 +102,13 @@ class Process:
 
 @asynccontextmanager
 async def serving(
-    database_url: str, stripe_url: str, grpc_port: int = 0, *, folder: Path = ROOT, **more: str
+    database_url: str,
+    stripe_url: str,
+    grpc_port: int = 0,
+    *,
+    folder: Path = ROOT,
+    bound_s: float = START_BOUND_S,
+    **more: str,
 ) -> AsyncIterator[Process]:
     """Start the program of a folder on free ports, or on this one for callers, and give it once it serves; `more` are settings."""
     environment = os.environ | {
@@ -119,7 +125,7 @@ async def serving(
     }
     started = await asyncio.create_subprocess_exec(*_COMMAND, stderr=asyncio.subprocess.PIPE, env=environment, cwd=folder)
     try:
-        listening = await _line(started, "listening")
+        listening = await _line(started, "listening", bound_s)
     except BaseException:
         with suppress(ProcessLookupError):  # it may have ended by itself
             started.kill()
@@ -128,17 +134,17 @@ async def serving(
     draining = asyncio.create_task(_drain(started))
     process = Process(started, listening["grpc"], listening["internal"], listening["ops"], environment)
     try:
-        await process.serving()
+        await process.serving(bound_s)
         yield process
     finally:
         await process.close()
         await draining
 
 
-async def _line(process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
+async def _line(process: asyncio.subprocess.Process, event: str, bound_s: float) -> dict[str, Any]:
     """Read the log until a line with this event."""
     assert process.stderr is not None
-    async with asyncio.timeout(START_BOUND_S):
+    async with asyncio.timeout(bound_s):
         async for line in process.stderr:
             if line.startswith(b"{") and (entry := json.loads(line)).get("event") == event:
                 found: dict[str, Any] = entry

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file billing/v1/entitlement.proto.
  */
 export const file_billing_v1_entitlement: GenFile = /*@__PURE__*/
-  fileDesc("ChxiaWxsaW5nL3YxL2VudGl0bGVtZW50LnByb3RvEgpiaWxsaW5nLnYxIqUBCgtFbnRpdGxlbWVudBITCgtmZWF0dXJlX2tleRgBIAEoCRInCgV2YWx1ZRgCIAEoCzIYLmJpbGxpbmcudjEuRmVhdHVyZVZhbHVlEiIKBnNvdXJjZRgDIAEoCzISLmJpbGxpbmcudjEuU291cmNlEjQKEG5leHRfY2hhbmdlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIu0ECgZTb3VyY2USJQoEdHlwZRgBIAEoDjIXLmJpbGxpbmcudjEuU291cmNlLlR5cGUSJwoFc3RhdGUYAiABKA4yGC5iaWxsaW5nLnYxLlNvdXJjZS5TdGF0ZRIQCghwbGFuX2tleRgDIAEoCRIQCghxdWFudGl0eRgEIAEoAxIRCglzdHJpcGVfaWQYBSABKAkSHgoWc3RyaXBlX3N1YnNjcmlwdGlvbl9pZBgGIAEoCRIuCgpzdGFydF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXQoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASFQoRVFlQRV9ERUZBVUxUX1BMQU4QARIVChFUWVBFX1NVQlNDUklQVElPThACEhEKDVRZUEVfUFVSQ0hBU0UQAyL+AQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIQCgxTVEFURV9BQ1RJVkUQARISCg5TVEFURV9UUklBTElORxACEg8KC1NUQVRFX0dSQUNFEAMSEAoMU1RBVEVfRU5ESU5HEAQSGQoVU1RBVEVfUEVORElOR19QQVlNRU5UEAUSGQoVU1RBVEVfUEFZTUVOVF9PVkVSRFVFEAYSEAoMU1RBVEVfUEFVU0VEEAcSDwoLU1RBVEVfRU5ERUQQCBIUChBTVEFURV9VTlJFU09MVkVEEAkSEgoOU1RBVEVfUkVGVU5ERUQQChISCg5TVEFURV9ESVNQVVRFRBALIugBChZHZXRFbnRpdGxlbWVudHNSZXF1ZXN0EhkKC2N1c3RvbWVyX2lkGAEgASgJQgTiQQECEhoKDGZlYXR1cmVfa2V5cxgCIAMoCUIE4kEBARIaCgxtaW5fcmV2aXNpb24YAyABKANCBOJBAQESLAoZYWZ0ZXJfY2hlY2tvdXRfc2Vzc2lvbl9pZBgEIAEoCUIE4kEBAUgAiAEBEi8KBWFzX29mGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIE4kEBAUIcChpfYWZ0ZXJfY2hlY2tvdXRfc2Vzc2lvbl9pZCKMAwoXR2V0RW50aXRsZW1lbnRzUmVzcG9uc2USEwoLY3VzdG9tZXJfaWQYASABKAkSEAoIcmV2aXNpb24YAiABKAMSLQoMZW50aXRsZW1lbnRzGAMgAygLMhcuYmlsbGluZy52MS5FbnRpdGxlbWVudBIjCgdzb3VyY2VzGAQgAygLMhIuYmlsbGluZy52MS5Tb3VyY2USEQoJcGxhbl9rZXlzGAUgAygJEi0KCXJlYWRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoQbmV4dF9jaGFuZ2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPY2F0YWxvZ192ZXJzaW9uGAggASgJEjUKEGNoZWNrb3V0X291dGNvbWUYCSABKA4yGy5iaWxsaW5nLnYxLkNoZWNrb3V0T3V0Y29tZRIuCgpmYWN0c190aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJrChdDaGVja0VudGl0bGVtZW50UmVxdWVzdBIZCgtjdXN0b21lcl9pZBgBIAEoCUIE4kEBAhIZCgtmZWF0dXJlX2tleRgCIAEoCUIE4kEBAhIaCgxtaW5fcmV2aXNpb24YAyABKANCBOJBAQEi3AQKGENoZWNrRW50aXRsZW1lbnRSZXNwb25zZRIPCgdhbGxvd2VkGAEgASgIEicKBXZhbHVlGAIgASgLMhguYmlsbGluZy52MS5GZWF0dXJlVmFsdWUSOwoGcmVhc29uGAMgASgOMisuYmlsbGluZy52MS5DaGVja0VudGl0bGVtZW50UmVzcG9uc2UuUmVhc29uEiIKBnNvdXJjZRgEIAEoCzISLmJpbGxpbmcudjEuU291cmNlEi4KCnVudGlsX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXBsYW5fa2V5cxgGIAMoCRIQCghyZXZpc2lvbhgHIAEoAxItCglyZWFkX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhcKD2NhdGFsb2dfdmVyc2lvbhgJIAEoCRIuCgpmYWN0c190aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLXAQoGUmVhc29uEhYKElJFQVNPTl9VTlNQRUNJRklFRBAAEhAKDFJFQVNPTl9HSVZFThABEhkKFVJFQVNPTl9HSVZFTl9JTl9HUkFDRRACEhYKElJFQVNPTl9OT1RfSU5fUExBThADEhoKFlJFQVNPTl9QQVlNRU5UX09WRVJEVUUQBBIaChZSRUFTT05fUEVORElOR19QQVlNRU5UEAUSEQoNUkVBU09OX1BBVVNFRBAGEhMKD1JFQVNPTl9ESVNQVVRFRBAHEhAKDFJFQVNPTl9FTkRFRBAIIlkKG0JhdGNoR2V0RW50aXRsZW1lbnRzUmVxdWVzdBI6CghyZXF1ZXN0cxgBIAMoCzIiLmJpbGxpbmcudjEuR2V0RW50aXRsZW1lbnRzUmVxdWVzdEIE4kEBAiJWChxCYXRjaEdldEVudGl0bGVtZW50c1Jlc3BvbnNlEjYKCXJlc3BvbnNlcxgBIAMoCzIjLmJpbGxpbmcudjEuR2V0RW50aXRsZW1lbnRzUmVzcG9uc2UqoQIKD0NoZWNrb3V0T3V0Y29tZRIgChxDSEVDS09VVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASHQoZQ0hFQ0tPVVRfT1VUQ09NRV9FTlRJVExFRBABEiQKIENIRUNLT1VUX09VVENPTUVfUEVORElOR19QQVlNRU5UEAISHAoYQ0hFQ0tPVVRfT1VUQ09NRV9FWFBJUkVEEAMSHwobQ0hFQ0tPVVRfT1VUQ09NRV9TVElMTF9PUEVOEAQSIwofQ0hFQ0tPVVRfT1VUQ09NRV9QQVlNRU5UX0ZBSUxFRBAFEiEKHUNIRUNLT1VUX09VVENPTUVfTk9UX0VOVElUTEVEEAYSIAocQ0hFQ0tPVVRfT1VUQ09NRV9VTkNPTkZJUk1FRBAHYgZwcm90bzM", [file_billing_v1_plan, file_google_api_field_behavior, file_google_protobuf_timestamp]);
+  fileDesc("ChxiaWxsaW5nL3YxL2VudGl0bGVtZW50LnByb3RvEgpiaWxsaW5nLnYxIqUBCgtFbnRpdGxlbWVudBITCgtmZWF0dXJlX2tleRgBIAEoCRInCgV2YWx1ZRgCIAEoCzIYLmJpbGxpbmcudjEuRmVhdHVyZVZhbHVlEiIKBnNvdXJjZRgDIAEoCzISLmJpbGxpbmcudjEuU291cmNlEjQKEG5leHRfY2hhbmdlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrYFCgZTb3VyY2USJQoEdHlwZRgBIAEoDjIXLmJpbGxpbmcudjEuU291cmNlLlR5cGUSJwoFc3RhdGUYAiABKA4yGC5iaWxsaW5nLnYxLlNvdXJjZS5TdGF0ZRIQCghwbGFuX2tleRgDIAEoCRIQCghxdWFudGl0eRgEIAEoAxIRCglzdHJpcGVfaWQYBSABKAkSHgoWc3RyaXBlX3N1YnNjcmlwdGlvbl9pZBgGIAEoCRIuCgpzdGFydF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIZ3JhbnRfaWQYCSABKAkSEAoIb3ZlcnJpZGUYCiABKAgibQoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASFQoRVFlQRV9ERUZBVUxUX1BMQU4QARIVChFUWVBFX1NVQlNDUklQVElPThACEhEKDVRZUEVfUFVSQ0hBU0UQAxIOCgpUWVBFX0dSQU5UEAQikwIKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEAoMU1RBVEVfQUNUSVZFEAESEgoOU1RBVEVfVFJJQUxJTkcQAhIPCgtTVEFURV9HUkFDRRADEhAKDFNUQVRFX0VORElORxAEEhkKFVNUQVRFX1BFTkRJTkdfUEFZTUVOVBAFEhkKFVNUQVRFX1BBWU1FTlRfT1ZFUkRVRRAGEhAKDFNUQVRFX1BBVVNFRBAHEg8KC1NUQVRFX0VOREVEEAgSFAoQU1RBVEVfVU5SRVNPTFZFRBAJEhIKDlNUQVRFX1JFRlVOREVEEAoSEgoOU1RBVEVfRElTUFVURUQQCxITCg9TVEFURV9TQ0hFRFVMRUQQDCLoAQoWR2V0RW50aXRsZW1lbnRzUmVxdWVzdBIZCgtjdXN0b21lcl9pZBgBIAEoCUIE4kEBAhIaCgxmZWF0dXJlX2tleXMYAiADKAlCBOJBAQESGgoMbWluX3JldmlzaW9uGAMgASgDQgTiQQEBEiwKGWFmdGVyX2NoZWNrb3V0X3Nlc3Npb25faWQYBCABKAlCBOJBAQFIAIgBARIvCgVhc19vZhgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBOJBAQFCHAoaX2FmdGVyX2NoZWNrb3V0X3Nlc3Npb25faWQijAMKF0dldEVudGl0bGVtZW50c1Jlc3BvbnNlEhMKC2N1c3RvbWVyX2lkGAEgASgJEhAKCHJldmlzaW9uGAIgASgDEi0KDGVudGl0bGVtZW50cxgDIAMoCzIXLmJpbGxpbmcudjEuRW50aXRsZW1lbnQSIwoHc291cmNlcxgEIAMoCzISLmJpbGxpbmcudjEuU291cmNlEhEKCXBsYW5fa2V5cxgFIAMoCRItCglyZWFkX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKEG5leHRfY2hhbmdlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhcKD2NhdGFsb2dfdmVyc2lvbhgIIAEoCRI1ChBjaGVja291dF9vdXRjb21lGAkgASgOMhsuYmlsbGluZy52MS5DaGVja291dE91dGNvbWUSLgoKZmFjdHNfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiawoXQ2hlY2tFbnRpdGxlbWVudFJlcXVlc3QSGQoLY3VzdG9tZXJfaWQYASABKAlCBOJBAQISGQoLZmVhdHVyZV9rZXkYAiABKAlCBOJBAQISGgoMbWluX3JldmlzaW9uGAMgASgDQgTiQQEBIvMEChhDaGVja0VudGl0bGVtZW50UmVzcG9uc2USDwoHYWxsb3dlZBgBIAEoCBInCgV2YWx1ZRgCIAEoCzIYLmJpbGxpbmcudjEuRmVhdHVyZVZhbHVlEjsKBnJlYXNvbhgDIAEoDjIrLmJpbGxpbmcudjEuQ2hlY2tFbnRpdGxlbWVudFJlc3BvbnNlLlJlYXNvbhIiCgZzb3VyY2UYBCABKAsyEi5iaWxsaW5nLnYxLlNvdXJjZRIuCgp1bnRpbF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwbGFuX2tleXMYBiADKAkSEAoIcmV2aXNpb24YByABKAMSLQoJcmVhZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIXCg9jYXRhbG9nX3ZlcnNpb24YCSABKAkSLgoKZmFjdHNfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi7gEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIQCgxSRUFTT05fR0lWRU4QARIZChVSRUFTT05fR0lWRU5fSU5fR1JBQ0UQAhIWChJSRUFTT05fTk9UX0lOX1BMQU4QAxIaChZSRUFTT05fUEFZTUVOVF9PVkVSRFVFEAQSGgoWUkVBU09OX1BFTkRJTkdfUEFZTUVOVBAFEhEKDVJFQVNPTl9QQVVTRUQQBhITCg9SRUFTT05fRElTUFVURUQQBxIQCgxSRUFTT05fRU5ERUQQCBIVChFSRUFTT05fT1ZFUlJJRERFThAJIlkKG0JhdGNoR2V0RW50aXRsZW1lbnRzUmVxdWVzdBI6CghyZXF1ZXN0cxgBIAMoCzIiLmJpbGxpbmcudjEuR2V0RW50aXRsZW1lbnRzUmVxdWVzdEIE4kEBAiJWChxCYXRjaEdldEVudGl0bGVtZW50c1Jlc3BvbnNlEjYKCXJlc3BvbnNlcxgBIAMoCzIjLmJpbGxpbmcudjEuR2V0RW50aXRsZW1lbnRzUmVzcG9uc2UqoQIKD0NoZWNrb3V0T3V0Y29tZRIgChxDSEVDS09VVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASHQoZQ0hFQ0tPVVRfT1VUQ09NRV9FTlRJVExFRBABEiQKIENIRUNLT1VUX09VVENPTUVfUEVORElOR19QQVlNRU5UEAISHAoYQ0hFQ0tPVVRfT1VUQ09NRV9FWFBJUkVEEAMSHwobQ0hFQ0tPVVRfT1VUQ09NRV9TVElMTF9PUEVOEAQSIwofQ0hFQ0tPVVRfT1VUQ09NRV9QQVlNRU5UX0ZBSUxFRBAFEiEKHUNIRUNLT1VUX09VVENPTUVfTk9UX0VOVElUTEVEEAYSIAocQ0hFQ0tPVVRfT1VUQ09NRV9VTkNPTkZJUk1FRBAHYgZwcm90bzM", [file_billing_v1_plan, file_google_api_field_behavior, file_google_protobuf_timestamp]);
 
 /**
  * What one customer may use of one feature, and why.
@@ -80,7 +80,7 @@ export type Source = Message<"billing.v1.Source"> & {
   state: Source_State;
 
   /**
-   * The plan it gives. Empty when STATE_UNRESOLVED.
+   * The plan it gives. Empty when STATE_UNRESOLVED, and for a grant of a single feature.
    *
    * @generated from field: string plan_key = 3;
    */
@@ -94,7 +94,8 @@ export type Source = Message<"billing.v1.Source"> & {
   quantity: bigint;
 
   /**
-   * Stripe's id of what was bought: a subscription item "si_…", or a checkout session "cs_…". Empty for the default plan.
+   * Stripe's id of what was bought: a subscription item "si_…", or a checkout session "cs_…". Empty for the default plan and
+   * for grants.
    *
    * @generated from field: string stripe_id = 5;
    */
@@ -120,6 +121,20 @@ export type Source = Message<"billing.v1.Source"> & {
    * @generated from field: google.protobuf.Timestamp end_time = 8;
    */
   endTime?: Timestamp | undefined;
+
+  /**
+   * The service's id of the grant, "grant_…", for TYPE_GRANT.
+   *
+   * @generated from field: string grant_id = 9;
+   */
+  grantId: string;
+
+  /**
+   * Whether it is a grant that counts instead of every other source, for the features that it names.
+   *
+   * @generated from field: bool override = 10;
+   */
+  override: boolean;
 };
 
 /**
@@ -162,6 +177,13 @@ export enum Source_Type {
    * @generated from enum value: TYPE_PURCHASE = 3;
    */
   PURCHASE = 3,
+
+  /**
+   * Given by hand: a plan, or a single feature.
+   *
+   * @generated from enum value: TYPE_GRANT = 4;
+   */
+  GRANT = 4,
 }
 
 /**
@@ -205,7 +227,7 @@ export enum Source_State {
   GRACE = 3,
 
   /**
-   * Live until end_time, and then over: it was cancelled, or was bought for a duration.
+   * Live until end_time, and then over: it was cancelled, or was bought or given for a duration.
    *
    * @generated from enum value: STATE_ENDING = 4;
    */
@@ -240,7 +262,7 @@ export enum Source_State {
   ENDED = 8,
 
   /**
-   * Its price belongs to no plan of the catalog. Gives nothing until it does.
+   * Its price belongs to no plan of the catalog, or what was granted is not in it. Gives nothing until it does.
    *
    * @generated from enum value: STATE_UNRESOLVED = 9;
    */
@@ -261,6 +283,13 @@ export enum Source_State {
    * @generated from enum value: STATE_DISPUTED = 11;
    */
   DISPUTED = 11,
+
+  /**
+   * Given from start_time on, which is to come. Gives nothing yet.
+   *
+   * @generated from enum value: STATE_SCHEDULED = 12;
+   */
+  SCHEDULED = 12,
 }
 
 /**
@@ -492,7 +521,7 @@ export type CheckEntitlementResponse = Message<"billing.v1.CheckEntitlementRespo
 
   /**
    * Where it is not allowed: the plans for sale that would give it, in the catalog's order. Where it is an integer that is
-   * allowed: those that would give more.
+   * allowed: those that would give more. Empty while a grant overrides it.
    *
    * @generated from field: repeated string plan_keys = 6;
    */
@@ -602,6 +631,13 @@ export enum CheckEntitlementResponse_Reason {
    * @generated from enum value: REASON_ENDED = 8;
    */
   ENDED = 8,
+
+  /**
+   * A grant by hand counts instead of everything else, and does not give it; nothing that is bought changes that.
+   *
+   * @generated from enum value: REASON_OVERRIDDEN = 9;
+   */
+  OVERRIDDEN = 9,
 }
 
 /**
