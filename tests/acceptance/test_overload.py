@@ -1,27 +1,21 @@
-"""More than the programs take at once: they refuse early, stay alive and small, and go on as soon as they can."""
+"""More than the service takes at once: it refuses early, stays alive and small, and goes on as soon as it can."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import aiohttp
 import grpc
 import psycopg
 from billing.v1 import entitlement_pb2
 
 from billing_service.rpc.guard import CALLS_OF_ONE
-from tests import stripe_events
 from tests.acceptance.world import World, eventually
-from webhook_gateway.inflight import MAX_IN_FLIGHT
 
 BEYOND = 200  # how many more there are than the programs take at once
 REFUSALS = 200  # while nothing can be done
-PADDING = b" " * 8_192  # Stripe's events have 4 to 100 KB
 MOST_BYTES = 512 * 1024 * 1024  # what Compose and Kubernetes give a program
 PAUSE_S = 0.2  # before one comes again; without it the flood would only measure itself
 LIMIT_S = 180  # for anything that a test waits for
@@ -99,48 +93,3 @@ async def test_calls_beyond_the_bound_are_refused_at_once_and_the_service_goes_o
     assert most < MOST_BYTES
     assert set(flood.told) <= {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
     assert await eventually(lambda: read(0), lambda told: told == "OK")
-
-
-async def test_webhooks_beyond_the_bound_are_refused_at_once_and_none_that_was_acknowledged_is_lost(
-    world: World,
-) -> None:
-    """More come than the gateway takes, while the database stands still: 503 at once for what is beyond, and Stripe comes again.
-
-    The gateway stays alive and within the memory that it is given; afterwards every event is taken, once.
-    """
-    events = [_event(number) for number in range(MAX_IN_FLIGHT + BEYOND)]
-    acknowledged: set[str] = set()
-    # Without the bound that a client has for connections.
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-
-        async def send(number: int) -> str:
-            event_id, body = events[number]
-            url = f"{world.addresses['gateway']}/webhooks/stripe"
-            try:
-                async with http.post(url, data=body, headers=signatures[number]) as response:
-                    answer = await response.json()
-            except aiohttp.ClientConnectionError:  # the kernel refuses where more come at once than it queues
-                return "no connection"
-            if response.status == 200:
-                acknowledged.add(event_id)
-                return "200"
-            return f"{response.status} {answer['error']['code']}"
-
-        signatures = [world.signed(body) for _, body in events]
-        flood = Flood()
-        most = await stand_still(world, flood, len(events), send, "503 overloaded", ("gateway", "gateway_ops"))
-        assert most < MOST_BYTES
-        assert set(flood.told) <= {"200", "503 overloaded", "503 not_available", "408 body_timeout", "no connection"}
-        signatures = [world.signed(body) for _, body in events]
-        for number in range(50):
-            await eventually(lambda number=number: send(number), lambda told: told == "200")  # type: ignore[misc]  # mypy does not infer the default
-    recorded = world.recorded_event_ids()
-    assert len(recorded) == len(set(recorded))
-    assert acknowledged <= set(recorded)
-
-
-def _event(number: int) -> tuple[str, bytes]:
-    """Give an event whose customer cannot be written while the database stands still."""
-    body = stripe_events.purchase(f"flood-{number}", int(time.time()))[0]
-    body = body.replace(b'"billing_deployment": "default"', b'"billing_deployment": "sandbox"')
-    return json.loads(body)["id"], body + PADDING
