@@ -200,7 +200,7 @@ async def test_a_grant_is_given_counts_and_is_revoked(world: World, operator: Op
     assert operator.done("grants", "list", "--customer", customer_id, "--json").rows == []
     every = operator.done("grants", "list", "--customer", customer_id, "--all", "--json")
     assert every.row["revoke_reason"] == "ticket 2"
-    assert operator.call("grants", "revoke", "grant_nobody", "--because", "x", "--yes").code == 3
+    assert operator.call("grants", "revoke", f"grant_{'0' * 32}", "--because", "x", "--yes").code == 3
 
 
 async def test_a_request_id_is_carried_out_once(operator: Operator, customer_id: str) -> None:
@@ -222,7 +222,7 @@ async def test_an_override_may_take_away_and_asks_first(world: World, operator: 
 
     code, seen = await operator.at_terminal(*override, typed="nonsense")
     assert (code, "Nothing was done" in seen, await projects()) == (6, True, 50)
-    code, seen = await operator.at_terminal(*override, typed="yes")
+    code, seen = await operator.at_terminal(*override, typed="yes", columns=200)
     assert (code, "instead: projects = 1" in seen, await projects()) == (0, True, 1)
 
 
@@ -235,7 +235,7 @@ async def test_an_override_may_take_away_and_asks_first(world: World, operator: 
         (("--feature", "projects=99999999999999999999"), "larger"),
         (("--feature", "projects=1", "--quantity", "2"), "--quantity"),
         (("--plan", "pro", "--until", "soon"), "as 4d"),
-        (("--feature", "projetcs=1"), "projetcs"),
+        (("--feature", "projetcs=1"), "not a feature of the catalog"),
     ],
 )
 async def test_what_cannot_be_given_is_named(

@@ -46,7 +46,17 @@ def runs_table(found: Sequence[ReconcileRun], now: datetime) -> RenderableType:
         return (str(run.run_id), scope_word(run), _state(run), *map(str, counts), *begun)
 
     is_recorded = any(run.HasField("create_time") for run in found)  # a run that is told while it goes has no time yet
-    columns = ("run", "what", "is", "found", "repaired", "failed", "drift", "denied", *(("begun",) if is_recorded else ()))
+    columns = (
+        "run",
+        "what",
+        "is",
+        "found",
+        "repaired",
+        "failed",
+        "drift",
+        "denied",
+        *(("begun",) if is_recorded else ()),
+    )
     return screen.table(*columns, rows=map(row, found), keep=columns[:-1])
 
 
