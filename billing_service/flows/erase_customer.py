@@ -21,7 +21,7 @@ from billing_service.domain.operator import Order
 from billing_service.flows.operator_request import Asked, once
 from billing_service.storage import customers, erasures, events, grants, operator_requests, quarantine, stripe_customers
 from billing_service.storage.database import Connection, Database, UnwritableError
-from billing_service.storage.erasures import LOOKED_AT, Erasure
+from billing_service.storage.erasures import Erasure
 
 ANSWER_S: Final = 3.0  # of looking through bodies before the answer; a small installation is done by then
 PAUSE_S: Final = 0.02  # between two batches, so that nobody who works notices
@@ -91,7 +91,9 @@ class EraseCustomer:
         after = ""
         while batch := await self._database.run(lambda c, after=after: erasures.done(c, after, MOST_CUSTOMERS)):  # type: ignore[misc]  # bound now
             for customer_id in batch:
-                await self._by_key(customer_id, await self._marks(customer_id))
+                marks = await self._marks(customer_id)
+                await self._by_key(customer_id, marks)
+                await self._quarantine(customer_id, marks)
             after = batch[-1]
 
     async def _begin(self, connection: Connection, customer_id: str) -> _Begun:
@@ -101,6 +103,7 @@ class EraseCustomer:
         await customers.lock(connection, [customer_id])
         body = await customers.erase_stripe_request(connection, customer_id)
         reasons = await grants.erase_reasons(connection, customer_id)
+        # Requests that are committed: nobody holds those but another erasing of this customer, who waits for the customer's lock.
         reasons += await operator_requests.erase_reasons(connection, customer_id)
         await erasures.begin(connection, customer_id, self._now(), stripe_customer_body=body, reasons=reasons)
         return _Begun(customer_id)
@@ -143,7 +146,7 @@ class EraseCustomer:
 
         async def look(connection: Connection, after: str) -> str | None:
             erasures.lock(connection, customer_id)
-            last, gone = await quarantine.erase(connection, needles, after, LOOKED_AT)
+            last, gone = await quarantine.erase(connection, needles, after, erasures.LOOKED_AT)
             await erasures.count(connection, customer_id, quarantined_events=gone)
             return last
 
@@ -151,8 +154,8 @@ class EraseCustomer:
             after = await self._database.run(lambda c, after=after: look(c, after))  # type: ignore[misc]  # bound now
 
     async def _drain(self, work: Callable[[Connection], Awaitable[int]]) -> None:
-        emptied = LOOKED_AT
-        while emptied == LOOKED_AT:
+        emptied = erasures.LOOKED_AT
+        while emptied == erasures.LOOKED_AT:
             emptied = await self._database.run(work)
             await asyncio.sleep(PAUSE_S)
 

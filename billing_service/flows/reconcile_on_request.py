@@ -10,7 +10,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from billing_service.domain.errors import OverloadedError, StripeRefusedError, StripeUnavailableError
+from billing_service.domain.errors import (
+    OverloadedError,
+    RequestInProgressError,
+    StripeRefusedError,
+    StripeUnavailableError,
+)
 from billing_service.domain.operator import Order
 from billing_service.flows.operator_request import Asked, answered, keep
 from billing_service.flows.reconcile import KEPT_S, Reconcile
@@ -70,7 +75,7 @@ class ReconcileOnRequest:
         self._events = events
         self._objects = objects
         self._now = now
-        self._under_way = 0
+        self._under_way: list[ReconcileWish] = []
 
     async def __call__(self, order: Order, wish: ReconcileWish) -> AsyncGenerator[Step]:
         """Run, and tell each step. Closed by whoever listens, the run is recorded as stopped, and the next call goes on with it.
@@ -78,6 +83,7 @@ class ReconcileOnRequest:
         Raises:
             StripeUnavailableError: Stripe does not answer; the run is recorded as failed.
             StripeRefusedError: Stripe refuses; likewise.
+            RequestInProgressError: somebody goes through the same in this process; two would write into one run.
             OverloadedError: as many as may be are under way.
             RequestIdReusedError: the request id was used for something else.
         """
@@ -87,9 +93,11 @@ class ReconcileOnRequest:
             for run_id in before.run_ids:
                 yield Step(await self._recorded(run_id), ended=True)
             return
-        if self._under_way >= AT_ONCE:
+        if any(_overlap(one, wish) for one in self._under_way):
+            raise RequestInProgressError
+        if len(self._under_way) >= AT_ONCE:
             raise OverloadedError
-        self._under_way += 1
+        self._under_way.append(wish)
         try:
             run_ids: list[int] = []
             for one in self._chosen(wish):
@@ -99,7 +107,7 @@ class ReconcileOnRequest:
                         run_ids += [step.run.run_id] if step.ended else []
             await self._database.run(lambda connection: keep(connection, asked, _Ended(tuple(run_ids))))
         finally:
-            self._under_way -= 1
+            self._under_way.remove(wish)
 
     def _chosen(self, wish: ReconcileWish) -> Sequence[Callable[[Progress], Awaitable[Run]]]:
         match wish.wanted:
@@ -121,6 +129,12 @@ class ReconcileOnRequest:
         if found is None:
             raise LookupError("a run that ended is not there")
         return found.run
+
+
+def _overlap(one: ReconcileWish, other: ReconcileWish) -> bool:
+    """Whether two would go on with the same run. Those of one customer each begin one of their own."""
+    walks = [wish.wanted for wish in (one, other) if wish.wanted is not Wanted.CUSTOMER]
+    return len(walks) == 2 and (walks[0] is walks[1] or Wanted.EVERYTHING in walks)
 
 
 async def _told(work: Callable[[Progress], Awaitable[Run]]) -> AsyncGenerator[Step]:

@@ -112,7 +112,7 @@ _ERASE = sa.text("""
     UPDATE customers
     SET stripe_customer_request = CASE WHEN stripe_customer_id IS NULL THEN stripe_customer_request - 'email' ELSE '{}' END
     WHERE customer_id = :customer_id AND stripe_customer_request IS NOT NULL AND stripe_customer_request <> '{}'
-      AND (stripe_customer_id IS NOT NULL OR jsonb_exists(stripe_customer_request, 'email'))
+      AND (stripe_customer_id IS NOT NULL OR stripe_customer_request ? 'email')
 """)
 
 

@@ -55,7 +55,7 @@ _REBIND = sa.text("""
 _BINDINGS = sa.text("""
     SELECT s.stripe_customer_id, s.bind_time, s.stripe_customer_id IS NOT DISTINCT FROM c.stripe_customer_id AS current
     FROM stripe_customers AS s JOIN customers AS c ON c.customer_id = s.customer_id
-    WHERE s.customer_id = :customer_id ORDER BY s.bind_time, s.stripe_customer_id LIMIT :most
+    WHERE s.customer_id = :customer_id ORDER BY s.bind_time DESC, s.stripe_customer_id DESC LIMIT :most
 """)
 MOST_BINDINGS = 1_000  # that are shown of one customer
 
@@ -84,9 +84,9 @@ def rebind(connection: Connection, stripe_customer_id: str, customer_id: str) ->
 
 
 async def bindings(connection: Connection, customer_id: str) -> Sequence[Binding]:
-    """Give the Stripe customers of a customer, in the order in which they were bound."""
+    """Give the Stripe customers of a customer, in the order in which they were bound; the last ones where there are many."""
     result = await connection.execute(_BINDINGS, {"customer_id": customer_id, "most": MOST_BINDINGS})
-    return [Binding(row.stripe_customer_id, row.bind_time, row.current) for row in result]
+    return [Binding(row.stripe_customer_id, row.bind_time, row.current) for row in result][::-1]
 
 
 def of_customers(connection: Connection, customer_ids: Collection[str]) -> Answer[Mapping[str, str]]:

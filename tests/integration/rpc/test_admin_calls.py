@@ -28,6 +28,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from billing_service.access import Credentials, Identity, Role
 from billing_service.domain.checkout import CheckoutRequest
+from billing_service.flows import erase_customer
 from billing_service.flows.change_grants import ChangeGrants
 from billing_service.flows.close_finding import CloseFinding
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
@@ -45,6 +46,7 @@ from billing_service.rpc.admin_servicer import AdminFlows, AdminServicer
 from billing_service.rpc.guard import Gate
 from billing_service.rpc.roles import declared_roles
 from billing_service.rpc.server import ADMIN_SERVICE, internal_listener, public_listener
+from billing_service.storage import erasures
 from billing_service.storage import events as event_rows
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
 from tests.integration.rpc.wire import Fulfills, error_info, listening
@@ -548,6 +550,9 @@ async def test_a_run_that_is_stopped_says_so_and_the_next_one_goes_on(office: Of
     reading = asyncio.create_task(read(call))
     async with asyncio.timeout(BOUND_S):
         await arrived.wait()
+    for scope in (_Run.SCOPE_EVENTS, _Run.SCOPE_EVERYTHING):  # two would write into one run
+        second = office.Reconcile(reconcile_pb2.ReconcileRequest(**asked(scope=scope)))
+        assert await office.refused(read(second)) == "REQUEST_IN_PROGRESS"
     call.cancel()
     await asyncio.wait({reading})
     async with asyncio.timeout(BOUND_S):
@@ -623,6 +628,27 @@ async def test_what_comes_after_an_erasure_is_emptied_too_and_asking_again_count
     assert (again.state, again.event_bodies) == (customer_pb2.Erasure.STATE_DONE, first.event_bodies + 1)
     missing = customer_pb2.EraseCustomerRequest(**asked(customer_id="nobody"))
     assert await office.refused(office.EraseCustomer(missing)) == "CUSTOMER_NOT_FOUND"
+
+
+async def test_an_erasing_that_is_not_done_with_the_answer_goes_on_in_the_service(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase_customer, "ANSWER_S", 0.0)
+    monkeypatch.setattr(erasures, "LOOKED_AT", 2)
+    world = office.world  # noqa: F811 - the same
+    await office.bought("ann", "ben")
+    begun = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    assert begun.state == customer_pb2.Erasure.STATE_RUNNING
+    going_on = asyncio.create_task(office.erase.run())
+    async with asyncio.timeout(BOUND_S):
+        while world.sql("SELECT 1 FROM erasures WHERE done_time IS NULL"):  # noqa: ASYNC110 - the task's own
+            await asyncio.sleep(0.05)
+    going_on.cancel()
+    await asyncio.wait({going_on})
+    for name, some in (("ann", False), ("ben", True)):
+        cus = world.sql(f"SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = '{name}'")[0][0]  # noqa: S608 - of this test
+        named = f"position('{cus}' IN convert_from(payload, 'UTF8')) > 0"
+        assert world.sql(f"SELECT count(*) > 0 FROM stripe_events WHERE {named}") == [(some,)]  # noqa: S608 - likewise
 
 
 def test_the_service_has_a_role_on_every_method_and_it_is_the_admins() -> None:

@@ -80,7 +80,7 @@ STATEMENTS = (
     """,
     """
     CREATE TRIGGER customers_keep_grants BEFORE UPDATE OF facts ON customers FOR EACH ROW
-    WHEN (NOT jsonb_exists(NEW.facts, 'grants') AND jsonb_exists(OLD.facts, 'grants'))
+    WHEN (NOT NEW.facts ? 'grants' AND OLD.facts ? 'grants')
     EXECUTE FUNCTION customers_keep_grants()
     """,
 )

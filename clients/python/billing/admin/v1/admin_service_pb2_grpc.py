@@ -224,8 +224,8 @@ class AdminServiceServicer:
         the next call for the same scope goes on where it was, on any server (SCOPE_CUSTOMER begins anew, it is short). A run in which
         anything failed is told as failed, never as complete.
 
-        Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); the run is
-        recorded as failed then, and can be gone on with.
+        Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), ABORTED (REQUEST_IN_PROGRESS: the same scope is being gone through), FAILED_PRECONDITION
+        (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); after the last two the run is recorded as failed, and can be gone on with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

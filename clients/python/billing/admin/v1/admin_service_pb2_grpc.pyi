@@ -101,8 +101,8 @@ class AdminServiceStub:
     the next call for the same scope goes on where it was, on any server (SCOPE_CUSTOMER begins anew, it is short). A run in which
     anything failed is told as failed, never as complete.
 
-    Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); the run is
-    recorded as failed then, and can be gone on with.
+    Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), ABORTED (REQUEST_IN_PROGRESS: the same scope is being gone through), FAILED_PRECONDITION
+    (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); after the last two the run is recorded as failed, and can be gone on with.
     """
     GetReconcileRun: _grpc.UnaryUnaryMultiCallable[_reconcile_pb2.GetReconcileRunRequest, _reconcile_pb2.GetReconcileRunResponse]
     """Says how a run stands, as it was last recorded. No side effects; safe to retry.
@@ -190,8 +190,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     the next call for the same scope goes on where it was, on any server (SCOPE_CUSTOMER begins anew, it is short). A run in which
     anything failed is told as failed, never as complete.
 
-    Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); the run is
-    recorded as failed then, and can be gone on with.
+    Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), ABORTED (REQUEST_IN_PROGRESS: the same scope is being gone through), FAILED_PRECONDITION
+    (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); after the last two the run is recorded as failed, and can be gone on with.
     """
     GetReconcileRun: _aio.UnaryUnaryMultiCallable[_reconcile_pb2.GetReconcileRunRequest, _reconcile_pb2.GetReconcileRunResponse]  # type: ignore[assignment]
     """Says how a run stands, as it was last recorded. No side effects; safe to retry.
@@ -342,8 +342,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         the next call for the same scope goes on where it was, on any server (SCOPE_CUSTOMER begins anew, it is short). A run in which
         anything failed is told as failed, never as complete.
 
-        Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); the run is
-        recorded as failed then, and can be gone on with.
+        Errors: ALREADY_EXISTS (REQUEST_ID_REUSED), ABORTED (REQUEST_IN_PROGRESS: the same scope is being gone through), FAILED_PRECONDITION
+        (STRIPE_REFUSED), UNAVAILABLE (STRIPE_UNAVAILABLE); after the last two the run is recorded as failed, and can be gone on with.
         """
 
     @_abc_1.abstractmethod
