@@ -125,7 +125,9 @@ def _shown(path: Path) -> str:
 def _operator(stack: Stack, plan: Plan) -> str:
     """Give the start of an operator's command line; with the default ports it needs no address."""
     where = stack.addresses()
-    elsewhere = "" if plan.ports == Ports() else f" --target {where['internal']} --ops {where['ops'].partition('//')[2]}"
+    elsewhere = (
+        "" if plan.ports == Ports() else f" --target {where['internal']} --ops {where['ops'].partition('//')[2]}"
+    )
     billing = _shown(Path(sys.executable).with_name("billing"))
     return f"{billing} --token-file {_shown(plan.folder / 'admin_token')}{elsewhere}"
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from billing_cli.program import app
+from typer.testing import CliRunner
+
 from tests.acceptance.world import ROOT
 
 _LIMIT_S = 60.0
@@ -85,7 +88,7 @@ class Operator:
         )
 
     async def run(self, *words: str) -> Ran:
-        """Run a command without a terminal; it never ends in a traceback."""
+        """Run a command as a process, without a terminal; it never ends in a traceback."""
         process = await self.start(*words)
         async with asyncio.timeout(_LIMIT_S):
             out, said = await process.communicate()
@@ -93,9 +96,17 @@ class Operator:
         assert b"Traceback" not in said, said.decode()
         return Ran(process.returncode, out.decode(), said.decode())
 
-    async def done(self, *words: str) -> Ran:
+    def call(self, *words: str) -> Ran:
+        """Run a command in this process, which saves the time to start one: the service, and the way to it, are the real ones."""
+        known = {name: value for name, value in self.environment.items() if name.startswith("BILLING_ADMIN_")}
+        absent = dict.fromkeys(name for name in os.environ if name.startswith("BILLING_ADMIN_"))
+        ran = CliRunner().invoke(app, words, prog_name="billing", env={**absent, **known})
+        assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
+        return Ran(ran.exit_code, ran.stdout, ran.stderr)
+
+    def done(self, *words: str) -> Ran:
         """Run a command that has to succeed."""
-        ran = await self.run(*words)
+        ran = self.call(*words)
         assert ran.code == 0, (words, ran)
         return ran
 

@@ -52,12 +52,12 @@ async def test_ctrl_c_stops_a_reconciliation_and_the_same_command_goes_on_where_
         assert (stopped.code, "goes on where it was" in stopped.said) == (130, True)
 
         async def last_run() -> dict[str, Any]:
-            found: dict[str, Any] = (await operator.done("runs", "list", "--limit", "1", "--json")).row
+            found: dict[str, Any] = (operator.done("runs", "list", "--limit", "1", "--json")).row
             return found
 
         first = await eventually(last_run, lambda run: run["state"] != "STATE_RUNNING")
         assert first["state"] == "STATE_STOPPED"
-        second = (await operator.done(*command)).row
+        second = (operator.done(*command)).row
         assert (second["state"], second["failed"]) == ("STATE_COMPLETE", "0")
         assert second["start_time"] > first["start_time"]  # what was done is not done again
         assert (await reckon(stage, parse_catalog(CATALOG_TEXT), epoch.customer_ids)).differing == {}

@@ -37,7 +37,7 @@ def test_the_wheels_alone_give_a_command_that_says_what_to_do(tmp_path: Path) ->
     assert (ran.returncode, "No service answers at 127.0.0.1:9" in ran.stderr) == (5, True), ran
     assert all(str(wheel) in ran.stdout for wheel in wheels)
 
-    about = PathDistribution(ZipPath(wheels[0], "billing_cli-0.1.0.dist-info/"))  # type: ignore[arg-type]  # it reads as a path
+    about = PathDistribution(ZipPath(wheels[0], "billing_cli-0.1.0.dist-info/"))
     assert {Requirement(line).name for line in about.requires or ()} == {
         "billing-client",
         "grpcio",

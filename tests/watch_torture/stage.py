@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -35,13 +36,13 @@ class Server:
     def __init__(self, database_url: str, port: int, settings: Mapping[str, str]) -> None:
         """Nothing runs before `start`."""
         self.address = f"127.0.0.1:{port}"
-        self._arguments = (database_url, NOWHERE, port, settings)
+        self._serving = partial(serving, database_url, NOWHERE, port, bound_s=START_S, **settings)
         self._running: AbstractAsyncContextManager[Process] | None = None
         self.process: Process | None = None
 
     async def start(self) -> None:
         """Start it, and come back when it serves."""
-        running = serving(*self._arguments, START_S)
+        running = self._serving()
         self.process = await running.__aenter__()
         self._running = running
 

@@ -44,6 +44,10 @@ def _head(customer: Customer, now: datetime) -> RenderableType:
         ("known since", known or Text("never heard of: has what everybody has", style="yellow")),
         ("erased", screen.moment(customer.erase_time, now)),
         ("changes next", screen.moment(held.next_change_time, now, "not by time")),
+        (
+            "findings",
+            Text(f"{len(customer.findings)} open, see below", style="bold yellow") if customer.findings else "",
+        ),
         ("as of", f"{now:%Y-%m-%d %H:%M:%S}Z, catalog {held.catalog_version[:12]}"),
     ]
     return screen.facts(pairs)
@@ -77,14 +81,14 @@ def _bindings(customer: Customer, now: datetime) -> RenderableType | None:
         return one.stripe_customer_id, use, screen.moment(one.bind_time, now)
 
     bindings = customer.stripe_bindings
-    return screen.table("id", "", "bound", rows=map(row, bindings), keep=["id"]) if bindings else None
+    return screen.table("id", "use", "bound", rows=map(row, bindings), keep=["id"]) if bindings else None
 
 
 def _intents(customer: Customer, now: datetime) -> RenderableType | None:
     def row(one: OpenIntent) -> tuple[RenderableType, ...]:
         what = f"buying {one.plan_key}" if one.kind == OpenIntent.KIND_CHECKOUT else one.operation.replace("_", " ")
         about = one.checkout_session_id or one.stripe_subscription_id or one.intent_id
-        return what, one.state, about, screen.moment(one.create_time, now), screen.moment(one.expire_time, now, "–")
+        return what, one.state, about, screen.age(one.create_time, now), screen.age(one.expire_time, now)
 
     rows = map(row, customer.open_intents)
     return screen.table("what", "is", "id", "since", "until", rows=rows) if customer.open_intents else None

@@ -116,10 +116,11 @@ def events_table(events: Sequence[event_pb2.Event], now: datetime) -> Renderable
     """Give events as a table."""
 
     def row(one: event_pb2.Event) -> tuple[RenderableType, ...]:
-        received = screen.moment(one.receive_time, now)
-        return one.event_id, one.type, one.object_id, _outcome(one), received
+        about = Text(screen.plain(one.type)).append(screen.plain(f"\n{one.object_id}"), style="dim")
+        return one.event_id, about, _outcome(one), screen.age(one.receive_time, now)
 
-    return screen.table("event", "type", "object", "became", "received", rows=map(row, events), keep=["event"])
+    columns = ("event", "type and object", "became", "received")
+    return screen.table(*columns, rows=map(row, events), keep=["event", "became", "received"])
 
 
 def _outcome(event: event_pb2.Event) -> Text:

@@ -80,7 +80,8 @@ def explain(error: BillingError, target: str) -> Iterator[str]:
 def _refused(error: BillingError) -> Iterator[str]:
     yield error.message or error.reason or error.code.name
     for field, problem in error.violations.items():
-        yield f"  {field}: {problem}"
+        if problem not in error.message:
+            yield f"  {field}: {problem}"
     if error.code is grpc.StatusCode.UNIMPLEMENTED:
         yield _UNIMPLEMENTED
     elif error.reason in _TO_DO:

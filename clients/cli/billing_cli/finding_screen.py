@@ -26,7 +26,7 @@ def findings_table(findings: Sequence[Finding], now: datetime) -> RenderableType
 def _row(one: Finding, now: datetime) -> tuple[RenderableType, ...]:
     kind = Finding.Kind.Name(one.kind).removeprefix("KIND_").lower()
     closed = one.HasField("close_time")
-    found = screen.moment(one.update_time, now) + (f"\nclosed {screen.moment(one.close_time, now)}" if closed else "")
+    found = screen.age(one.update_time, now) + (f"\nclosed {screen.age(one.close_time, now)}" if closed else "")
     detail = ", ".join(f"{name}: {_value(value)}" for name, value in sorted(MessageToDict(one.detail).items()))
     return Text(kind, style="dim" if closed else "bold yellow"), one.subject, one.customer_id or "–", found, detail
 

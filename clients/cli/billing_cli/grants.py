@@ -24,7 +24,7 @@ from billing_cli import screen
 from billing_cli.connection import Service
 from billing_cli.failures import UsageError
 from billing_cli.options import Actor, AsJson, Because, CustomerId, Limit, Moment, RequestId, Yes, confirm, moment, more
-from billing_cli.words import feature_value
+from billing_cli.words import given
 
 MAX_INTEGER: Final = 2**63 - 1
 
@@ -202,7 +202,7 @@ def _table(grants: Sequence[Grant], now: datetime) -> RenderableType:
     def row(one: Grant) -> tuple[RenderableType, ...]:
         state = screen.word(Source.State.Name(one.state), "STATE_")
         live = one.state in {Source.STATE_ACTIVE, Source.STATE_ENDING}
-        ends = screen.moment(one.revoke_time, now) or screen.moment(one.expire_time, now, "never by itself")
+        ends = screen.age(one.revoke_time, now, "") or screen.age(one.expire_time, now, "never by itself")
         who = f"{one.actor}: {one.reason}" + (
             f"\nrevoked by {one.revoke_actor}: {one.revoke_reason}" if one.revoke_actor else ""
         )
@@ -212,11 +212,3 @@ def _table(grants: Sequence[Grant], now: datetime) -> RenderableType:
     return screen.table(
         "grant", "customer", "gives", "is", "ends", "who and why", rows=map(row, grants), keep=["grant"]
     )
-
-
-def given(grant: Grant) -> str:
-    """Say what a grant gives, and how it stands with the rest."""
-    mode = "instead: " if grant.mode == Grant.MODE_OVERRIDE else ""
-    if grant.WhichOneof("given") == "plan":
-        return f"{mode}{grant.plan.plan_key} × {grant.plan.quantity}"
-    return f"{mode}{grant.feature.feature_key} = {feature_value(grant.feature.value)}"

@@ -19,7 +19,7 @@ def shown(customer_id: str, changes: Sequence[EntitlementChange], now: datetime)
     """Give the changes as a table."""
     if not changes:
         return Text(screen.plain(f"Nothing that {customer_id} may use has ever changed."))
-    rows = ((str(one.revision), screen.moment(one.change_time, now), _cause(one), _difference(one)) for one in changes)
+    rows = ((str(one.revision), screen.age(one.change_time, now), _cause(one), _difference(one)) for one in changes)
     return screen.table("rev", "when", "cause", "what changed", rows=rows, keep=["rev"])
 
 

@@ -79,10 +79,10 @@ def replay(
 def _table(found: Sequence[event_pb2.QuarantinedEvent], now: datetime) -> RenderableType:
     def row(one: event_pb2.QuarantinedEvent) -> tuple[RenderableType, ...]:
         reason = Text(_word(one.reason), style="bold yellow")
-        return one.event_key, reason, one.detail, str(one.attempts), screen.moment(one.update_time, now)
+        return one.event_key, reason, one.detail, str(one.attempts), screen.age(one.update_time, now)
 
     return screen.table(
-        "event", "reason", "what is wrong", "tries", "last failed", rows=map(row, found), keep=["reason"]
+        "event", "reason", "what is wrong", "tries", "last failed", rows=map(row, found), keep=["reason", "last failed"]
     )
 
 

@@ -42,9 +42,21 @@ def runs_table(found: Sequence[ReconcileRun], now: datetime) -> RenderableType:
 
     def row(run: ReconcileRun) -> tuple[RenderableType, ...]:
         counts = (run.found, run.repaired, run.failed, run.drift, run.denied)
-        return (str(run.run_id), scope_word(run), _state(run), *map(str, counts), screen.moment(run.create_time, now))
+        begun = (screen.age(run.create_time, now),) if is_recorded else ()
+        return (str(run.run_id), scope_word(run), _state(run), *map(str, counts), *begun)
 
-    columns = ("run", "what", "is", "found", "repaired", "failed", "drift", "denied", "begun")
+    is_recorded = any(run.HasField("create_time") for run in found)  # a run that is told while it goes has no time yet
+    columns = (
+        "run",
+        "what",
+        "is",
+        "found",
+        "repaired",
+        "failed",
+        "drift",
+        "denied",
+        *(("begun",) if is_recorded else ()),
+    )
     return screen.table(*columns, rows=map(row, found), keep=columns[:-1])
 
 

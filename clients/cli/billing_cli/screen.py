@@ -149,6 +149,15 @@ def moment(time: Timestamp, now: datetime, absent: str = "") -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}Z ({distance(at - now)})"
 
 
+def age(time: Timestamp, now: datetime, absent: str = "–") -> str:
+    """Give a time for a list: shorter, without the date where that is today's."""
+    if not time.seconds and not time.nanos:
+        return absent
+    at = time.ToDatetime(UTC)
+    short = f"{at:%H:%M:%S}Z" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}Z"
+    return f"{short}, {distance(at - now)}"
+
+
 def distance(span: timedelta) -> str:
     """Say how far away something is, in its largest unit: "in 12 d", "3 min ago", "now"."""
     seconds = int(span.total_seconds())

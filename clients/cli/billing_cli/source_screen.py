@@ -23,7 +23,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from billing_cli import screen
-from billing_cli.words import duration, source_id
+from billing_cli.words import duration, given, source_id
 
 Fact = tuple[str, RenderableType]
 
@@ -53,7 +53,8 @@ def sources(customer: Customer, now: datetime) -> RenderableType | None:
     ordered = sorted(customer.entitlements.sources, key=lambda one: one.state not in _LIVE | {Source.STATE_GRACE})
     if not ordered:
         return None
-    return Group(*(_source(one, explained.get(source_id(one)), now) for one in ordered))
+    shown = [_source(one, explained.get(source_id(one)), now) for one in ordered]
+    return Group(shown[0], *(part for one in shown[1:] for part in (Text(), one)))
 
 
 def _source(source: Source, explanation: SourceExplanation | None, now: datetime) -> RenderableType:
@@ -134,6 +135,7 @@ def _trouble(dispute: DisputeStanding.ValueType, *, deleted: bool) -> Iterator[F
 
 def grant_facts(grant: Grant, now: datetime) -> Iterator[Fact]:
     """Give who gave what, and why."""
+    yield "gives", given(grant)
     yield (
         "mode",
         "instead of what else they have" if grant.mode == Grant.MODE_OVERRIDE else "beside what else they have",

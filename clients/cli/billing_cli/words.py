@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from billing.admin.v1.grant_pb2 import Grant
 from billing.v1.entitlement_pb2 import Source
 from billing.v1.plan_pb2 import FeatureValue
 from google.protobuf.duration_pb2 import Duration
@@ -34,3 +35,11 @@ def duration(span: Duration) -> str:
         if span.seconds and span.seconds % size == 0:
             return f"{span.seconds // size} {unit}"
     return f"{span.seconds} s" if span.seconds else "none"
+
+
+def given(grant: Grant) -> str:
+    """Say what a grant gives, and how it stands with the rest."""
+    mode = "instead: " if grant.mode == Grant.MODE_OVERRIDE else ""
+    if grant.WhichOneof("given") == "plan":
+        return f"{mode}{grant.plan.plan_key} × {grant.plan.quantity}"
+    return f"{mode}{grant.feature.feature_key} = {feature_value(grant.feature.value)}"
