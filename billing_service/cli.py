@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Final
 
 import structlog
+import uvloop
 
 from billing_service import catalog_commands, garbage, repair, webhook_commands
 from billing_service.address import ListenError
@@ -115,7 +116,7 @@ def _serve() -> int:
     configure_logs(settings.log_level)
     _warn_of_exposure(settings)
     try:
-        asyncio.run(_serve_until_signal(settings, catalog))
+        uvloop.run(_serve_until_signal(settings, catalog))
     except ListenError:
         raise
     except PlanVanishedError as error:

@@ -127,7 +127,8 @@ async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Commi
         return refusal.of_livemode(event_is_live=head.livemode)
     late = head.created is not None and head.created < gateway.clock() - LATE_S
     forwarder = gateway.backlog if late else gateway.live
-    answer = await forwarder.forward(VerifiedEvent(head.event_id, body), deadline - time.monotonic())
+    event = VerifiedEvent(head.event_id, body, head.stripe_customer_id)
+    answer = await forwarder.forward(event, deadline - time.monotonic())
     if isinstance(answer, NotCommitted):
         told.failure = answer.failure
         return refusal.of_failure(answer.failure)

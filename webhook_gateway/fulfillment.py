@@ -67,6 +67,7 @@ class VerifiedEvent:
 
     event_id: str
     payload: bytes  # the raw body
+    stripe_customer_id: str | None = None  # whom it is about, where it says so
 
 
 class Failure(StrEnum):
