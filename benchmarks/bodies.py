@@ -20,6 +20,7 @@ PERIOD_END_MARK = '"$period_end$"'
 MONTH_S = 30 * 86_400
 GROUP = 5  # events of two customers: two renewals, each an invoice and its subscription, and one purchase
 CUSTOMERS_A_GROUP = 2
+VISIT_S = 3  # between two visits of one customer, by Stripe's clock; of events nearer than that the order would be looked up at Stripe
 
 INVOICE = "invoice.paid"
 SUBSCRIPTION = "customer.subscription.updated"
@@ -34,7 +35,7 @@ _CUT = re.compile(
 class Stream:
     """Events of a population of customers, from a position on; the same positions give the same ids, always.
 
-    `created` is Stripe's time of them, in seconds since the epoch; None: the moment of rendering.
+    `created` is Stripe's time of the first, in seconds since the epoch; None: the moment of rendering.
     """
 
     templates: Mapping[str, str]
@@ -52,11 +53,12 @@ def bodies(stream: Stream, count: int) -> Iterator[bytes]:
     for position in range(stream.start, stream.start + count):
         name, _ = _ORDER[position % GROUP]
         customer, visit = place(stream, position)
-        end = created + MONTH_S + position % 86_400
+        at = created + VISIT_S * (position // GROUP * CUSTOMERS_A_GROUP // stream.population)
+        end = at + MONTH_S + position % 86_400
         marks = {
             CUSTOMER_MARK: customer,
             VISIT_MARK: visit,
-            CREATED_MARK: str(created),
+            CREATED_MARK: str(at),
             PERIOD_END_MARK: str(end),
         }
         yield "".join([marks.get(piece, piece) for piece in pieces[name]]).encode()

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+import uvloop
 
 from billing_service import garbage, tracing
 from billing_service.address import Addresses, ListenError
@@ -36,7 +37,7 @@ def serve(settings: Settings, catalog: Catalog, parent: socket.socket | None = N
     """
     tracing.start("billing-service")
     try:
-        asyncio.run(_serve_until_signal(settings, catalog, parent))
+        uvloop.run(_serve_until_signal(settings, catalog, parent))
     except ListenError:
         raise
     except PlanVanishedError as error:

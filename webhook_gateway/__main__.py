@@ -8,8 +8,9 @@ import signal
 import sys
 
 import structlog
+import uvloop
 
-from webhook_gateway import tracing
+from webhook_gateway import garbage, tracing
 from webhook_gateway.logs import configure_logs
 from webhook_gateway.server import serve
 from webhook_gateway.settings import Settings, SettingsError, load_settings
@@ -27,7 +28,7 @@ def main() -> int:
     configure_logs(settings.log_level)
     tracing.start("webhook-gateway")
     try:
-        asyncio.run(_serve_until_signal(settings))
+        uvloop.run(_serve_until_signal(settings))
     except OSError as error:
         sys.stderr.write(f"webhook-gateway cannot listen on {settings.address}: {_say(error)}\n")
         return 1
@@ -48,8 +49,13 @@ async def _serve_until_signal(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop, listening=lambda address: _log.info("listening", address=address))
+    await serve(settings, stop, listening=_log_address)
     _log.info("stopped")
+
+
+def _log_address(address: str) -> None:
+    garbage.settle()
+    _log.info("listening", address=address)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Commi
         "billing.lane.late": late,
     }
     with tracing.span("forward", attributes=about):
-        event = VerifiedEvent(head.event_id, body, tracing.traceparent())
+        event = VerifiedEvent(head.event_id, body, tracing.traceparent(), head.stripe_customer_id)
         answer = await forwarder.forward(event, deadline - time.monotonic())
     if isinstance(answer, NotCommitted):
         told.failure = answer.failure

@@ -49,6 +49,7 @@ class EventHead:
     livemode: bool
     kind: EventKind
     created: int | None = None  # Stripe's time, in seconds since the epoch; thin events write theirs as text
+    stripe_customer_id: str | None = None  # whom it is about; None: it does not say, as thin events never do
 
 
 # Printable ASCII, as all of Stripe's ids and types are: it can stand in any log or column.
@@ -63,7 +64,26 @@ class _Head(msgspec.Struct):
     created: Any = None  # whatever it is, it is no reason to refuse
 
 
-_decoder = msgspec.json.Decoder(_Head)
+class _Whole(_Head):
+    data: msgspec.Raw = msgspec.Raw()  # looked into by itself
+
+
+class _Customer(msgspec.Struct):
+    id: str
+
+
+class _Object(msgspec.Struct):
+    id: str = ""
+    object: str = ""
+    customer: str | _Customer | None = None  # Stripe gives the whole of it where it was asked to
+
+
+class _Data(msgspec.Struct):
+    object: _Object
+
+
+_decoder = msgspec.json.Decoder(_Whole)
+_data_decoder = msgspec.json.Decoder(_Data)
 
 
 def decode_head(body: bytes) -> EventHead:
@@ -79,6 +99,7 @@ def decode_head(body: bytes) -> EventHead:
         livemode=head.livemode,
         kind=_kind(head.object),
         created=_created(head.created),
+        stripe_customer_id=_stripe_customer_id(head.data) if isinstance(head, _Whole) else None,
     )
 
 
@@ -110,6 +131,17 @@ def _decode_leniently(text: str) -> _Head:
 
 def _created(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def _stripe_customer_id(data: msgspec.Raw) -> str | None:
+    """Give whom an event is about. It only decides which events travel together: what cannot be read here is no fault."""
+    try:
+        found = _data_decoder.decode(data).object
+    except (msgspec.DecodeError, RecursionError):  # of which a ValidationError is one
+        return None
+    if found.object == "customer":
+        return found.id
+    return found.customer.id if isinstance(found.customer, _Customer) else found.customer
 
 
 def _kind(name: str) -> EventKind:

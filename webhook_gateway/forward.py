@@ -1,8 +1,12 @@
 """Gathers the events that arrive while a call is in flight and sends them as the next one.
 
 The first event goes at once, alone; nothing ever waits for company. Tasks of their own make the calls, so that a caller
-who goes away takes nobody with him. Few calls are in flight at a time, which is what makes batches grow with load; two, so that
-the service has the next one at hand when it has answered one.
+who goes away takes nobody with him. Few calls are in flight at a time, which is what makes batches grow with load; more than one,
+so that the service works on the next while PostgreSQL writes the last.
+
+Events of one Stripe customer are in one call at a time. In two, they would be in two transactions, and the second would wait for
+the first with all that it holds: a renewal is an invoice and a subscription at once, so that nearly every pair of batches would share
+somebody.
 
 There is a forwarder for what happens now, and one for what comes late (`LATE_S`): after an outage Stripe brings a backlog of
 days, and nobody who buys now is to wait behind it.
@@ -62,6 +66,7 @@ class Forwarder:
         self._limits = limits or Limits()
         self._queue: deque[_Waiting] = deque()
         self._queue_bytes = 0
+        self._under_way: set[str] = set()  # the Stripe customers of whom a call has events
         self._work = asyncio.Event()
         self._closing = False
         self._tasks = {asyncio.create_task(self._run(), name="forwarder") for _ in range(self._limits.calls)}
@@ -126,7 +131,8 @@ class Forwarder:
                 batch = self._take()
                 if batch:
                     await self._deliver_or_report(batch)
-                elif not self._closing:
+                    self._release(batch)
+                elif self._queue or not self._closing:  # the queue: all of it waits for what is under way
                     self._work.clear()
         finally:
             self._closing = True
@@ -134,17 +140,29 @@ class Forwarder:
                 waiting.settle(NotCommitted(Failure.DRAINING))
 
     def _take(self) -> list[_Waiting]:
-        """Take the next batch from the queue, in the order of arrival, up to the limits and at least one."""
+        """Take the next batch from the queue, in the order of arrival and up to the limits; leave whom a call is about already."""
         batch: list[_Waiting] = []
+        left: list[_Waiting] = []
         size = 0
         while self._queue and len(batch) < self._limits.batch_events:
-            size += len(self._queue[0].event.payload)
-            if batch and size > self._limits.batch_bytes:
-                break
             waiting = self._queue.popleft()
-            self._queue_bytes -= len(waiting.event.payload)
-            batch.append(waiting)
+            size += len(waiting.event.payload)
+            if waiting.event.stripe_customer_id in self._under_way:
+                left.append(waiting)
+                size -= len(waiting.event.payload)
+            elif batch and size > self._limits.batch_bytes:
+                left.append(waiting)
+                break
+            else:
+                batch.append(waiting)
+        self._queue.extendleft(reversed(left))
+        self._queue_bytes -= sum(len(waiting.event.payload) for waiting in batch)
+        self._under_way.update(_customers(batch))
         return batch
+
+    def _release(self, batch: Sequence[_Waiting]) -> None:
+        self._under_way.difference_update(_customers(batch))
+        self._work.set()
 
     async def _deliver_or_report(self, batch: list[_Waiting]) -> None:
         try:
@@ -178,6 +196,10 @@ class Forwarder:
                 _settle(part, NotCommitted(result.failure))
         for part in parts:
             _settle(part, NotCommitted(last_failure))
+
+
+def _customers(batch: Sequence[_Waiting]) -> set[str]:
+    return {one.event.stripe_customer_id for one in batch if one.event.stripe_customer_id is not None}
 
 
 def _settle(part: Sequence[_Waiting], answer: Answer) -> None:

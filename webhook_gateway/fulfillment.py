@@ -72,6 +72,7 @@ class VerifiedEvent:
     event_id: str
     payload: bytes  # the raw body
     traceparent: str | None = None  # of the span in which it waits
+    stripe_customer_id: str | None = None  # whom it is about, where it says so
 
 
 class Failure(StrEnum):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property
 
 
 class FeatureType(StrEnum):
@@ -139,7 +140,8 @@ class Catalog:
 
     def plan_of_lookup_key(self, lookup_key: str) -> Plan | None:
         """Give the plan that sells at this lookup key; at most one does (checked when parsed)."""
-        for plan in self.plans.values():
-            if any(price.lookup_key == lookup_key for price in plan.prices):
-                return plan
-        return None
+        return self._by_lookup_key.get(lookup_key)
+
+    @cached_property
+    def _by_lookup_key(self) -> Mapping[str, Plan]:
+        return {price.lookup_key: plan for plan in self.plans.values() for price in plan.prices}

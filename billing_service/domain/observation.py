@@ -149,39 +149,46 @@ def read_event(body: object) -> Event:
         MalformedError: it is not an event, or an event of a used type whose object has a shape that is not known.
     """
     envelope = mapping(body, "the event")
-    event = Event(
-        event_id=text(envelope, "id"),
-        type=text(envelope, "type"),
-        created=_event_created(envelope.get("created")),
-        livemode=envelope.get("livemode") is True,
-        api_version=optional_text(envelope, "api_version"),
-        object_id=_event_object_id(envelope),
-    )
+    event_id, event_type = text(envelope, "id"), text(envelope, "type")
+    created = _event_created(envelope.get("created"))
+    api_version, object_id = optional_text(envelope, "api_version"), _event_object_id(envelope)
+    observation = notice = None
     if envelope.get("object") == THIN_OBJECT:
-        return Event(**{**vars(event), "notice": _notice(event)})
-    kind = HANDLED_TYPES.get(event.type)
-    if kind is None:
-        return event
+        notice = _notice(event_type, object_id)
+    elif (kind := HANDLED_TYPES.get(event_type)) is not None:
+        observation = _observed(event_type, kind, envelope)
+    return Event(
+        event_id=event_id,
+        type=event_type,
+        created=created,
+        livemode=envelope.get("livemode") is True,
+        api_version=api_version,
+        object_id=object_id,
+        observation=observation,
+        facts=_facts_of(event_type, created, observation.view) if observation else {},
+        notice=notice,
+    )
+
+
+def _observed(event_type: str, kind: ObjectKind, envelope: Mapping[str, Any]) -> Observation:
     data = mapping(mapping(envelope.get("data"), "data").get("object"), "data.object")
-    if event.type == "customer.deleted":
+    if event_type == "customer.deleted":
         data = {**data, "deleted": True}  # the payload is of the moment before; only the type says that it is gone
-    observation = observe(data, kind)
-    facts = _facts_of(event.type, event.created, observation.view)
-    return Event(**{**vars(event), "observation": observation, "facts": facts})
+    return observe(data, kind)
 
 
-def _notice(event: Event) -> Notice | None:
+def _notice(event_type: str, object_id: str | None) -> Notice | None:
     """Say which object a thin event of a used type is about.
 
     Raises:
         MalformedError: it names none.
     """
-    kind = HANDLED_TYPES.get(event.type.removeprefix(THIN_PREFIX)) if event.type.startswith(THIN_PREFIX) else None
+    kind = HANDLED_TYPES.get(event_type.removeprefix(THIN_PREFIX)) if event_type.startswith(THIN_PREFIX) else None
     if kind is None:
         return None
-    if not event.object_id or not THIN_ID.fullmatch(event.object_id):
+    if not object_id or not THIN_ID.fullmatch(object_id):
         raise MalformedError("related_object.id is not an id")
-    return Notice(event.object_id, kind)
+    return Notice(object_id, kind)
 
 
 def observe(data: Mapping[str, Any], kind: ObjectKind) -> Observation:

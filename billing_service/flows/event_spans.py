@@ -7,11 +7,9 @@ the transaction. Where nobody traces, nothing here costs anything.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from billing_service import tracing
 from billing_service.domain.observation import Event
@@ -25,32 +23,26 @@ class Settled(Protocol):
         """One word for it."""
 
 
-def begin(
-    arrived: Sequence[tuple[Event | None, asyncio.Future[Any]]], traceparents: Sequence[str]
-) -> list[tracing.Span | None]:
-    """Begin the spans of events that arrived; each ends when its result is there.
+def begin(arrived: Sequence[Event | None], traceparents: Sequence[str]) -> list[tracing.Span | None]:
+    """Begin the spans of events that arrived; `end` each when its result is there.
 
     An event of the trace that the call is in hangs below the call; any other in its own trace, where it has one.
     """
     spans = []
     parents = traceparents or [""] * len(arrived)
-    for (event, result), parent in zip(arrived, parents, strict=True):
+    for event, parent in zip(arrived, parents, strict=True):
         own = parent if parent and not tracing.is_in_this_trace(parent) else None
         about = {"billing.event.id": event.event_id, "billing.event.type": event.type} if event else {}
-        span = tracing.begin("fulfill event", parent=own, attributes=about)
-        if span is not None:
-            result.add_done_callback(partial(_end, span))
-        spans.append(span)
+        spans.append(tracing.begin("fulfill event", parent=own, attributes=about))
     return spans
 
 
-def _end(span: tracing.Span, result: asyncio.Future[Settled]) -> None:
-    if result.cancelled():
-        tracing.end(span, "cancelled")
-    elif (error := result.exception()) is not None:
-        tracing.end(span, type(error).__name__)
+def end(span: tracing.Span, result: Settled | Exception) -> None:
+    """End the span of an event with what became of it."""
+    if isinstance(result, Exception):
+        tracing.end(span, type(result).__name__)
     else:
-        tracing.end(span, **{"billing.event.outcome": result.result().outcome})
+        tracing.end(span, **{"billing.event.outcome": result.outcome})
 
 
 def batch(spans: Sequence[tracing.Span | None]) -> AbstractContextManager[tracing.Span]:

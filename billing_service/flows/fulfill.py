@@ -80,18 +80,43 @@ class _Parsed:
     problem: str = ""
 
 
-@dataclass
+class _Call:
+    """What one caller brought: a result for each event, and when all are there."""
+
+    def __init__(self, count: int) -> None:
+        self.results: list[EventResult | Exception | None] = [None] * count
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._missing = count
+
+    def settle(self, position: int, result: EventResult | Exception) -> bool:
+        """Note what became of an event, and say whether it was not noted yet: the first stands. The caller may have gone."""
+        if self.results[position] is not None:
+            return False
+        self.results[position] = result
+        self._missing -= 1
+        if not self._missing and not self.done.done():
+            self.done.set_result(None)
+        return True
+
+
+@dataclass(frozen=True)
 class _Waiting:
     """One event in a queue, and where its result goes."""
 
     parsed: _Parsed
-    result: asyncio.Future[EventResult]
+    call: _Call
+    position: int  # in its call
     span: tracing.Span | None = None
 
     @property
     def size(self) -> int:
         """The bytes of its body."""
         return len(self.parsed.payload)
+
+    def settle(self, result: EventResult | Exception) -> None:
+        """Say what became of it."""
+        if self.call.settle(self.position, result) and self.span is not None:
+            event_spans.end(self.span, result)
 
 
 class Fulfill:
@@ -127,17 +152,17 @@ class Fulfill:
             DatabaseUnavailableError: they could not be written in time; nothing was lost, send them again.
         """
         now = self._now().timestamp()
-        waiting = _enqueued(payloads, traceparents)
+        call = _Call(len(payloads))
         lanes: dict[Lane, list[_Waiting]] = {}
-        for one in waiting:
+        for one in _waiting(call, payloads, traceparents):
             created = one.parsed.event.created if one.parsed.event else None
             lanes.setdefault(lane_of(created, now), []).append(one)
-        return await self._written(waiting, lanes)
+        return await self._written(call, lanes)
 
     async def backlog(self, payloads: Sequence[bytes]) -> Sequence[EventResult]:
         """Apply events that nobody waits for, whatever their age. Raises as a call does."""
-        waiting = _enqueued(payloads)
-        return await self._written(waiting, {Lane.BACKLOG: waiting})
+        call = _Call(len(payloads))
+        return await self._written(call, {Lane.BACKLOG: _waiting(call, payloads)})
 
     async def run(self) -> None:
         """Write batch after batch, until `close` was called and the queues are empty."""
@@ -152,24 +177,19 @@ class Fulfill:
         for queue in self._queues.values():
             queue.close()
 
-    async def _written(
-        self, waiting: Sequence[_Waiting], lanes: Mapping[Lane, Sequence[_Waiting]]
-    ) -> Sequence[EventResult]:
+    async def _written(self, call: _Call, lanes: Mapping[Lane, Sequence[_Waiting]]) -> Sequence[EventResult]:
         for lane, those in lanes.items():
             if self._closing or not self._queues[lane].has_room(len(those), sum(one.size for one in those)):
                 raise OverloadedError
         for lane, those in lanes.items():
             self._queues[lane].put(those)
-        futures = [one.result for one in waiting]
-        try:
-            # Waited for, not cancelled: whoever goes away leaves the events on their way.
-            _, late = await asyncio.wait(futures, timeout=remaining_s(CALL_LIMIT_S)) if futures else (None, None)
-        finally:
-            for future in futures:  # an error that nobody is left to hear
-                future.add_done_callback(_heard)
-        if late:
-            raise DatabaseUnavailableError
-        return [future.result() for future in futures]
+        if call.results:
+            try:
+                # Whoever goes away leaves the events on their way.
+                await asyncio.wait_for(call.done, remaining_s(CALL_LIMIT_S))
+            except TimeoutError:
+                raise DatabaseUnavailableError from None
+        return [_given(result) for result in call.results]
 
     async def _serve(self, queue: LaneQueue[_Waiting]) -> None:
         while batch := await queue.take():
@@ -185,8 +205,7 @@ class Fulfill:
         if not isinstance(error, BillingError):
             log.error("fulfill_failed", events=len(batch), exc_info=error)
         for one in batch:
-            if not one.result.done():
-                one.result.set_exception(error)
+            one.settle(error)
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         """Write a batch and settle it; where it fails for a reason of its own, one at a time.
@@ -214,7 +233,7 @@ class Fulfill:
                 return await self._write_one_by_one(batch)
             return self._fail(batch, error)
         for one, result in zip(batch, results, strict=True):
-            _set(one.result, result)
+            one.settle(result)
         self._tell(parsed, results)
         return None
 
@@ -299,19 +318,19 @@ class Fulfill:
         return EventResult(one.event.event_id if one.event else None, Outcome.QUARANTINED)
 
 
-def _enqueued(payloads: Sequence[bytes], traceparents: Sequence[str] = ()) -> list[_Waiting]:
-    loop = asyncio.get_running_loop()
-    waiting = [_Waiting(parse(payload), loop.create_future()) for payload in payloads]
+def _waiting(call: _Call, payloads: Sequence[bytes], traceparents: Sequence[str] = ()) -> list[_Waiting]:
+    parsed = [parse(payload) for payload in payloads]
+    spans: Sequence[tracing.Span | None] = [None] * len(parsed)
     if tracing.is_on():
-        spans = event_spans.begin([(one.parsed.event, one.result) for one in waiting], traceparents)
-        for one, span in zip(waiting, spans, strict=True):
-            one.span = span
-    return waiting
+        spans = event_spans.begin([one.event for one in parsed], traceparents)
+    return [_Waiting(one, call, position, span) for position, (one, span) in enumerate(zip(parsed, spans, strict=True))]
 
 
-def _heard(done: asyncio.Future[EventResult]) -> None:
-    if not done.cancelled():
-        done.exception()
+def _given(result: EventResult | Exception | None) -> EventResult:
+    """Give a result, or raise what stood in its way."""
+    if isinstance(result, EventResult):
+        return result
+    raise result or DatabaseUnavailableError
 
 
 def parse(payload: bytes) -> _Parsed:
@@ -360,8 +379,3 @@ def _results(batch: Sequence[_Parsed], outcomes: dict[str, Outcome]) -> list[Eve
             event_id = one.event.event_id
             results.append(EventResult(event_id, left.pop(event_id, Outcome.DUPLICATE)))
     return results
-
-
-def _set(future: asyncio.Future[EventResult], result: EventResult) -> None:
-    if not future.done():
-        future.set_result(result)

@@ -173,7 +173,7 @@ async def page(connection: Connection, ids: Collection[str] | None, after: str, 
 
 
 def _row(row: sa.Row[Any]) -> CustomerRow:
-    return CustomerRow(row.customer_id, row.revision, msgspec.json.decode(row.facts, type=CustomerFacts))
+    return CustomerRow(row.customer_id, row.revision, _decode_facts(row.facts))
 
 
 async def stripe_customer(connection: Connection, customer_id: str) -> StripeCustomerDraft | None:

@@ -92,8 +92,9 @@ class Place:
 
 BEGINNING = Place(0, 0)
 
-_LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
+# The lock is had, and its wait is over, before a position is drawn: the rows are sorted first, and to sort them they must be there.
 _APPEND = sa.text("""
+    WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(:key), pg_notify(:channel, ''))
     INSERT INTO entitlement_changes (
         position, customer_id, revision, change_time, cause, cause_id, catalog_version, before, after)
     SELECT nextval('entitlement_position'), customer_id, revision, :now, cause, cause_id, :catalog_version,
@@ -101,9 +102,9 @@ _APPEND = sa.text("""
     FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:causes AS text[]), CAST(:cause_ids AS text[]),
                 CAST(:befores AS text[]), CAST(:afters AS text[]))
          AS n (customer_id, revision, cause, cause_id, before, after)
+    CROSS JOIN locked
     ORDER BY customer_id COLLATE "C"
 """)
-_NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 _COLUMNS = "position, change_time, customer_id, revision, cause, catalog_version, after::text AS after"
 # In one statement with the horizon, so that what is taken out meanwhile is seen to be.
 _SINCE = sa.text(f"""
@@ -117,6 +118,8 @@ _TIP = sa.text(f"SELECT {_COLUMNS} FROM entitlement_changes ORDER BY position DE
 def append(connection: Connection, changes: Sequence[Change], catalog_version: str, now: datetime) -> Answer[Result]:
     """Keep changes of locked customers; a revision is written once. The last in the order of locks."""
     values = {
+        "key": LOG_LOCK,
+        "channel": CHANNEL,
         "causes": [change.cause.kind.value for change in changes],
         "cause_ids": [change.cause.cause_id for change in changes],
         "catalog_version": catalog_version,
@@ -126,9 +129,7 @@ def append(connection: Connection, changes: Sequence[Change], catalog_version: s
         "befores": [_state(change.before) for change in changes],
         "afters": [_state(change.after) for change in changes],
     }
-    connection.send(_LOCK, {"key": LOG_LOCK})
-    connection.send(_APPEND, values)
-    return connection.send(_NOTIFY, {"channel": CHANNEL})
+    return connection.send(_APPEND, values)
 
 
 async def since(connection: Connection, place: Place, most: int) -> Sequence[LoggedChange] | None:
@@ -186,6 +187,9 @@ class _State(msgspec.Struct):
     next_change_time: datetime | None = None
 
 
+_decode_state = msgspec.json.Decoder(_State).decode
+
+
 def _state(entitlements: Entitlements) -> str:
     sources = list(entitlements.sources)
     lines = [
@@ -207,7 +211,7 @@ def entitlements_of(change: LoggedChange) -> Entitlements:
     Raises:
         msgspec.ValidationError: an older release kept it in another form.
     """
-    state = msgspec.json.decode(change.after, type=_State)
+    state = _decode_state(change.after)
     lines = tuple(
         Entitlement(
             one.feature_key,

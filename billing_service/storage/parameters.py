@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 
+_NUL: Final = "PostgreSQL's text cannot contain NUL"
 TEXT: Final = 0
 BINARY: Final = 1
 _STATEMENTS: Final = 1_024  # of a program's text; far more than there are
@@ -95,7 +96,7 @@ def _scalar(value: Any) -> str:
 
 def _text(value: str) -> str:
     if "\0" in value:
-        raise psycopg.DataError("PostgreSQL's text cannot contain NUL")
+        raise psycopg.DataError(_NUL)
     return value
 
 
@@ -112,9 +113,19 @@ _WRITERS: Final[Sequence[tuple[type, Callable[[Any], str]]]] = (
 
 
 def _array(values: Sequence[Any]) -> tuple[bytes, int]:
+    if values and all(type(value) is str for value in values):
+        return _text_array(values), TEXT
     if values and all(isinstance(value, bytes) for value in values):
         return _bytes_array(values), BINARY
     return ("{" + ",".join(["NULL" if value is None else _element(value) for value in values]) + "}").encode(), TEXT
+
+
+def _text_array(values: Sequence[str]) -> bytes:
+    """As any other, but escaped all at once: NUL, which no text can have, holds the place of what stands between two."""
+    joined = "\0".join(values)
+    if joined.count("\0") >= len(values):
+        raise psycopg.DataError(_NUL)
+    return ('{"' + joined.replace("\\", "\\\\").replace('"', '\\"').replace("\0", '","') + '"}').encode()
 
 
 def _element(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,8 +106,9 @@ def _upgrade(connection: sa.Connection) -> str:
     return expected
 
 
+@cache
 def expected_revision() -> str:
-    """Say which revision of the schema this program is written for."""
+    """Say which revision of the schema this program is written for. Read once: alembic runs every migration's file to say it."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 

@@ -36,7 +36,7 @@ class Server:
     def __init__(self, database_url: str, port: int, settings: Mapping[str, str]) -> None:
         """Nothing runs before `start`."""
         self.address = f"127.0.0.1:{port}"
-        self._serving = partial(serving, database_url, NOWHERE, port, bound_s=START_S, **settings)
+        self._serving = partial(serving, database_url, NOWHERE, port, bound_s=START_S, more=settings)
         self._running: AbstractAsyncContextManager[Process] | None = None
         self.process: Process | None = None
 

@@ -108,7 +108,7 @@ async def serving(
     *,
     folder: Path = ROOT,
     bound_s: float = START_BOUND_S,
-    **more: str,
+    more: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Process]:
     """Start the program of a folder on free ports, or on this one for callers, and give it once it serves; `more` are settings."""
     environment = os.environ | {
@@ -121,9 +121,11 @@ async def serving(
         "BILLING_INTERNAL_ADDRESS": "127.0.0.1:0",
         "BILLING_OPS_ADDRESS": "127.0.0.1:0",
         "BILLING_DRAIN_DELAY_S": "0",
-        **more,
+        **(more or {}),
     }
-    started = await asyncio.create_subprocess_exec(*_COMMAND, stderr=asyncio.subprocess.PIPE, env=environment, cwd=folder)
+    started = await asyncio.create_subprocess_exec(
+        *_COMMAND, stderr=asyncio.subprocess.PIPE, env=environment, cwd=folder
+    )
     try:
         listening = await _line(started, "listening", bound_s)
     except BaseException:

@@ -27,7 +27,7 @@ ASK = GetEntitlementsRequest(customer_id="nobody")
 @asynccontextmanager
 async def workers(database_url: str, **more: str) -> AsyncIterator[Process]:
     """Two of them."""
-    async with serving(database_url, NOWHERE, 0, BILLING_WORKERS="2", **more) as process:
+    async with serving(database_url, NOWHERE, more={"BILLING_WORKERS": "2", **more}) as process:
         await until_ready(process)
         yield process
 

@@ -34,6 +34,24 @@ def test_reads_the_head_and_the_kind(name: str, kind: EventKind) -> None:
     assert head == EventHead(event_id="evt_1", type="invoice.paid", livemode=False, kind=kind)
 
 
+@pytest.mark.parametrize(
+    ("data", "customer"),
+    [
+        ({"object": {"id": "in_1", "object": "invoice", "customer": "cus_1"}}, "cus_1"),
+        ({"object": {"id": "in_1", "object": "invoice", "customer": {"id": "cus_1", "object": "customer"}}}, "cus_1"),
+        ({"object": {"id": "cus_1", "object": "customer"}}, "cus_1"),
+        ({"object": {"id": "re_1", "object": "refund", "customer": None}}, None),
+        ({"object": {"id": "re_1", "object": "refund"}}, None),
+        ({"object": {"id": "in_1", "customer": 7}}, None),
+        ({"object": 7}, None),
+        (7, None),
+    ],
+)
+def test_says_whom_it_is_about_where_that_can_be_read(data: object, customer: str | None) -> None:
+    """It only decides which events travel together: none is refused for it."""
+    assert decode_head(encode(data=data)).stripe_customer_id == customer
+
+
 @pytest.mark.parametrize("text", [r"\ud800", r"\u0000", r"\udc00\ud800"])
 def test_what_only_the_database_cannot_take_goes_on_to_the_service(text: str) -> None:
     """It keeps such an event in quarantine; refused here it would be lost after Stripe's last retry."""

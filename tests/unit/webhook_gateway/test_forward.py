@@ -37,8 +37,8 @@ class Calls:
         return self.verdict(ids) or (APPLIED,) * len(events)
 
 
-def event(name: str | int, size: int = 10) -> VerifiedEvent:
-    return VerifiedEvent(event_id=str(name), payload=b"x" * size)
+def event(name: str | int, size: int = 10, customer: str | None = None) -> VerifiedEvent:
+    return VerifiedEvent(str(name), b"x" * size, stripe_customer_id=customer)
 
 
 @asynccontextmanager
@@ -216,6 +216,37 @@ async def test_a_fault_of_one_batch_does_not_end_the_queue() -> None:
     async with forwarding(calls) as forwarder:
         assert await forwarder.forward(event("a"), LONG_S) == NotCommitted(Failure.BROKEN)
         assert await forwarder.forward(event("b"), LONG_S) == APPLIED
+
+
+async def test_events_of_one_customer_are_in_one_call_at_a_time_and_in_their_order() -> None:
+    calls = Calls()
+    calls.open.clear()
+    async with forwarding(calls, at_once=2) as forwarder:
+        first = await send(forwarder, event("a1", customer="cus_a"))
+        await calls.begun.wait()
+        others = await send(forwarder, event("a2", customer="cus_a"), event("b1", customer="cus_b"), event("x"))
+        async with asyncio.timeout(LONG_S):
+            while len(calls.batches) < 2:  # noqa: ASYNC110 - a list that grows tells nobody
+                await asyncio.sleep(0)
+        assert calls.batches == [["a1"], ["b1", "x"]]
+        calls.open.set()
+        assert await asyncio.gather(*first, *others) == [APPLIED] * 4
+    assert calls.batches == [["a1"], ["b1", "x"], ["a2"]]
+
+
+async def test_closing_waits_for_what_waits_for_its_customer() -> None:
+    calls = Calls()
+    calls.open.clear()
+    forwarder = Forwarder(calls)
+    first = await send(forwarder, event("a1", customer="cus_a"))
+    await calls.begun.wait()
+    second = await send(forwarder, event("a2", customer="cus_a"))
+    closing = asyncio.create_task(forwarder.close(LONG_S))
+    await asyncio.sleep(0)
+    calls.open.set()
+    assert await asyncio.gather(*first, *second) == [APPLIED] * 2
+    await closing
+    assert calls.batches == [["a1"], ["a2"]]
 
 
 async def test_closing_sends_what_is_queued_and_takes_no_more() -> None:

@@ -1,0 +1,46 @@
+"""The log of changes: its positions become visible in their order, whoever writes."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import psycopg
+
+from billing_service.domain.entitlement import Entitlements
+from billing_service.domain.facts import NO_FACTS
+from billing_service.storage import history
+from billing_service.storage.customers import CustomerRow
+from billing_service.storage.database import Connection, Database
+from billing_service.storage.history import LOG_LOCK, Cause, CauseKind, Change
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%entitlement_changes%'"
+
+
+def change(customer_id: str) -> Change:
+    nothing = Entitlements(customer_id, 1, (), (), (), NOW, None, "v")
+    return Change(CustomerRow(customer_id, 1, NO_FACTS), True, Cause(CauseKind.EVENT, "evt_1"), nothing, nothing)
+
+
+async def test_a_position_is_drawn_only_when_the_lock_of_the_log_is_had(database_url: str) -> None:
+    """Drawn before, it could be lower than one that somebody else commits meanwhile, and readers would pass over it."""
+    database = Database(database_url)
+
+    async def append(connection: Connection) -> None:
+        await history.append(connection, [change("ann"), change("bob")], "v", NOW)
+
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("INSERT INTO customers (customer_id) VALUES ('ann'), ('bob')")
+        other.execute("SELECT pg_advisory_lock(%s)", [LOG_LOCK])
+        appending = asyncio.create_task(database.run(append))
+        async with asyncio.timeout(30):
+            while other.execute(WAITING).fetchone() == (0,):  # noqa: ASYNC110 - PostgreSQL tells nobody
+                await asyncio.sleep(0)
+        row = other.execute("SELECT nextval('entitlement_position')").fetchone()
+        other.execute("SELECT pg_advisory_unlock(%s)", [LOG_LOCK])
+        await appending
+        found = other.execute("SELECT position FROM entitlement_changes ORDER BY position").fetchall()
+    await database.close()
+    assert row is not None
+    assert [position for (position,) in found] == [row[0] + 1, row[0] + 2]
