@@ -26,7 +26,7 @@ from billing_service.workers.restarts import Restarts
 from billing_service.workers.worker import Worker
 
 # More than a worker's own drain takes, and less than whoever ends us gives; a test compares.
-STOP_LIMIT_S: Final = 25.0
+STOP_LIMIT_S: Final = 27.0
 PARENT: Final = "parent"
 EXIT_FAILURE: Final = 1
 _ASKED_TO: Final = frozenset({0, -signal.SIGTERM, -signal.SIGINT})  # the latter before it could listen to them

@@ -179,10 +179,12 @@ class Service:
 
 
 def _channel(options: Options) -> grpc.Channel:
+    # One person's few calls, to a listener of either kind: health is not asked first, what a call says is clearer.
+    arguments = options.arguments(follow_health=False)
     if options.tls is None:
-        return grpc.insecure_channel(options.target, options.arguments())
+        return grpc.insecure_channel(options.target, arguments)
     try:
-        return grpc.secure_channel(options.target, options.tls.credentials(), options.arguments())
+        return grpc.secure_channel(options.target, options.tls.credentials(), arguments)
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from None
 

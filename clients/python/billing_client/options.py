@@ -89,11 +89,11 @@ class Options:
             )
         return f"ipv{versions.pop()}:{','.join(self.addresses)}"
 
-    def arguments(self) -> list[tuple[str, Any]]:
-        """Give the channel's arguments."""
+    def arguments(self, *, follow_health: bool = True) -> list[tuple[str, Any]]:
+        """Give the channel's arguments. `follow_health`: the channel is to a listener that serves BillingService."""
         name = self.tls.server_name if self.tls else None
         return [
-            ("grpc.service_config", json.dumps(service_config())),
+            ("grpc.service_config", json.dumps(service_config(follow_health=follow_health))),
             ("grpc.enable_retries", 1),
             ("grpc.keepalive_time_ms", int(self.keepalive.total_seconds() * 1000)),
             ("grpc.keepalive_timeout_ms", 10_000),
@@ -109,7 +109,7 @@ class Options:
         return (*((("authorization", f"Bearer {token}"),) if token else ()), *tracing.metadata())
 
 
-def service_config() -> dict[str, Any]:
+def service_config(*, follow_health: bool = True) -> dict[str, Any]:
     """Give gRPC's service config: calls in turn over all addresses, and again only what the contract calls safe.
 
     Those are the methods that are marked NO_SIDE_EFFECTS or IDEMPOTENT (by their request id), and only after UNAVAILABLE.
@@ -130,7 +130,7 @@ def service_config() -> dict[str, Any]:
     return {
         "loadBalancingConfig": [{"round_robin": {}}],
         # Each process says whether it serves: one that is about to stop gets no more calls, and cancels none.
-        "healthCheckConfig": {"serviceName": SERVICE.full_name},
+        **({"healthCheckConfig": {"serviceName": SERVICE.full_name}} if follow_health else {}),
         "methodConfig": [{"name": safe, "retryPolicy": policy}],
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.2},
     }

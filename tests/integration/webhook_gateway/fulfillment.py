@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # comes without types
 from grpc_status import rpc_status  # type: ignore[import-untyped,unused-ignore]  # may come without types
 
-TOKEN = "internal-token"
+TOKEN = "the-token-of-gateways"
 SERVICE_NAME = "billing.internal.v1.FulfillmentService"
 Context = grpc.aio.ServicerContext[pb.FulfillRequest, pb.FulfillResponse]
 Answering = Callable[[pb.FulfillRequest], pb.FulfillResponse | None]

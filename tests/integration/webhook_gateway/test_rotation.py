@@ -78,7 +78,7 @@ async def test_a_webhook_secret_is_rolled_without_a_restart(
 ) -> None:
     """Old alone, both, new alone; a file that does not hold keeps what there was, and readiness says so."""
     file = put(tmp_path / "gateway_webhook_secrets", "main=whsec_old")
-    put(tmp_path / "gateway_internal_token", "internal-token")
+    put(tmp_path / "gateway_internal_token", "the-token-of-gateways")
     async with _gateway(monkeypatch, tmp_path, FULFILLMENT_TARGET=fulfillment.address) as (server, sender):
         live = server._live
 
