@@ -164,6 +164,38 @@ class AsOfNotKeptError(BillingError, reason="AS_OF_NOT_KEPT"):
     """What was answered then is not kept; `metadata["kept_since"]` says since when it is."""
 
 
+class CustomerNotFoundError(BillingError, reason="CUSTOMER_NOT_FOUND"):
+    """Nothing is known of this customer. Of the operators' API, as are the others up to `TooManyGrantsError`."""
+
+
+class EventNotFoundError(BillingError, reason="EVENT_NOT_FOUND"):
+    """No event of this id was recorded or is in quarantine."""
+
+
+class GrantNotFoundError(BillingError, reason="GRANT_NOT_FOUND"):
+    """No grant has this id."""
+
+
+class FindingNotFoundError(BillingError, reason="FINDING_NOT_FOUND"):
+    """Nothing of this kind was found about this subject."""
+
+
+class ReconcileRunNotFoundError(BillingError, reason="RECONCILE_RUN_NOT_FOUND"):
+    """No run of the reconciliation has this number."""
+
+
+class StripeCustomerNotFoundError(BillingError, reason="STRIPE_CUSTOMER_NOT_FOUND"):
+    """Stripe has no customer of this id in this mode."""
+
+
+class BindingContradictedError(BillingError, reason="BINDING_CONTRADICTED"):
+    """The Stripe customer is another customer's, or another deployment's; `metadata` says whose."""
+
+
+class TooManyGrantsError(BillingError, reason="TOO_MANY_GRANTS"):
+    """The customer has as many grants as one may have at once."""
+
+
 class UnauthenticatedError(BillingError, reason="UNAUTHENTICATED"):
     """The call carries no valid credential."""
 
