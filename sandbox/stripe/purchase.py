@@ -62,9 +62,16 @@ def complete(account: Account, session: Object, outcome: Outcome) -> Object | No
         "payment_status": "no_payment_required" if session["payment_status"] == "no_payment_required" else unpaid,
         "_settles": outcome is Outcome.PROCESSING,
         "_settles_at": account.time() + invoices.DEBIT_DAYS_S,
-        "_paid_at": None if outcome is Outcome.PROCESSING else account.time(),
     }
-    return account.change(session, changes, event="checkout.session.completed")
+    event = account.change(session, changes, event="checkout.session.completed")
+    if outcome is not Outcome.PROCESSING:
+        _note(account, session, "_paid_at", event)
+    return event
+
+
+def _note(account: Account, session: Object, name: str, event: Object | None) -> None:
+    """Note when something was, by the event that said so: the second may have turned meanwhile."""
+    account.change(session, {name: account.time() if event is None else event["created"]})
 
 
 def settle(account: Account, session: Object, settlement: Settlement) -> None:
@@ -83,8 +90,9 @@ def settle(account: Account, session: Object, settlement: Settlement) -> None:
         else:
             payment_intents.fail(account, intent, code=_DEBIT_FAILED[0], message=_DEBIT_FAILED[1])
     changes: Object = {"_settles": False, "payment_status": "paid" if succeeded else "unpaid"}
-    changes["_paid_at" if succeeded else "_failed_at"] = account.time()
-    account.change(session, changes, event=f"checkout.session.async_payment_{'succeeded' if succeeded else 'failed'}")
+    said = f"checkout.session.async_payment_{'succeeded' if succeeded else 'failed'}"
+    event = account.change(session, changes, event=said)
+    _note(account, session, "_paid_at" if succeeded else "_failed_at", event)
 
 
 def _settle_invoice(account: Account, session: Object, *, succeeded: bool) -> bool:
