@@ -168,7 +168,7 @@ def run(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     contenders = [
         Contender("one-pinned", 1, cores[0]),
         Contender("one-unpinned", 1, None),
-        Contender("workers", options.workers, None),
+        Contender(f"{options.workers}-workers", options.workers, None),
     ]
     body = request_body(folder)
     with EmbeddedPostgres(folder / "postgres") as postgres, ExitStack() as stack:
@@ -210,14 +210,16 @@ def main() -> None:
     parser.add_argument("--customers", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="the numbers instead of the table")
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     options = parser.parse_args()
     if shutil.which("h2load") is None:
         raise SystemExit("This needs h2load (Debian: nghttp2-client).")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         results = run(Path(folder), options)
-    print(json.dumps(results) if options.json else table(results))  # noqa: T201 - a program for a terminal
+    print(table(results))  # noqa: T201 - a program for a terminal
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

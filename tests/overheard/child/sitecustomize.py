@@ -56,7 +56,7 @@ def _begin(folder: Path) -> None:
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', words)[:60]}-{os.getpid()}-{time.monotonic_ns()}"
     copy = io.FileIO(folder / f"{name}.log", "a")
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_Both(copy)), encoding="utf-8", errors="backslashreplace", write_through=True
+        io.BufferedWriter(_Both(copy)), encoding="utf-8", errors="backslashreplace", line_buffering=True
     )
     (folder / f"{name}.secrets").write_text("\n".join(sorted(_secrets())), encoding="utf-8", errors="replace")
 
