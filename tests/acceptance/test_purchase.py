@@ -115,8 +115,8 @@ async def test_one_request_id_makes_one_session_however_often_it_is_sent(world: 
     answers = {await ask(), *await asyncio.gather(*(ask() for _ in range(10))), await ask()} - {None}
     assert len(answers) == 1
     async with world.stripe() as client:
-        customers = [item async for item in (await client.v1.customers.list_async()).auto_paging_iter()]
-        ours = [item.id for item in customers if item.metadata and item.metadata["billing_customer_id"] == customer_id]
+        customers = [item.to_dict() async for item in (await client.v1.customers.list_async()).auto_paging_iter()]
+        ours = [item["id"] for item in customers if item["metadata"].get("billing_customer_id") == customer_id]
         assert len(ours) == 1
         sessions = await client.v1.checkout.sessions.list_async({"customer": ours[0]})
         assert {item.id for item in sessions.data} == answers

@@ -157,7 +157,7 @@ async def test_a_walk_over_objects_goes_on_where_it_was_stopped(
     assert world.sql("SELECT state, position FROM reconcile_runs") == [("stopped", f"ours:{ids[0]}")]
     run = await objects.subscriptions(told.append)
     assert (run.state, run.found) == (RunState.COMPLETE, 3)
-    assert told[0].position == f"ours:{ids[1]}"
+    assert [run.position for run in told[:2]] == [f"ours:{ids[0]}", f"ours:{ids[1]}"]  # where it stood, and then on
     assert world.sql("SELECT count(*) FROM reconcile_runs") == [(1,)]
 
 
