@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
 
-.PHONY: help setup run test check runtime lint types contracts protos generate generated typescript docs manifests torture watch-torture bench compose-smoke failover rolling lock clean
+.PHONY: help setup run test test-slow check runtime lint types contracts protos generate generated typescript docs manifests torture watch-torture bench compose-smoke failover rolling lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ run: $(STAMP) ## everything: Postgres, stand-in Stripe, service, gateway, storef
 	@exec $(BIN)/python -m sandbox
 
 test: $(STAMP) ## unit, integration and acceptance tests
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-slow: $(STAMP) ## the tests that start programs and databases again and again: restarts, failover, upgrade, wheels
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 SEED ?= 1
 DELIVERIES ?= 100000

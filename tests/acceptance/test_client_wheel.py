@@ -15,6 +15,8 @@ from billing_service.rpc.server import public_listener
 from tests.integration.clients.test_client import Service
 from tests.integration.rpc.wire import serving
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys

@@ -11,6 +11,8 @@ import pytest
 
 from tests.acceptance.world import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("course", [(), ("--cut-off",)], ids=["at once", "cut off before"])
 async def test_a_failover_loses_nothing_that_was_acknowledged(course: tuple[str, ...]) -> None:

@@ -20,6 +20,8 @@ from sandbox.channel import credentials
 from sandbox.ports import HOST, Ports, free_port, is_free
 from tests.acceptance.world import ROOT, Sandbox, World, launch, running, stop
 
+pytestmark = pytest.mark.slow
+
 _KEYS = {
     "grpc",
     "internal",

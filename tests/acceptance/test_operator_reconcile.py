@@ -18,6 +18,8 @@ from tests.torture.plan import epoch_of
 from tests.torture.reckoning import reckon
 from tests.torture.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "BILLING_RECONCILE_INTERVAL_S": "86400",  # the service's own walk would be quicker than the operator
     "BILLING_STRIPE_BACKGROUND_RATE": "2",  # requests to Stripe in a second: there is time to be called away

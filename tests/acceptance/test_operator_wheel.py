@@ -9,9 +9,12 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 from zipfile import Path as ZipPath
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests.acceptance.test_client_wheel import ROOT, run
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import sys, billing_cli.program, billing_client

@@ -9,10 +9,13 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 import psycopg
+import pytest
 from billing.v1 import entitlement_pb2
 
 from billing_service.rpc.guard import CALLS_OF_ONE
 from tests.acceptance.world import World, eventually
+
+pytestmark = pytest.mark.slow
 
 BEYOND = 200  # how many more there are than the programs take at once
 REFUSALS = 200  # while nothing can be done

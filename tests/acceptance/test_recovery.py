@@ -21,6 +21,8 @@ from tests.torture.plan import Epoch, epoch_of
 from tests.torture.reckoning import reckon
 from tests.torture.stage import CATALOG, Stage
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 86_400
 CATALOG_TEXT = CATALOG.read_text()
 SETTINGS = {

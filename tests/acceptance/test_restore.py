@@ -14,6 +14,8 @@ from tests.torture.plan import epoch_of
 from tests.torture.reckoning import reckon
 from tests.torture.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 DELIVERED = {"seed": 1}
 
 

@@ -7,7 +7,11 @@ import json
 import os
 import sys
 
+import pytest
+
 from tests.acceptance.world import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_rolling_restart_fails_no_call_and_loses_no_event() -> None:

@@ -7,7 +7,11 @@ import json
 import os
 import sys
 
+import pytest
+
 from tests.acceptance.world import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 async def test_every_view_equals_the_database_whoever_was_killed_along_the_way() -> None:

@@ -22,6 +22,8 @@ from billing_service.stripe_api.client import StripeApi
 from tests.integration.flows.conftest import CATALOG, NOWHERE
 from tests.standby import Pair, execute, running_pair
 
+pytestmark = pytest.mark.slow
+
 MOST_AGE_S = 1.0
 BOUND_S = 30.0  # for anything that a test waits for
 

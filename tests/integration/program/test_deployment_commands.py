@@ -22,6 +22,8 @@ from tests.integration.program.commands import account, environment, run, shop
 from tests.integration.program.conftest import KEY, ROOT
 from tests.unit.domain.offered import TEXT
 
+pytestmark = pytest.mark.slow
+
 CATALOG = str(ROOT / "catalog.toml")
 URL = "https://billing.example.com/webhooks/stripe"
 NOWHERE = "http://127.0.0.1:9"

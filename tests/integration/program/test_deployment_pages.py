@@ -14,6 +14,8 @@ import pytest
 from tests.integration.program.commands import account, environment, shop
 from tests.integration.program.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Ids that Stripe draws, and the hash of the example, are not the page's to know.
 _DRAWN = (

@@ -14,6 +14,8 @@ from billing.v1 import entitlement_pb2 as pb
 from tests.integration.program.conftest import BOUND_S, Process, serving
 from tests.standby import Pair, execute, running_pair
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = "http://127.0.0.1:9"
 
 

@@ -18,6 +18,8 @@ from billing.v1 import entitlement_pb2
 from tests import stripe_events
 from tests.integration.program.conftest import ROOT, Process, serving
 
+pytestmark = pytest.mark.slow
+
 VERSIONS = "billing_service/storage/migrations/versions"
 COMMITS = 50  # that touched migrations, to look through
 BUYERS = 4

@@ -21,6 +21,8 @@ from billing_client.cache import NotWatchedError, UnknownFeatureError
 from tests.integration.program.conftest import BOUND_S, Process, serving
 from tests.stripe_events import event, purchase, subscription
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = "http://127.0.0.1:9"
 NOW = int(time.time())
 KIND = WatchEntitlementsResponse

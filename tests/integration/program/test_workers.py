@@ -14,11 +14,14 @@ from typing import Any
 
 import aiohttp
 import grpc
+import pytest
 from billing.v1.entitlement_pb2 import GetEntitlementsRequest
 from billing.v1.watch_pb2 import WatchEntitlementsRequest
 from billing_client import BillingClient, Options
 
 from tests.integration.program.conftest import BOUND_S, ROOT, START_BOUND_S, Process, serving
+
+pytestmark = pytest.mark.slow
 
 NOWHERE = "http://127.0.0.1:9"
 ASK = GetEntitlementsRequest(customer_id="nobody")
