@@ -70,7 +70,8 @@ def curves_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]],
     for percent, ms in aims.items():
         x, y = at(percent, ms)
         parts += [_line(x - 6, y, x + 6, y, BAD, 2), _line(x, y - 6, x, y + 6, BAD, 2)]
-        parts.append(_text(x + 9, y + 14, f"aim: {percent:g} % within {ms:g} ms", size=11))
+        left = min(x + 9, WIDTH - 140)  # the words are that wide, and stay on the page
+        parts.append(_text(left, y + 18, f"aim: {percent:g} % within {ms:g} ms", size=11))
     return _page(height, parts)
 
 

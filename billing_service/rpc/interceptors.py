@@ -201,7 +201,10 @@ class Streams(Layer):
         except TimeoutError:
             if not limit.expired():
                 raise
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
+            try:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
+            except grpc.aio.InternalError:  # gRPC could not send it: the caller went first
+                raise asyncio.CancelledError from None
         finally:
             self._limits.discard(limit)
 
