@@ -46,7 +46,9 @@ class SettingsError(Exception):
 def _database_url(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must be a PostgreSQL URL: postgresql://user:password@host:5432/database")
+        raise ValueError(
+            "must be a PostgreSQL URL: postgresql://host:5432/database, with user and password before the host"
+        )
     try:
         psycopg.conninfo.conninfo_to_dict(text)
     except psycopg.ProgrammingError:  # its text quotes the URL, and so the password

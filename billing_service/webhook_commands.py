@@ -75,9 +75,11 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _create(flow: RegisterWebhook, settings: StripeSettings, arguments: argparse.Namespace) -> int:
-    if arguments.secret_file is None and not sys.stdout.isatty():
+    if arguments.secret_file is None and (arguments.json or not sys.stdout.isatty()):
         raise SettingsError(
-            ["--secret-file: is needed: the signing secret is told once, and there is no terminal to show it on"]
+            [
+                "--secret-file: is needed: the signing secret is told once, and there is no terminal to show it on, or --json"
+            ]
         )
     question = f"Make an endpoint for {arguments.url} with {len(WANTED_TYPES)} types of events, in {mode_of(settings)}?"
     if not is_confirmed(question, yes=arguments.yes):
@@ -114,7 +116,7 @@ def _reserved(path: Path) -> Iterator[IO[str]]:
 
 
 def _show(made: MadeEndpoint, arguments: argparse.Namespace) -> None:
-    if sys.stdout.isatty() and not arguments.json:
+    if arguments.secret_file is None:
         sys.stdout.write(f"signing secret (told once): {made.secret}\n")
     if arguments.secret_file is not None:
         say(f"The signing secret is in {arguments.secret_file}, as GATEWAY_WEBHOOK_SECRETS takes it.")

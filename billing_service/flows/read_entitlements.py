@@ -44,8 +44,8 @@ class ReadEntitlements:
         if self._replica is not None:
             found = await self._replica.row(customer_id, min_revision)
             if found is not None:
-                answer = await self.folded(found)
-                return replace(answer, facts_time=answer.read_time - timedelta(seconds=found.age_s))
+                facts_time = self._now() - timedelta(seconds=found.age_s)  # first: folding may wait for the primary
+                return replace(await self.folded(found), facts_time=facts_time)
         row = await self._rows.row(customer_id)
         if row.revision < min_revision:
             row = await self._reached(customer_id, min_revision)

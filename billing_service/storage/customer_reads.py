@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import Enum
 from math import inf
+from time import perf_counter
 from typing import Any, Final
 
 import msgspec
@@ -89,7 +90,9 @@ class CustomerReads:
         self._waiting: list[Read] = []
         self._sent: list[Read] = []
         self._stage = _Stage.IDLE
-        self._leave_at = self._turn_at = 0.0  # the loop's time: when the next query leaves at the latest; the last look
+        self._leave_at = self._turn_at = (
+            0.0  # by perf_counter, as the loop's own clock has steps: when the next query leaves at the latest; the last look
+        )
         self._quiet = 0  # turns on end in which nothing else ran
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._socket = -1
@@ -134,21 +137,19 @@ class CustomerReads:
     def _leave(self) -> None:
         """Have what gathers sent once the loop has nothing else to do, or the first has waited for `GATHER_S`."""
         self._stage = _Stage.GATHERING
-        loop = asyncio.get_running_loop()
-        self._leave_at = loop.time() + GATHER_S
+        self._leave_at = perf_counter() + GATHER_S
         self._quiet, self._turn_at = 0, 0.0
-        loop.call_soon(self._look)
+        asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
         """Look once a turn. A turn in which nothing else ran is over in no time; a few of those on end are an idle loop."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = perf_counter()
         self._quiet = self._quiet + 1 if now - self._turn_at < QUIET_TURN_S else 0
         self._turn_at = now
         if self._quiet >= QUIET_TURNS or now >= self._leave_at or len(self._waiting) >= GATHER_ENOUGH:
             self._send()
         else:
-            loop.call_soon(self._look)
+            asyncio.get_running_loop().call_soon(self._look)
 
     def _send(self) -> None:
         """Send what has gathered; nobody waits for it any more where all were cancelled."""

@@ -7,11 +7,11 @@ is known from the answer itself, by one clock, whatever server is behind the add
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from time import monotonic
 from typing import Final
 from uuid import UUID
 
@@ -51,16 +51,16 @@ class ReplicaReads(CustomerReads):
         super().__init__(replica, _STATEMENT.format(writer=writer))  # a UUID is nothing but digits and dashes
         self._most_age_s = most_age_s
         self._beats: deque[tuple[int, float]] = deque(maxlen=MAX_BEATS)
-        self._seen_at = -inf  # the loop's time before which everything that was committed was seen
+        self._seen_at = -inf  # the time, of `monotonic`, before which everything that was committed was seen
 
     def begun(self, beat: int) -> None:
         """Remember when a beat was begun; to be told before it is written."""
-        self._beats.append((beat, asyncio.get_running_loop().time()))
+        self._beats.append((beat, monotonic()))
 
     @property
     def age_s(self) -> float:
         """How old the latest answer would be by now, at most; infinite before the first one."""
-        return asyncio.get_running_loop().time() - self._seen_at
+        return monotonic() - self._seen_at
 
     async def row(self, customer_id: str, *, limit_s: float = ANSWER_LIMIT_S) -> ReplicaRow:
         """Give a customer's row as the replica has it.
@@ -95,4 +95,4 @@ class ReplicaReads(CustomerReads):
         number = 0 if value is None else int.from_bytes(value, "big")
         begun_at = next((at for beat, at in self._beats if beat == number), -inf)
         self._seen_at = max(self._seen_at, begun_at)
-        return asyncio.get_running_loop().time() - begun_at
+        return monotonic() - begun_at

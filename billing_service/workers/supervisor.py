@@ -105,7 +105,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             began = loop.time()
-            code = await worker.live(self._stopping)
+            try:
+                code = await worker.live(self._stopping)
+            except OSError as error:  # no process, no descriptor to be had: tried again like one that ended
+                _log.error("worker_not_started", worker=worker.index, exc_info=error)
+                code = EXIT_FAILURE
             if self._stopping.is_set():
                 self._code = self._code or (0 if code in _ASKED_TO else EXIT_FAILURE)
                 return

@@ -35,6 +35,7 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._link: ToWorker | None = None
         self.listens = asyncio.Event()
+        self._answers = False  # whether this process listens, and not one before it: until then its line is waited on
         self.health = _not_ready("starting")
 
     async def live(self, stop: asyncio.Event) -> int:
@@ -55,6 +56,7 @@ class Worker:
             return await self._process.wait()
         finally:
             self.health = _not_ready("does not run")
+            self._answers = False
             watching.cancel()
             await asyncio.wait({watching})
             self._link.close()
@@ -77,7 +79,7 @@ class Worker:
 
     async def metrics(self) -> bytes:
         """Give its numbers; nothing where it does not answer."""
-        if self._link is None or not self.listens.is_set():
+        if self._link is None or not self._answers:
             return b""
         try:
             return await self._link.metrics()
@@ -93,6 +95,7 @@ class Worker:
         try:
             async with asyncio.timeout(START_LIMIT_S):
                 await link.listening()
+            self._answers = True
             self.listens.set()
             await self._look(link)
         except SilentError:
