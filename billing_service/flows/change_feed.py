@@ -1,7 +1,8 @@
 """Reads the log of changes once for all watches of this process, and hands each change to those that ask for its customer.
 
-What a change costs does not grow with the watches that do not ask for it. A watch that does not take what it is handed holds
-nobody up: beyond a bound it is overrun, and must begin again from its cursor.
+What a change costs does not grow with the watches that do not ask for it, and next to nothing where nobody watches: then the log
+is read once a second, so that whoever comes first is not far behind. A watch that does not take what it is handed holds nobody up:
+beyond a bound it is overrun, and must begin again from its cursor.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from billing_service.storage.listener import listen
 
 MOST_READ = 1_000  # changes in one go
 MOST_WAITING = 1_000  # for one watch
-POLL_S = 1.0  # where no notification comes
+POLL_S = 1.0  # where no notification comes, or nobody watches
 RETRY_S = 1.0
 
 log = structlog.get_logger(__name__)
@@ -90,6 +91,7 @@ class ChangeFeed:
         self._place: Place | None = None
         self._beginning = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._watched = asyncio.Event()  # set while anybody watches
         self._all: set[Subscription] = set()
         self._by_customer: dict[str, set[Subscription]] = {}
 
@@ -121,6 +123,9 @@ class ChangeFeed:
         else:
             for customer_id in one.customer_ids:
                 self._by_customer.setdefault(customer_id, set()).add(one)
+        if not self._watched.is_set():
+            self._wake.set()  # what was told while nobody watched was not looked at
+            self._watched.set()
         return one
 
     def unsubscribe(self, one: Subscription) -> None:
@@ -132,6 +137,8 @@ class ChangeFeed:
                 held.discard(one)
                 if not held:
                     del self._by_customer[customer_id]
+        if not self._all and not self._by_customer:
+            self._watched.clear()
 
     @property
     def place(self) -> Place:
@@ -158,7 +165,7 @@ class ChangeFeed:
         for change in found:
             for one in (*self._all, *self._by_customer.get(change.customer_id, ())):
                 one.hand(change)
-            if self._told is not None:
+            if self._told is not None and self._watched.is_set():
                 self._told(change.change_time)
         if found:
             self._place = found[-1].place
@@ -170,6 +177,7 @@ class ChangeFeed:
     async def _rest(self) -> None:
         try:
             async with asyncio.timeout(POLL_S):
+                await self._watched.wait()
                 await self._wake.wait()
         except TimeoutError:
             pass
