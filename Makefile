@@ -103,6 +103,7 @@ manifests: $(STAMP) ## deploy/kubernetes against the schemas of Kubernetes' API
 lock: ## requirements/*.txt anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+	printf 'rich>=15.0\ntyper>=0.29\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/runtime.txt -c requirements/dev.txt - -o requirements/cli.txt
 	echo 'hatchling>=1.27' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/dev.txt - -o requirements/build.txt
 
 clean: ## the virtual environment and the sandbox's data
