@@ -1,8 +1,8 @@
 # One image with both programs, billing-service (the default command) and webhook-gateway, and the operators' `billing`.
 #   docker build -t billing-service .
-# A tag can be moved. In production name the base by its digest, which `docker buildx imagetools inspect` shows:
-#   --build-arg PYTHON_IMAGE=python:3.13.15-slim-trixie@sha256:...
-ARG PYTHON_IMAGE=python:3.13.15-slim-trixie
+# The base is named by its digest, because a tag can be moved; `make images` compares (docs/operations.md). The
+# argument names another one.
+ARG PYTHON_IMAGE=python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1

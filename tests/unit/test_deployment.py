@@ -16,7 +16,7 @@ from billing_service.access import Role
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.storage import database
 from billing_service.workers import supervisor
-from tools import manifests
+from tools import images, manifests
 from webhook_gateway import server
 from webhook_gateway import settings as gateway_settings
 
@@ -211,3 +211,20 @@ def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_pat
 
 def test_the_catalog_of_the_example_holds() -> None:
     parse_catalog((manifests.FOLDER / "overlays" / "example" / "catalog.toml").read_text(encoding="utf-8"))
+
+
+def test_every_image_of_others_is_named_by_its_digest_and_everywhere_by_the_same() -> None:
+    """Compose, the Dockerfiles and the example of their settings: what runs is what was looked at."""
+    found = images.named(ROOT)
+    assert {image.split(":")[0] for image in found} == {
+        "python", "postgres", "prom/prometheus", "grafana/grafana", "jaegertracing/jaeger",
+    }  # fmt: skip
+    assert list(images.problems(found)) == []
+
+
+def test_an_image_without_a_digest_is_refused() -> None:
+    """Or with another one than elsewhere."""
+    one, other = (f"python:3.13@sha256:{digit * 64}" for digit in "ab")
+    assert len(list(images.problems({"python:3.13": {"Dockerfile"}}))) == 1
+    assert len(list(images.problems({one: {"Dockerfile"}, other: {"docker-compose.yml"}}))) == 1
+    assert list(images.problems({one: {"Dockerfile", "docker-compose.yml"}})) == []
