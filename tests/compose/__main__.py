@@ -125,7 +125,10 @@ def make(script: str, folder: Path) -> None:
         SmokeError: it failed.
     """
     made = subprocess.run(
-        ["/bin/sh", str(ROOT / "deploy" / script), str(folder)], capture_output=True, check=False, timeout=30
+        ["/bin/sh", str(ROOT / "deploy" / script), str(folder)],
+        capture_output=True,
+        check=False,
+        timeout=COMMAND_LIMIT_S,
     )
     if made.returncode != 0:
         raise SmokeError(f"deploy/{script} failed: {made.stderr.decode()}")
