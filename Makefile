@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
 
-.PHONY: help setup run test test-slow check runtime lint types contracts protos generate generated typescript docs manifests torture watch-torture bench compose-smoke failover rolling lock clean
+.PHONY: help setup run test test-slow check runtime lint types contracts protos generate generated typescript docs manifests images torture watch-torture bench compose-smoke failover rolling lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,12 +97,16 @@ generated: generate ## regenerating leaves no difference
 docs: $(STAMP) ## pages agree with the contract, and links lead somewhere
 	@$(BIN)/python -m tools.error_docs --check && $(BIN)/python -m tools.access_docs --check && $(BIN)/python -m tools.promise_docs && $(BIN)/python -m tools.doc_links && $(BIN)/python -m tools.metrics
 
-manifests: $(STAMP) ## deploy/kubernetes against the schemas of Kubernetes' API
-	@$(BIN)/python -m tools.manifests
+manifests: $(STAMP) ## deploy/kubernetes against the schemas of Kubernetes' API; images by digest
+	@$(BIN)/python -m tools.manifests && $(BIN)/python -m tools.images
+
+images: $(STAMP) ## whether a tag has another digest now than here (asks the registry; needs docker with buildx)
+	@$(BIN)/python -m tools.images --resolve
 
 lock: ## requirements/*.txt anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+	printf 'rich>=15.0\ntyper>=0.29\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/runtime.txt -c requirements/dev.txt - -o requirements/cli.txt
 	echo 'hatchling>=1.27' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url -c requirements/dev.txt - -o requirements/build.txt
 
 clean: ## the virtual environment and the sandbox's data

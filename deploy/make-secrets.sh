@@ -20,12 +20,30 @@ keep billing_database_url "postgresql://billing:$(cat "$folder/postgres_password
 keep billing_internal_token "$(random)"
 keep gateway_internal_token "$(cat "$folder/billing_internal_token")"
 keep grafana_password "$(random)"
+keep billing_caller_token "$(random)"
+keep billing_admin_token "$(random)"
+
+# Who may call (docs/security.md): hashes alone. In a folder of its own, which is mounted as one, so that a file that is replaced is seen.
+mkdir -p "$folder/access"
+if [ ! -s "$folder/access/callers" ]; then
+  line() { printf 'token        %-10s %-8s sha256:%s\n' "$2" "$3" "$(tr -d '\n' < "$folder/$1" | sha256sum | cut -d' ' -f1)"; }
+  {
+    line billing_caller_token backend caller
+    line billing_admin_token operator admin
+    # With docker-compose.tls.yml: who has a certificate and shows no token.
+    echo 'certificate  backend    caller   caller.billing.internal'
+    echo 'certificate  operator   admin    operator.billing.internal'
+    echo 'certificate  gateway    gateway  gateway.billing.internal'
+  } > "$folder/access/callers"
+fi
 
 missing=0
 for name in billing_stripe_api_key gateway_webhook_secrets; do
   [ -s "$folder/$name" ] || { : > "$folder/$name"; missing=1; }
 done
-chmod 644 "$folder"/*
+chmod 755 "$folder/access"
+chmod 644 "$folder"/access/*
+for file in "$folder"/*; do [ -d "$file" ] || chmod 644 "$file"; done
 
 if [ "$missing" = 1 ]; then
   echo "Yours to fill in (docs/getting-started.md says where they come from):"

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from billing_service.domain.errors import FindingNotFoundError
 from billing_service.domain.operator import Order
 from billing_service.flows.operator_request import Asked, once
 from billing_service.storage import findings
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.findings import Finding, FindingKind
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """What a repetition of a request is answered with: which finding it was. What stands in it is read anew, and kept once."""
+
+    kind: FindingKind
+    subject: str
 
 
 class CloseFinding:
@@ -30,10 +40,11 @@ class CloseFinding:
                 raise FindingNotFoundError(f"{kind}/{subject}")
             asked = Asked(order, "close_finding", [kind, subject], found.customer_id)
 
-            async def work() -> Finding:
+            async def work() -> _Closed:
                 await findings.close(connection, kind, [subject])
-                return await findings.find(connection, kind, subject) or found
+                return _Closed(kind, subject)
 
-            return await once(connection, asked, Finding, work)
+            closed = await once(connection, asked, _Closed, work)
+            return await findings.find(connection, closed.kind, closed.subject) or found
 
         return await self._database.run(close)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -16,6 +17,11 @@ from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 LOOKED_AT: Final = 200  # bodies in one transaction: some milliseconds
+# An event is recorded with the time at which its transaction began, and is seen once that has ended: 10 s at most by the clock of its
+# process, and 30 s later where that hangs. So nothing is looked at before it is as old.
+IN_FLIGHT_S: Final = 60.0
+# Where nobody else has a transaction open, only one that is beginning at this moment is not seen.
+QUIET_S: Final = 1.0
 
 _COLUMNS = """customer_id, request_time, done_time, event_bodies, quarantined_events, checkout_bodies, stripe_customer_body,
     reasons"""
@@ -35,63 +41,83 @@ class Erasure:
     reasons: int
 
 
+class Looked(Enum):
+    """What there is to do after a batch."""
+
+    MORE = "more"
+    WAITING = "waiting"  # until what may be in flight has ended, or for somebody else who is at it
+    TO_THE_END = "to the end"
+
+
 # Asked for again, everything is looked through again: what came since is there too. Counts go on.
 _BEGIN = sa.text("""
-    INSERT INTO erasures AS e (customer_id, request_time, until_time, looked_time, stripe_customer_body, reasons)
-    VALUES (:customer_id, :now, now(), 'epoch', :stripe_customer_body, :reasons)
+    INSERT INTO erasures AS e (customer_id, request_time, until_time, looked_time, stripe_customer_body)
+    VALUES (:customer_id, :now, now(), 'epoch', :stripe_customer_body)
     ON CONFLICT (customer_id) DO UPDATE
     SET request_time = excluded.request_time, until_time = excluded.until_time, looked_time = excluded.looked_time,
-        looked_event_id = '', done_time = NULL, stripe_customer_body = e.stripe_customer_body OR excluded.stripe_customer_body,
-        reasons = e.reasons + excluded.reasons
+        looked_event_id = '', done_time = NULL, stripe_customer_body = e.stripe_customer_body OR excluded.stripe_customer_body
 """)
 _FIND = sa.text(f"SELECT {_COLUMNS} FROM erasures WHERE customer_id = :customer_id")  # noqa: S608 - a constant of this module
 _LOCK = sa.text("SELECT 1 FROM erasures WHERE customer_id = :customer_id FOR NO KEY UPDATE")
+# Who has a transaction open is asked before, and in another statement than, what is seen.
 _TAKE = sa.text("""
-    SELECT looked_time, looked_event_id FROM erasures WHERE customer_id = :customer_id AND done_time IS NULL
+    SELECT looked_time, looked_event_id, EXISTS (
+        SELECT 1 FROM pg_locks AS held JOIN pg_stat_activity AS other USING (pid)
+        WHERE held.locktype = 'virtualxid' AND held.pid <> pg_backend_pid() AND other.datname = current_database()) AS busy
+    FROM erasures WHERE customer_id = :customer_id AND done_time IS NULL
     FOR NO KEY UPDATE SKIP LOCKED
 """)
-# The index of the events that have a body. A body names somebody by one of the texts; of an event of their own objects it need not.
+# The index of the events that have a body. A body names somebody by one of the texts; events of their own objects are found by those.
 _LOOK = sa.text("""
     WITH looked AS (
-        SELECT event_id, receive_time, object_id, payload FROM stripe_events
+        SELECT event_id, receive_time, payload FROM stripe_events
         WHERE octet_length(payload) > 0 AND receive_time >= :time
           AND (receive_time, event_id) > (CAST(:time AS timestamptz), CAST(:event_id AS text) COLLATE "C")
           AND receive_time <= (SELECT until_time FROM erasures WHERE customer_id = :customer_id)
+          AND receive_time <= now() - CAST(:unseen AS interval)
         ORDER BY receive_time, event_id LIMIT :most),
     emptied AS (
         UPDATE stripe_events AS e SET payload = '' FROM looked
-        WHERE e.event_id = looked.event_id AND (
-            looked.object_id = ANY(CAST(:objects AS text[]))
-            OR EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS needle
-                       WHERE position(needle IN looked.payload) > 0))
+        WHERE e.event_id = looked.event_id AND EXISTS (
+            SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS needle WHERE position(needle IN looked.payload) > 0)
         RETURNING 1),
     last AS (SELECT receive_time, event_id FROM looked ORDER BY receive_time DESC, event_id DESC LIMIT 1)
     UPDATE erasures
     SET looked_time = coalesce((SELECT receive_time FROM last), looked_time),
         looked_event_id = coalesce((SELECT event_id FROM last), looked_event_id),
-        event_bodies = event_bodies + (SELECT count(*) FROM emptied),
-        done_time = CASE WHEN (SELECT count(*) FROM looked) < :most THEN CAST(:now AS timestamptz) END
+        event_bodies = event_bodies + (SELECT count(*) FROM emptied)
     WHERE customer_id = :customer_id
-    RETURNING done_time IS NOT NULL AS done
+    RETURNING (SELECT count(*) FROM looked) AS looked, until_time <= now() - CAST(:unseen AS interval) AS is_all
+""")
+_UNTIL = sa.text("SELECT until_time FROM erasures WHERE customer_id = :customer_id AND done_time IS NULL")
+_FINISH = sa.text("""
+    UPDATE erasures SET done_time = :now WHERE customer_id = :customer_id AND done_time IS NULL AND until_time = :until_time
 """)
 _COUNT = sa.text("""
     UPDATE erasures
     SET event_bodies = event_bodies + :event_bodies, quarantined_events = quarantined_events + :quarantined_events,
-        checkout_bodies = checkout_bodies + :checkout_bodies
+        checkout_bodies = checkout_bodies + :checkout_bodies, reasons = reasons + :reasons
     WHERE customer_id = :customer_id
 """)
 _RUNNING = sa.text("SELECT customer_id FROM erasures WHERE done_time IS NULL ORDER BY customer_id LIMIT :most")
 _DONE = sa.text("""
     SELECT customer_id FROM erasures WHERE done_time IS NOT NULL AND customer_id > :after ORDER BY customer_id LIMIT :most
 """)
-# One that is being made is left alone: what Stripe is sent for it must stay the same.
+# One that is being made is left alone: what Stripe is sent for it must stay the same. What was asked for can be guessed from a fingerprint.
 _EMPTY_CHECKOUTS = sa.text("""
-    UPDATE checkout_intents SET request_body = '{}', url = NULL
+    UPDATE checkout_intents SET request_body = '{}', url = NULL, fingerprint = ''
     WHERE intent_id IN (
         SELECT intent_id FROM checkout_intents
         WHERE customer_id = :customer_id AND state NOT IN ('creating', 'open', 'expiring')
-          AND (request_body <> '{}' OR url IS NOT NULL)
+          AND (request_body <> '{}' OR url IS NOT NULL OR fingerprint <> '')
         ORDER BY intent_id LIMIT :most)
+""")
+_EMPTY_CHECKOUT_REQUESTS = sa.text("""
+    UPDATE checkout_requests SET fingerprint = ''
+    WHERE request_id IN (
+        SELECT request_id FROM checkout_intents AS i JOIN checkout_requests AS r USING (intent_id)
+        WHERE i.customer_id = :customer_id AND i.state NOT IN ('creating', 'open', 'expiring') AND r.fingerprint <> ''
+        ORDER BY request_id LIMIT :most)
 """)
 _EMPTY_OF_OBJECTS = sa.text("""
     UPDATE stripe_events SET payload = ''
@@ -102,11 +128,9 @@ _EMPTY_OF_OBJECTS = sa.text("""
 """)
 
 
-async def begin(
-    connection: Connection, customer_id: str, now: datetime, *, stripe_customer_body: bool, reasons: int
-) -> None:
+async def begin(connection: Connection, customer_id: str, now: datetime, *, stripe_customer_body: bool) -> None:
     """Ask for the erasing of a locked customer, and count what was taken out with that."""
-    values = {"customer_id": customer_id, "now": now, "reasons": reasons, "stripe_customer_body": stripe_customer_body}
+    values = {"customer_id": customer_id, "now": now, "stripe_customer_body": stripe_customer_body}
     await connection.execute(_BEGIN, values)
 
 
@@ -121,24 +145,39 @@ async def find(connection: Connection, customer_id: str) -> Erasure | None:
     return None if row is None else _erasure(row)
 
 
-async def look_on(
-    connection: Connection, customer_id: str, objects: Collection[str], needles: Collection[bytes], now: datetime
-) -> bool:
-    """Look through the next recorded bodies, and empty those that name the customer; say whether there are more to look at.
-
-    False too where somebody else is at it, or it is done.
-    """
+async def look_on(connection: Connection, customer_id: str, needles: Collection[bytes]) -> Looked:
+    """Look through the next recorded bodies, and empty those that name the customer by one of these texts."""
     place = (await connection.execute(_TAKE, {"customer_id": customer_id})).one_or_none()
     if place is None:
-        return False
-    values = {"time": place.looked_time, "event_id": place.looked_event_id, "most": LOOKED_AT, "now": now}
-    values |= {"customer_id": customer_id, "objects": sorted(objects), "needles": list(needles)}
-    return not (await connection.execute(_LOOK, values)).one().done
+        return Looked.WAITING
+    unseen = timedelta(seconds=IN_FLIGHT_S if place.busy else QUIET_S)
+    values = {"time": place.looked_time, "event_id": place.looked_event_id, "most": LOOKED_AT, "unseen": unseen}
+    row = (await connection.execute(_LOOK, values | {"customer_id": customer_id, "needles": list(needles)})).one()
+    if row.looked == LOOKED_AT:
+        return Looked.MORE
+    return Looked.TO_THE_END if row.is_all else Looked.WAITING
+
+
+async def until_time(connection: Connection, customer_id: str) -> datetime | None:
+    """Say until when bodies are looked through; None where it is done."""
+    found: datetime | None = await connection.scalar(_UNTIL, {"customer_id": customer_id})
+    return found
+
+
+async def finish(connection: Connection, customer_id: str, until_time: datetime, now: datetime) -> None:
+    """Note that it is done; not where it was asked for again since it was to look until this time."""
+    await connection.execute(_FINISH, {"customer_id": customer_id, "until_time": until_time, "now": now})
 
 
 async def empty_checkouts(connection: Connection, customer_id: str) -> int:
     """Empty the bodies of checkouts that are over; say of how many, a batch at most."""
     return (await connection.execute(_EMPTY_CHECKOUTS, {"customer_id": customer_id, "most": LOOKED_AT})).rowcount
+
+
+async def empty_checkout_requests(connection: Connection, customer_id: str) -> int:
+    """Empty the fingerprints of what was asked for with those; say of how many, a batch at most."""
+    values = {"customer_id": customer_id, "most": LOOKED_AT}
+    return (await connection.execute(_EMPTY_CHECKOUT_REQUESTS, values)).rowcount
 
 
 async def empty_events_of(connection: Connection, objects: Collection[str]) -> int:
@@ -153,12 +192,14 @@ async def count(
     event_bodies: int = 0,
     quarantined_events: int = 0,
     checkout_bodies: int = 0,
+    reasons: int = 0,
 ) -> None:
     """Add to what was taken out."""
     values = {
         "event_bodies": event_bodies,
         "quarantined_events": quarantined_events,
         "checkout_bodies": checkout_bodies,
+        "reasons": reasons,
     }
     await connection.execute(_COUNT, values | {"customer_id": customer_id})
 

@@ -108,7 +108,8 @@ _LOOK = sa.text(f"""
     FROM last LEFT JOIN found ON true ORDER BY found.receive_time DESC, found.event_id DESC
 """)  # noqa: S608
 _FIND = sa.text(f"SELECT {_SHOWN}, payload FROM stripe_events WHERE event_id = :event_id")  # noqa: S608
-_OBJECTS = sa.text("""
+# A customer's objects, what hangs on them, and their Stripe customers.
+_KNOWN = """
     WITH RECURSIVE own (stripe_customer_id) AS (
         SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = :customer_id),
     related (object_id) AS (
@@ -116,15 +117,24 @@ _OBJECTS = sa.text("""
       UNION
         SELECT other.object_id
         FROM related JOIN stripe_links AS link USING (object_id) JOIN stripe_links AS other USING (anchor_id)
-    )
-    SELECT object_id FROM related UNION SELECT stripe_customer_id FROM own LIMIT :most
-""")
+    ),
+    known (object_id) AS (SELECT object_id FROM related UNION SELECT stripe_customer_id FROM own)
+"""
+_OBJECTS = sa.text(f"{_KNOWN} SELECT object_id FROM known LIMIT :most")  # noqa: S608
+_AFTER = "WHERE object_id > :after ORDER BY object_id LIMIT :most"
+_OBJECTS_AFTER = sa.text(f"{_KNOWN} SELECT object_id FROM known {_AFTER}")  # noqa: S608
 
 
 async def objects_of(connection: Connection, customer_id: str, most: int) -> frozenset[str]:
     """Give the ids of a customer's objects, of what hangs on them, and of their Stripe customers."""
     result = await connection.execute(_OBJECTS, {"customer_id": customer_id, "most": most})
     return frozenset(row.object_id for row in result)
+
+
+async def objects_after(connection: Connection, customer_id: str, after: str, most: int) -> Sequence[str]:
+    """Give the next of the ids that `objects_of` gives, after one of them, in their order."""
+    values = {"customer_id": customer_id, "after": after, "most": most}
+    return [row.object_id for row in await connection.execute(_OBJECTS_AFTER, values)]
 
 
 async def page(

@@ -42,7 +42,9 @@ _PAGE = sa.text(f"""
 """)  # noqa: S608
 _ERASE = sa.text("""
     UPDATE grants SET reason = '', revoke_reason = CASE WHEN revoke_reason IS NOT NULL THEN '' END
-    WHERE customer_id = :customer_id AND (reason <> '' OR revoke_reason <> '')
+    WHERE grant_id IN (
+        SELECT grant_id FROM grants WHERE customer_id = :customer_id AND (reason <> '' OR revoke_reason <> '')
+        ORDER BY grant_id LIMIT :most FOR UPDATE)
 """)
 
 
@@ -104,9 +106,9 @@ async def page(
     return [_grant(row) for row in await connection.execute(_PAGE, values)]
 
 
-async def erase_reasons(connection: Connection, customer_id: str) -> int:
-    """Empty the reasons of a customer's grants; say of how many."""
-    return (await connection.execute(_ERASE, {"customer_id": customer_id})).rowcount
+async def erase_reasons(connection: Connection, customer_id: str, most: int) -> int:
+    """Empty the reasons of a customer's grants; say of how many, `most` at most."""
+    return (await connection.execute(_ERASE, {"customer_id": customer_id, "most": most})).rowcount
 
 
 def _grant(row: sa.Row[Any]) -> Grant:

@@ -27,11 +27,20 @@ _CLAIM = sa.text("""
 """)
 _FIND = sa.text("SELECT fingerprint, answer::text AS answer FROM operator_requests WHERE request_id = :request_id")
 _ANSWER = sa.text("UPDATE operator_requests SET answer = CAST(:answer AS jsonb) WHERE request_id = :request_id")
+# Without the reason there is no fingerprint either, because a reason can be guessed from it; a repetition is refused then. An older release
+# kept a copy of the finding as the answer: what names it is left.
+_ERASE = """
+    UPDATE operator_requests
+    SET reason = '', fingerprint = '',
+        answer = CASE operation WHEN 'close_finding'
+                 THEN jsonb_build_object('kind', answer -> 'kind', 'subject', answer -> 'subject') ELSE answer END
+    WHERE request_id IN (
+        SELECT request_id FROM operator_requests WHERE {} AND reason <> ''
+        ORDER BY request_id LIMIT :most FOR UPDATE SKIP LOCKED)
+"""
 # Why somebody was erased stays: it is what shows that it was asked for.
-_ERASE = sa.text("""
-    UPDATE operator_requests SET reason = ''
-    WHERE customer_id = :customer_id AND reason <> '' AND operation <> 'erase_customer'
-""")
+_ERASE_OF = sa.text(_ERASE.format("customer_id = :customer_id AND operation <> 'erase_customer'"))
+_ERASE_OF_NOBODY = sa.text(_ERASE.format("customer_id IS NULL"))
 
 
 async def claim(
@@ -58,6 +67,11 @@ async def answer(connection: Connection, request_id: str, answer: str) -> None:
     await connection.execute(_ANSWER, {"request_id": request_id, "answer": answer})
 
 
-async def erase_reasons(connection: Connection, customer_id: str) -> int:
-    """Empty the reasons of what was asked about a customer; say of how many."""
-    return (await connection.execute(_ERASE, {"customer_id": customer_id})).rowcount
+async def erase_reasons(connection: Connection, customer_id: str, most: int) -> int:
+    """Empty the reasons of what was asked about a customer; say of how many, `most` at most. What another erasing is at is left to it."""
+    return (await connection.execute(_ERASE_OF, {"customer_id": customer_id, "most": most})).rowcount
+
+
+async def erase_reasons_of_nobody(connection: Connection, most: int) -> int:
+    """The same for what was asked about nobody in particular: nothing tells whom such a reason names."""
+    return (await connection.execute(_ERASE_OF_NOBODY, {"most": most})).rowcount

@@ -57,13 +57,16 @@ _PAGE = sa.text("""
            OR (create_time, event_key) < (:before, CAST(:before_key AS text) COLLATE "C"))
     ORDER BY create_time DESC, event_key DESC LIMIT :most
 """)
+# An id stands between quotes, however the rest is broken.
 _ERASE = sa.text("""
     WITH looked AS (
         SELECT event_key, payload FROM quarantined_events WHERE event_key > :after ORDER BY event_key LIMIT :most),
     gone AS (
         DELETE FROM quarantined_events AS q USING looked
         WHERE q.event_key = looked.event_key
-          AND EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS needle WHERE position(needle IN looked.payload) > 0)
+          AND (EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS needle WHERE position(needle IN looked.payload) > 0)
+               OR EXISTS (SELECT 1 FROM regexp_matches(encode(looked.payload, 'escape'), '"([A-Za-z]+_[A-Za-z0-9_]+)"', 'g') AS word
+                          WHERE word[1] IN (SELECT unnest(CAST(:objects AS text[])))))
         RETURNING 1)
     SELECT (SELECT max(event_key) FROM looked) AS last, (SELECT count(*) FROM gone) AS total
 """)
@@ -121,9 +124,15 @@ async def find(connection: Connection, event_key: str) -> tuple[QuarantinedEvent
     return None if row is None else (_event(row), bytes(row.payload))
 
 
-async def erase(connection: Connection, needles: Collection[bytes], after: str, most: int) -> tuple[str | None, int]:
-    """Delete those of the next events after a key that have one of these texts in them; give the last key, and how many."""
-    row = (await connection.execute(_ERASE, {"needles": list(needles), "after": after, "most": most})).one()
+async def erase(
+    connection: Connection, needles: Collection[bytes], objects: Collection[str], after: str, most: int
+) -> tuple[str | None, int]:
+    """Delete those of the next events after a key that have one of these texts, or the id of one of these objects, in them.
+
+    Gives the last key that was looked at, and how many went.
+    """
+    values = {"needles": list(needles), "objects": list(objects), "after": after, "most": most}
+    row = (await connection.execute(_ERASE, values)).one()
     return row.last, row.total
 
 

@@ -14,13 +14,17 @@ import json
 import os
 import secrets
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from billing.v1 import checkout_pb2, entitlement_pb2
@@ -68,10 +72,12 @@ def why_not() -> str | None:
 class Compose:
     """The Compose file and what is laid over it, under a project name and ports of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder for the secrets."""
-        self.grpc_port = free_port()
-        self._files = ["docker-compose.yml", "tests/compose/stand-in.yml"]
+    def __init__(self, folder: Path, *, tls: bool = False, before: Compose | None = None) -> None:
+        """Take the folder of the secrets; with `tls` as docker-compose.tls.yml has it, in the place of the one before."""
+        self.folder = folder
+        self.tls = tls
+        self.grpc_port: int = before.grpc_port if before else free_port()
+        self._files = ["docker-compose.yml", *(["docker-compose.tls.yml"] if tls else []), "tests/compose/stand-in.yml"]
         if os.environ.get("COMPOSE_SMOKE_POSTGRES") == "embedded":
             self._files.append("tests/compose/embedded-postgres.yml")
         self._environment = os.environ | {
@@ -112,15 +118,46 @@ def _build_network(folder: Path, files: Sequence[str], network: str) -> Path:
     return path
 
 
-def make_secrets(folder: Path) -> None:
-    """Make the secrets as an operator does, and fill in the two that are his."""
+def make(script: str, folder: Path) -> None:
+    """Run a script of deploy/ as an operator does.
+
+    Raises:
+        SmokeError: it failed.
+    """
     made = subprocess.run(
-        ["/bin/sh", str(ROOT / "deploy" / "make-secrets.sh"), str(folder)], capture_output=True, check=False, timeout=30
+        ["/bin/sh", str(ROOT / "deploy" / script), str(folder)],
+        capture_output=True,
+        check=False,
+        timeout=COMMAND_LIMIT_S,
     )
     if made.returncode != 0:
-        raise SmokeError(f"deploy/make-secrets.sh failed: {made.stderr.decode()}")
+        raise SmokeError(f"deploy/{script} failed: {made.stderr.decode()}")
+
+
+def make_secrets(folder: Path) -> None:
+    """Make the secrets as an operator does, and fill in the two that are his."""
+    make("make-secrets.sh", folder)
     (folder / "billing_stripe_api_key").write_text(f"sk_test_{secrets.token_hex(12)}\n")
     (folder / "gateway_webhook_secrets").write_text(f"smoke=whsec_{secrets.token_hex(16)}\n")
+
+
+@contextmanager
+def backend(compose: Compose) -> Iterator[Callable[[str, Any], Any]]:
+    """Give what calls a method as a backend does: with its token, and its certificate where that is asked for."""
+    shown = (("authorization", f"Bearer {(compose.folder / 'billing_caller_token').read_text()}"),)
+    with channel(compose) as connected:
+        billing = BillingServiceStub(connected)
+        yield lambda method, request: getattr(billing, method)(request, timeout=10, metadata=shown)
+
+
+def channel(compose: Compose) -> grpc.Channel:
+    """Open a connection to the published port."""
+    target = f"127.0.0.1:{compose.grpc_port}"
+    if not compose.tls:
+        return grpc.insecure_channel(target)
+    own = compose.folder / "tls" / "caller"
+    files = (own / f"{name}.pem" for name in ("authority", "key", "certificate"))
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*(file.read_bytes() for file in files)))
 
 
 def buy(compose: Compose, customer_id: str) -> float:
@@ -129,8 +166,7 @@ def buy(compose: Compose, customer_id: str) -> float:
     Raises:
         SmokeError: the plan was not there in time.
     """
-    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as channel:
-        billing = BillingServiceStub(channel)
+    with backend(compose) as call:
         request = checkout_pb2.CreateCheckoutSessionRequest(
             request_id=str(uuid.uuid4()),
             customer_id=customer_id,
@@ -138,10 +174,10 @@ def buy(compose: Compose, customer_id: str) -> float:
             success_url="https://shop.example/done",
             cancel_url="https://shop.example/plans",
         )
-        made = _patiently(billing, request)
+        made = _patiently(call, request)
         compose("exec", "-T", "stripe", "python", "-c", PAY, made.checkout_session.checkout_session_id)
         paid = time.monotonic()
-        while "pro" not in plans(billing, customer_id):
+        while "pro" not in _plans(call, customer_id):
             if time.monotonic() - paid > WAIT_S:
                 raise SmokeError("The purchase was paid, and the plan is not there.")
             time.sleep(LOOK_EVERY_S)
@@ -149,23 +185,85 @@ def buy(compose: Compose, customer_id: str) -> float:
 
 
 def _patiently(
-    billing: BillingServiceStub, request: checkout_pb2.CreateCheckoutSessionRequest
+    call: Callable[[str, Any], Any], request: checkout_pb2.CreateCheckoutSessionRequest
 ) -> checkout_pb2.CreateCheckoutSessionResponse:
     """Create a session; the stand-in starts after the service, so that prices may resolve a moment later."""
     deadline = time.monotonic() + WAIT_S
     while True:
         try:
-            return billing.CreateCheckoutSession(request, timeout=10)
+            made: checkout_pb2.CreateCheckoutSessionResponse = call("CreateCheckoutSession", request)
         except grpc.RpcError as error:
             if time.monotonic() > deadline:
                 raise SmokeError(f"No checkout session: {error}") from None
             time.sleep(LOOK_EVERY_S)
+        else:
+            return made
 
 
-def plans(billing: BillingServiceStub, customer_id: str) -> list[str]:
+def plans(compose: Compose, customer_id: str) -> list[str]:
     """Ask which plans a customer has."""
-    answer = billing.GetEntitlements(entitlement_pb2.GetEntitlementsRequest(customer_id=customer_id), timeout=10)
-    return list(answer.plan_keys)
+    with backend(compose) as call:
+        return _plans(call, customer_id)
+
+
+def _plans(call: Callable[[str, Any], Any], customer_id: str) -> list[str]:
+    return list(call("GetEntitlements", entitlement_pb2.GetEntitlementsRequest(customer_id=customer_id)).plan_keys)
+
+
+def refuses_strangers(compose: Compose) -> None:
+    """Check that a call without a token is refused, and with TLS one without a certificate does not even connect.
+
+    Raises:
+        SmokeError: somebody was answered.
+    """
+    ask = entitlement_pb2.GetEntitlementsRequest(customer_id="smoke-customer")
+    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as stranger:
+        expected = grpc.StatusCode.UNAVAILABLE if compose.tls else grpc.StatusCode.UNAUTHENTICATED
+        try:
+            BillingServiceStub(stranger).GetEntitlements(ask, timeout=10)
+        except grpc.RpcError as error:
+            if error.code() is expected:
+                return
+            raise SmokeError(f"A stranger was refused as {error}") from None
+    raise SmokeError("A call without a token was answered.")
+
+
+def as_operator(compose: Compose, customer_id: str) -> None:
+    """Look at a customer with the command line in the image.
+
+    Raises:
+        SmokeError: it does not show the plan.
+    """
+    said = compose("run", "--rm", "-T", "operator", "customer", "show", customer_id, "--json")
+    if "pro" not in json.loads(said)["entitlements"]["plan_keys"]:
+        raise SmokeError(f"The operator sees: {said[:1000]}")
+
+
+def takes_new_certificates(compose: Compose) -> None:
+    """Make new certificates, and wait until who connects anew is shown one, by the same process.
+
+    Raises:
+        SmokeError: it goes on with the old one.
+    """
+    before = _serial(compose)
+    make("make-certificates.sh", compose.folder / "tls")
+    deadline = time.monotonic() + WAIT_S
+    while _serial(compose) == before:
+        if time.monotonic() > deadline:
+            raise SmokeError("The service goes on with its old certificate.")
+        time.sleep(LOOK_EVERY_S)
+
+
+def _serial(compose: Compose) -> int:
+    own = compose.folder / "tls" / "caller"
+    context = ssl.create_default_context(cafile=own / "authority.pem")
+    context.load_cert_chain(own / "certificate.pem", own / "key.pem")
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", compose.grpc_port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        return int(str((secured.getpeercert() or {}).get("serialNumber", "0")), 16)
 
 
 def look_inside(compose: Compose) -> None:
@@ -193,9 +291,8 @@ def keeps_over_restart(compose: Compose, customer_id: str) -> None:
     """
     compose("down", "--timeout", "60", limit_s=UP_LIMIT_S)
     compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
-    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as channel:
-        if "pro" not in plans(BillingServiceStub(channel), customer_id):
-            raise SmokeError("The plan is gone after down and up.")
+    if "pro" not in plans(compose, customer_id):
+        raise SmokeError("The plan is gone after down and up.")
 
 
 def keeps_over_restore(compose: Compose, customer_id: str) -> None:
@@ -211,9 +308,26 @@ def keeps_over_restore(compose: Compose, customer_id: str) -> None:
     compose(*postgres, "createdb", "--username=billing", "billing")
     compose(*postgres, "pg_restore", "--username=billing", "--dbname=billing", "--exit-on-error", DUMP)
     compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
-    with grpc.insecure_channel(f"127.0.0.1:{compose.grpc_port}") as channel:
-        if "pro" not in plans(BillingServiceStub(channel), customer_id):
-            raise SmokeError("The plan is gone after a restore.")
+    if "pro" not in plans(compose, customer_id):
+        raise SmokeError("The plan is gone after a restore.")
+
+
+def locked_down(before: Compose) -> Compose:
+    """Put docker-compose.tls.yml over it, and buy once more; give what it is now.
+
+    Raises:
+        SmokeError: something did not hold.
+    """
+    make("make-certificates.sh", before.folder / "tls")
+    compose = Compose(before.folder, tls=True, before=before)
+    compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
+    say(f"With TLS: paid, and entitled {buy(compose, 'secret-customer'):.1f} s later")
+    refuses_strangers(compose)
+    as_operator(compose, "secret-customer")
+    takes_new_certificates(compose)
+    buy(compose, "later-customer")
+    say("Without a certificate refused; a new certificate was taken without a restart")
+    return compose
 
 
 def smoke(folder: Path) -> None:
@@ -227,12 +341,16 @@ def smoke(folder: Path) -> None:
         compose("up", "--detach", "--wait", limit_s=UP_LIMIT_S)
         say(f"Up and healthy after {time.monotonic() - began:.1f} s")
         say(f"Bought: paid, and entitled {buy(compose, 'smoke-customer'):.1f} s later")
+        refuses_strangers(compose)
+        as_operator(compose, "smoke-customer")
+        say("Without a token refused; the operator's command line sees the plan")
         look_inside(compose)
         say("Both programs: uid 10001, no capabilities, a read-only root, no secret in environment or log")
         keeps_over_restart(compose, "smoke-customer")
         say("Down and up again: the plan is still there")
         keeps_over_restore(compose, "smoke-customer")
         say("Backed up, lost and restored: the plan is still there")
+        compose = locked_down(compose)
     except (SmokeError, subprocess.TimeoutExpired):
         sys.stderr.write(compose("logs", "--no-color", "--tail", "40", check=False))
         raise

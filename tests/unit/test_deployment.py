@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from billing_service import program, settings, tracing
+from billing_service.access import Role
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.storage import database
 from billing_service.workers import supervisor
-from tools import manifests
+from tools import images, manifests
 from webhook_gateway import server
 from webhook_gateway import settings as gateway_settings
 
@@ -174,10 +175,16 @@ def test_only_settings_that_exist_are_set() -> None:
     known |= {f"{gateway_settings._PREFIX}{name.upper()}" for name in gateway_settings.Settings.model_fields}
     known |= {gateway_settings._SECRETS_DIR, *tracing._ENDPOINTS}
     in_pods = {one["name"] for pod in PODS.values() for one in pod["spec"]["containers"][0]["env"]}
-    overlay = (manifests.FOLDER / "overlays" / "example" / "settings.yaml").read_text(encoding="utf-8")
-    in_overlay = set(re.findall(r"\b(?:BILLING|GATEWAY)_[A-Z_]+", overlay))
-    services = compose()["services"]
-    in_compose = {name for service in ("migrate", "service", "gateway") for name in services[service]["environment"]}
+    overlays = "".join(path.read_text(encoding="utf-8") for path in (manifests.FOLDER / "overlays").rglob("*.yaml"))
+    in_overlay = set(re.findall(r"\b(?:BILLING|GATEWAY)_[A-Z_]+", overlays))
+    layers = [yaml.safe_load(path.read_text(encoding="utf-8"))["services"] for path in ROOT.glob("docker-compose*.yml")]
+    assert len(layers) == 2
+    in_compose = {
+        name
+        for services in layers
+        for service in ("migrate", "service", "gateway")
+        for name in services.get(service, {}).get("environment", {})
+    }
     assert in_pods | in_overlay | in_compose <= known
 
 
@@ -187,12 +194,14 @@ def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_pat
     make = ("/bin/sh", str(ROOT / "deploy" / "make-secrets.sh"), str(folder))
     said = subprocess.run(make, capture_output=True, text=True, check=True, timeout=30).stdout
     assert "billing_stripe_api_key" in said
-    made = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    made = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
     assert set(made) == set(compose()["secrets"])
     assert made["billing_internal_token"] == made["gateway_internal_token"]
     assert {name for name, text in made.items() if not text} == {"billing_stripe_api_key", "gateway_webhook_secrets"}
     (folder / "billing_stripe_api_key").write_text("sk_test_x", encoding="utf-8")
     (folder / "gateway_webhook_secrets").write_text("one=whsec_x", encoding="utf-8")
+    credentials = settings.read_access(folder / "access" / "callers")
+    assert all(credentials.have(role) for role in Role)
     again = subprocess.run(make, capture_output=True, text=True, check=True, timeout=30).stdout
     assert again == ""
     assert (folder / "postgres_password").read_text(encoding="utf-8") == made["postgres_password"]
@@ -202,3 +211,20 @@ def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_pat
 
 def test_the_catalog_of_the_example_holds() -> None:
     parse_catalog((manifests.FOLDER / "overlays" / "example" / "catalog.toml").read_text(encoding="utf-8"))
+
+
+def test_every_image_of_others_is_named_by_its_digest_and_everywhere_by_the_same() -> None:
+    """Compose, the Dockerfiles and the example of their settings: what runs is what was looked at."""
+    found = images.named(ROOT)
+    assert {image.split(":")[0] for image in found} == {
+        "python", "postgres", "prom/prometheus", "grafana/grafana", "jaegertracing/jaeger",
+    }  # fmt: skip
+    assert list(images.problems(found)) == []
+
+
+def test_an_image_without_a_digest_is_refused() -> None:
+    """Or with another one than elsewhere."""
+    one, other = (f"python:3.13@sha256:{digit * 64}" for digit in "ab")
+    assert len(list(images.problems({"python:3.13": {"Dockerfile"}}))) == 1
+    assert len(list(images.problems({one: {"Dockerfile"}, other: {"docker-compose.yml"}}))) == 1
+    assert list(images.problems({one: {"Dockerfile", "docker-compose.yml"}})) == []

@@ -5,8 +5,12 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+# Outside the transaction: purchases would wait for as long as it takes. One that was broken off leaves an index that is no good.
+INTENTS_INDEX = (
+    "DROP INDEX CONCURRENTLY IF EXISTS checkout_intents_customer_id_idx",
+    "CREATE INDEX CONCURRENTLY checkout_intents_customer_id_idx ON checkout_intents (customer_id, plan_group)",
+)
 STATEMENTS = (
-    "CREATE INDEX checkout_intents_customer_id_idx ON checkout_intents (customer_id, plan_group)",
     # An object hangs on an anchor (a payment intent, an invoice, a charge) that others hang on too.
     """
     CREATE TABLE stripe_links (
@@ -95,5 +99,8 @@ STATEMENTS = (
 
 
 def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        for statement in INTENTS_INDEX:
+            op.execute(statement)
     for statement in STATEMENTS:
         op.execute(statement)

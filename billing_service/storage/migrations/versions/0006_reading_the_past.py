@@ -1,13 +1,15 @@
 """What reads of the past stand on: each content of the catalog and since when it was used, and every change of facts."""
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0006"
 down_revision = "0005"
 
+# Each commits by itself and may be done again, so that nobody waits while rows are gone through.
 STATEMENTS = (
     """
-    CREATE TABLE catalog_versions (
+    CREATE TABLE IF NOT EXISTS catalog_versions (
       version text COLLATE "C" NOT NULL,
       content jsonb NOT NULL,
       create_time timestamptz NOT NULL DEFAULT now(),
@@ -17,7 +19,7 @@ STATEMENTS = (
     """,
     # The same content may come back: a roll-back is an activation too.
     """
-    CREATE TABLE catalog_activations (
+    CREATE TABLE IF NOT EXISTS catalog_activations (
       activation_id bigint GENERATED ALWAYS AS IDENTITY,
       version text COLLATE "C" NOT NULL,
       active_since timestamptz NOT NULL,
@@ -26,7 +28,7 @@ STATEMENTS = (
     )
     """,
     """
-    CREATE TABLE customer_facts (
+    CREATE TABLE IF NOT EXISTS customer_facts (
       customer_id text COLLATE "C" NOT NULL,
       fact_id bigint GENERATED ALWAYS AS IDENTITY,
       change_time timestamptz NOT NULL,
@@ -38,14 +40,20 @@ STATEMENTS = (
       CONSTRAINT customer_facts_object CHECK (jsonb_typeof(facts) = 'object')
     )
     """,
-    # What is known of those who are there already; what they had before their last change was not kept.
-    """
-    INSERT INTO customer_facts (customer_id, change_time, revision, facts)
-    SELECT customer_id, update_time, revision, facts FROM customers WHERE facts <> '{}'
-    """,
 )
+# What is known of those who are there already; what they had before their last change was not kept. In the order of ids, on from the
+# last one that has some.
+KNOWN = sa.text("""
+    INSERT INTO customer_facts (customer_id, change_time, revision, facts)
+    SELECT customer_id, update_time, revision, facts FROM customers
+    WHERE facts <> '{}' AND customer_id > coalesce((SELECT max(customer_id) FROM customer_facts), '')
+    ORDER BY customer_id LIMIT 5000
+""")
 
 
 def upgrade() -> None:
-    for statement in STATEMENTS:
-        op.execute(statement)
+    with op.get_context().autocommit_block():
+        for statement in STATEMENTS:
+            op.execute(statement)
+        while op.get_bind().execute(KNOWN).rowcount:
+            pass

@@ -92,8 +92,9 @@ OBJECT_INDEX = (
 
 
 def upgrade() -> None:
-    for statement in STATEMENTS:
-        op.execute(statement)
+    # First what commits by itself and may be done again; then the rest, all of it or nothing.
     with op.get_context().autocommit_block():
         for statement in OBJECT_INDEX:
             op.execute(statement)
+    for statement in STATEMENTS:
+        op.execute(statement)
