@@ -21,7 +21,7 @@ import grpc
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]  # ships no types
 
 from billing_service.domain.errors import OverloadedError
-from billing_service.rpc.layers import Context, decoded
+from billing_service.rpc.layers import Context, Handler, decoded
 
 SERVICE_NAME: Final = "grpc.health.v1.Health"
 REQUEST_LIMIT_S: Final = 5.0  # from the begin of a call to its one small message
@@ -102,7 +102,7 @@ class Health:
         the message is there, which somebody may never send.
         """
         serialized = _Status.SerializeToString
-        handlers = {
+        handlers: dict[str, Handler] = {
             "Check": grpc.stream_unary_rpc_method_handler(self._check, response_serializer=serialized),
             "Watch": grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=serialized),
         }

@@ -112,8 +112,9 @@ async def test_what_is_no_question_is_refused_and_what_is_not_known_is_told_so()
         watched = await health_pb2_grpc.HealthStub(wire.channel).Watch(unknown).read()
         with pytest.raises(grpc.aio.AioRpcError) as not_found:
             await health_pb2_grpc.HealthStub(wire.channel).Check(unknown)
+        broken: Any = wire.channel.unary_unary(_CHECK)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await wire.channel.unary_unary(_CHECK)(b"\xff")
+            await broken(b"\xff")
     assert watched.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     assert not_found.value.code() is grpc.StatusCode.NOT_FOUND
     assert error_info(refused.value).reason == "INVALID_FIELDS"
