@@ -67,8 +67,8 @@ runtime: ## both programs import with requirements/runtime.txt alone, as the ima
 	@build/runtime/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" build/runtime/bin/python -P tools/runtime_imports.py
 
-lint: $(STAMP) ## ruff: rules and format
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(STAMP) ## ruff: rules and format; and no text of an exception in a log line
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m tools.log_errors
 
 types: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy

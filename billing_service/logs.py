@@ -2,7 +2,7 @@
 
 Never in them: a payload, a header, a secret, an e-mail address, or the text of an exception, which may quote any of these
 (a driver's error names the row, Stripe's the parameters). An exception is logged by its type, the places that it passed, and
-the same of what caused it.
+the same of what caused it; one that was expected by what `named` gives for it (`tools/log_errors.py` finds any other way).
 """
 
 from __future__ import annotations
@@ -17,11 +17,27 @@ from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from billing_service import tracing
+from billing_service.domain.errors import BillingError
+from billing_service.domain.json_fields import MalformedError
+from billing_service.storage.database import UnwritableError
+from billing_service.stripe_api.errors import StripeCallError
 
 MAX_FRAMES: Final = 40  # of one exception, the innermost ones
 MAX_CAUSES: Final = 5
+# Their text has no value of anybody's, as each of them promises: what was called, a status, a code, a field, a rule.
+_OURS: Final = (StripeCallError, MalformedError, UnwritableError)
 # Libraries that would write addresses, URLs and parameters at INFO, and bodies and headers at DEBUG, whatever our level is.
 _KEPT_QUIET: Final = ("stripe", "httpx", "httpcore", "aiohttp", "alembic", "sqlalchemy", "psycopg")
+
+
+def named(error: BaseException) -> str:
+    """Say of an error that was expected what a log line may: its reason, or its type where we know of none.
+
+    Not the message that callers get: it may quote a name by which they asked, and so a customer.
+    """
+    if isinstance(error, BillingError):
+        return error.reason
+    return str(error) if isinstance(error, _OURS) else type(error).__qualname__
 
 
 def configure_logs(level: str = "INFO") -> None:

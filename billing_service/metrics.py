@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.flows.request_budget import Budget, Spender
+from billing_service.handshakes import Reason
 from billing_service.storage.tally import Tally
 
 Read = Callable[[], float]
@@ -36,6 +37,11 @@ class Metrics:
         self._call_seconds = self._histogram(
             "billing_rpc_duration_seconds", "How long calls took; a stream until it ended.", _CALL_BUCKETS, "method"
         )
+        self._handshakes = self._counter(
+            "billing_tls_handshakes_failed", "Connections that TLS refused, which are no calls yet.", "reason"
+        )
+        for reason in Reason:
+            self._handshakes.labels(reason.value)  # at 0, so that the first is seen as a rise
         self._events = self._counter("billing_events", "Events of Stripe by what became of them.", "type", "outcome")
         self._event_latency = self._histogram(
             "billing_event_latency_seconds", "From Stripe's `created` of a new event to its commit.", _LATENCY_BUCKETS
@@ -99,6 +105,10 @@ class Metrics:
         """Count a call that ended."""
         self._calls.labels(method, code).inc()
         self._call_seconds.labels(method).observe(duration_s)
+
+    def handshake_failed(self, reason: Reason) -> None:
+        """Count a connection that TLS refused."""
+        self._handshakes.labels(reason.value).inc()
 
     def event(self, event_type: str | None, outcome: str, latency_s: float | None) -> None:
         """Count an event; `latency_s` since Stripe made it, where it was new."""

@@ -50,6 +50,7 @@ from billing_service.flows.retention import Kept, Retention
 from billing_service.flows.tallies import Tallies
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements
+from billing_service.handshakes import Reason
 from billing_service.live_access import LiveAccess
 from billing_service.metrics import Metrics
 from billing_service.ops import Health, Ops, OpsListener, Sources
@@ -264,6 +265,10 @@ class Program:
     async def _health(self) -> Health:
         replica = [] if self._replica is None else self._replica.warnings()
         return Health(self._watch.current, [*self._prices.warnings(), *self._access.watch.warnings(), *replica])
+
+    def handshake_failed(self, reason: Reason) -> None:
+        """Count a connection that TLS refused; from any thread."""
+        self._metrics.handshake_failed(reason)
 
     async def _numbers(self) -> bytes:
         return self._metrics.page()

@@ -6,16 +6,18 @@ import asyncio
 import signal
 import socket
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final
 
 import structlog
 import uvloop
 
-from billing_service import garbage, tracing
+from billing_service import garbage, handshakes, tracing
 from billing_service.address import Addresses, ListenError
 from billing_service.domain.catalog import Catalog
 from billing_service.flows.admit_catalog import PlanVanishedError
+from billing_service.logs import configure_logs
 from billing_service.program import Program
 from billing_service.settings import Settings
 from billing_service.workers.channel import ToParent
@@ -62,12 +64,20 @@ async def _serve_until_signal(settings: Settings, catalog: Catalog, parent: sock
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if parent is None:
-        await Program(settings, catalog).serve(stop, _log_addresses)
+        program, listening = Program(settings, catalog), _log_addresses
     else:
         link = ToParent(parent, gone=stop.set)
-        program = Program(settings, catalog, ops=link.show, shared=True)
-        await program.serve(stop, partial(_tell_parent, link))
+        program, listening = Program(settings, catalog, ops=link.show, shared=True), partial(_tell_parent, link)
+    with _handshakes(settings, program):
+        await program.serve(stop, listening)
     _log.info("stopped")
+
+
+def _handshakes(settings: Settings, program: Program) -> AbstractContextManager[None]:
+    """Watch those of TLS; without it standard error stays as it is."""
+    if settings.certificate_files() is None:
+        return nullcontext()
+    return handshakes.watched(program.handshake_failed, partial(configure_logs, settings.log_level))
 
 
 def _log_addresses(addresses: Addresses) -> None:

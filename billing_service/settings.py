@@ -194,6 +194,7 @@ class Settings(StripeSettings, DatabaseSettings):
 
     catalog: Annotated[Path, AfterValidator(_readable_file)]
     insecure_listen: bool = False  # whether listeners may be reached from other machines without TLS or credentials
+    insecure_ops: bool = False  # whether the page for operators may, which never has either
     access_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
     tls_client_ca: Annotated[Path, AfterValidator(_readable_file)] | None = None
     tls_key: Annotated[Path, AfterValidator(_readable_file)] | None = None
@@ -272,6 +273,16 @@ class Settings(StripeSettings, DatabaseSettings):
             raise ValueError(
                 f"is reachable from other machines, and needs {missing}; or set {PREFIX}INSECURE_LISTEN=true where "
                 "the network lets only your own programs through and encrypts by itself"
+            )
+        return value
+
+    @field_validator("ops_address")
+    @classmethod
+    def _check_ops_exposure(cls, value: Address, info: ValidationInfo) -> Address:
+        if not value.is_loopback and not (info.data.get("insecure_ops") or info.data.get("insecure_listen")):
+            raise ValueError(
+                f"is reachable from other machines, and asks nobody who they are; set {PREFIX}INSECURE_OPS=true where the "
+                "network lets only your own orchestrator and monitoring through"
             )
         return value
 

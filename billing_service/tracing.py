@@ -161,10 +161,14 @@ def end(begun: Span | None, failed: str | None = None, **attributes: str | float
 async def awaited(name: str, answer: Awaitable[_Value], **attributes: str | float | bool) -> _Value:
     """Wait for an answer of another program, as a part of the span that this task is in."""
     begun = begin(name, SpanKind.CLIENT, attributes=attributes)
+    failed: str | None = None
     try:
         return await answer
+    except BaseException as error:  # a wait that was given up too: it is what a caller's deadline looks like from here
+        failed = type(error).__name__
+        raise
     finally:
-        end(begun)
+        end(begun, failed)
 
 
 def fail(failed: Span, what: str) -> None:

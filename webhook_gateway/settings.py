@@ -147,6 +147,7 @@ class Settings(BaseSettings):
     )
 
     address: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8080"
+    insecure_ops: bool = False  # whether other machines may reach the metrics, which ask nobody who they are
     ops_address: Annotated[str, AfterValidator(_check_address)] | None = (
         None  # of the metrics; None: they are shown nowhere
     )
@@ -162,6 +163,16 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(default=0, ge=0, le=MAX_DRAIN_DELAY_S)  # from "not ready" to taking no more
     livemode: bool = False  # whether only live or only test events are taken
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("ops_address")
+    @classmethod
+    def _check_ops_exposure(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not info.data.get("insecure_ops") and not _is_loopback(split_address(value)[0]):
+            raise ValueError(
+                f"is reachable from other machines, and asks nobody who they are; set {_PREFIX}INSECURE_OPS=true where the "
+                "network lets only your own monitoring through"
+            )
+        return value
 
     @field_validator("tls_ca")
     @classmethod

@@ -19,6 +19,7 @@ from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.views import ObjectKind
 from billing_service.flows.reads import Reads
+from billing_service.logs import named
 from billing_service.storage import rereads
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.stripe_api.errors import StripeCallError
@@ -62,7 +63,7 @@ class AskedReads:
             try:
                 return await self._read_claimed(kind, object_id)
             except (BillingError, UnwritableError) as error:
-                log.warning("asked_read_failed", object_id=object_id, error=str(error))
+                log.warning("asked_read_failed", object_id=object_id, error=named(error))
                 return False
 
     async def _read_claimed(self, kind: ObjectKind, object_id: str) -> bool:
@@ -73,7 +74,7 @@ class AskedReads:
         try:
             await self._reads.object(kind, object_id)
         except (StripeCallError, MalformedError, BillingError) as error:
-            log.warning("asked_read_failed", object_id=object_id, error=str(error))
+            log.warning("asked_read_failed", object_id=object_id, error=named(error))
             await self._database.run(lambda c: rereads.later(c, claimed))
             return False
         await self._database.run(lambda c: rereads.done(c, claimed))

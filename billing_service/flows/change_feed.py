@@ -16,6 +16,7 @@ from datetime import datetime
 import structlog
 
 from billing_service.domain.errors import BillingError, WatcherTooSlowError
+from billing_service.logs import named
 from billing_service.storage import history
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.history import BEGINNING, CHANNEL, LoggedChange, Place
@@ -104,7 +105,7 @@ class ChangeFeed:
                     while await self._read():
                         pass
                 except (BillingError, UnwritableError) as error:
-                    log.warning("change_feed_interrupted", error=str(error))
+                    log.warning("change_feed_interrupted", error=named(error))
                     await asyncio.sleep(RETRY_S)
                 await self._rest()
         finally:

@@ -43,6 +43,7 @@ from billing_service.flows.reads import Reads
 from billing_service.flows.subscription_drafts import SubscriptionDrafts
 from billing_service.flows.subscription_intents import SubscriptionIntents
 from billing_service.flows.subscription_steps import SubscriptionSteps
+from billing_service.logs import named
 from billing_service.storage.database import Database
 from billing_service.storage.subscription_requests import Change, ChangeState
 from billing_service.stripe_api.client import StripeApi
@@ -114,10 +115,10 @@ class ChangeSubscription:
         try:
             return await self._carry_out(request, change)
         except StripeCallError as error:
-            log.warning("subscription_not_changed", intent_id=str(change.intent_id), error=str(error))
+            log.warning("subscription_not_changed", intent_id=str(change.intent_id), error=named(error))
             return await self._failed(change, error, held_until)
         except MalformedError as error:
-            log.warning("subscription_not_understood", subscription_id=change.subscription_id, error=str(error))
+            log.warning("subscription_not_understood", subscription_id=change.subscription_id, error=named(error))
             await self._intents.let_others_in(change, held_until)
             raise StripeUnavailableError from error
         except UnavailableError:

@@ -12,6 +12,7 @@ from contextvars import Context
 import structlog
 
 from billing_service.domain.errors import BillingError
+from billing_service.logs import named
 from billing_service.storage import checkout_progress
 from billing_service.storage.database import Connection, Database
 
@@ -46,7 +47,7 @@ class CheckoutChanges:
             try:
                 self._wake(await self._database.run(self._stamps))
             except BillingError as error:
-                log.warning("checkout_look_failed", error=str(error))
+                log.warning("checkout_look_failed", error=named(error))
             await asyncio.sleep(LOOK_S)
 
     async def _stamps(self, connection: Connection) -> Mapping[str, str]:

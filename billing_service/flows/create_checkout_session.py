@@ -35,6 +35,7 @@ from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.stripe_customer import StripeCustomers
 from billing_service.flows.superseded_sessions import SupersededSessions
+from billing_service.logs import named
 from billing_service.storage import checkouts, customers
 from billing_service.storage.checkouts import Intent, IntentState
 from billing_service.storage.database import Connection, Database
@@ -148,7 +149,7 @@ class CreateCheckoutSession:
 
     async def _failed(self, order: Order, intent: Intent, error: StripeCallError) -> Intent:
         """Decide what a failed request means for the intent: the same attempt later, the next one now, or a refusal."""
-        log.warning("checkout_session_not_made", intent_id=str(intent.intent_id), error=str(error))
+        log.warning("checkout_session_not_made", intent_id=str(intent.intent_id), error=named(error))
         match error:
             case StripeBusy(status=409):
                 return await self._watched(intent)

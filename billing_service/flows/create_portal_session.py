@@ -25,6 +25,7 @@ from billing_service.flows.portal_configurations import PortalConfigurations
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.stripe_customer import StripeCustomers
+from billing_service.logs import named
 from billing_service.storage import customers, objects, stripe_customers
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
@@ -75,12 +76,12 @@ class CreatePortalSession:
         try:
             return await self._session(request, owner.stripe_customer_id, plan)
         except StripeDefinite as error:
-            log.warning("portal_session_not_made", error=str(error))
+            log.warning("portal_session_not_made", error=named(error))
             if error.missing_customer:
                 return await self._replaced(request, owner.stripe_customer_id)
             raise await self._refusal(request, error) from error
         except StripeCallError as error:
-            log.warning("portal_session_not_made", error=str(error))
+            log.warning("portal_session_not_made", error=named(error))
             raise refusal(error) from error
 
     async def _owner(self, request: PortalRequest) -> _Owner:
@@ -99,7 +100,7 @@ class CreatePortalSession:
         try:
             return await self._session(request, stripe_customer_id, None)
         except StripeCallError as error:
-            log.warning("portal_session_not_made", error=str(error))
+            log.warning("portal_session_not_made", error=named(error))
             raise refusal(error) from error
 
     async def _refusal(self, request: PortalRequest, error: StripeDefinite) -> Exception:

@@ -21,6 +21,7 @@ from billing_service.domain.errors import BillingError, CustomerNotFoundError
 from billing_service.domain.observation import METADATA_CUSTOMER_ID
 from billing_service.domain.operator import Order
 from billing_service.flows.operator_request import Asked, once
+from billing_service.logs import named
 from billing_service.storage import customers, erasures, events, grants, operator_requests, quarantine, stripe_customers
 from billing_service.storage.database import Connection, Database, UnwritableError
 from billing_service.storage.erasures import Erasure, Looked
@@ -78,7 +79,7 @@ class EraseCustomer:
                     await self.later()
                     later = loop.time() + LATER_INTERVAL_S
             except (BillingError, UnwritableError) as error:
-                log.warning("erasing_interrupted", error=str(error))
+                log.warning("erasing_interrupted", error=named(error))
             await asyncio.sleep(RUNNING_INTERVAL_S)
 
     async def later(self) -> None:

@@ -23,6 +23,7 @@ from billing_service.flows.apply import Context, refold
 from billing_service.flows.operator_request import Asked, answered, once
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
+from billing_service.logs import named
 from billing_service.storage import customers, findings, stripe_customers
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.findings import FindingKind
@@ -146,6 +147,6 @@ async def _linked(connection: Connection, wish: LinkWish, owner: str | None) -> 
 
 
 def _refused(error: Exception) -> StripeRefusedError:
-    log.warning("stripe_customer_not_read", error=str(error))
+    log.warning("stripe_customer_not_read", error=named(error))
     code = error.code if isinstance(error, StripeDefinite) else None
     return StripeRefusedError(metadata={"stripe_code": code} if code else None)

@@ -22,6 +22,7 @@ from billing_service.flows.change_subscription import refusal
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.subscription_drafts import Known, SubscriptionDrafts, require_nothing_pending
+from billing_service.logs import named
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeCallError
@@ -54,10 +55,10 @@ class PreviewSubscriptionUpdate:
             target = self._target(request, known)
             return await self._preview(request, known, target, await self._drafts.price_id(target))
         except StripeCallError as error:
-            log.warning("update_not_previewed", error=str(error))
+            log.warning("update_not_previewed", error=named(error))
             raise refusal(error) from error
         except MalformedError as error:
-            log.warning("subscription_not_understood", subscription_id=subscription_id, error=str(error))
+            log.warning("subscription_not_understood", subscription_id=subscription_id, error=named(error))
             raise StripeUnavailableError from error
 
     def _target(self, request: PreviewRequest, known: Known) -> Target:

@@ -16,6 +16,7 @@ from billing_service.domain.errors import BillingError, PriceNotAvailableError, 
 from billing_service.domain.facts import CustomerFacts
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.price_memory import items_of
+from billing_service.logs import named
 from billing_service.storage import prices as price_rows
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.prices import PriceRow
@@ -173,7 +174,7 @@ class Prices:
 
     def _note_away(self, what: str, error: Exception) -> None:
         if self._away is None:
-            log.warning("prices_not_refreshed", error=str(error))
+            log.warning("prices_not_refreshed", error=named(error))
         self._away = f"prices are not up to date: {what}"
 
     def _current(self, plan: Plan, price: Price) -> PriceRow | None:

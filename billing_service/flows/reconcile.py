@@ -20,6 +20,7 @@ from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.reconcile_run import Progress, recorded
 from billing_service.flows.request_budget import RequestBudget
+from billing_service.logs import named
 from billing_service.storage import history, reconcile_runs
 from billing_service.storage.database import Database
 from billing_service.storage.reconcile_runs import Run, Scope
@@ -66,7 +67,7 @@ class Reconcile:
             try:
                 await self.events()
             except (BillingError, StripeCallError) as error:
-                log.warning("reconcile_interrupted", error=str(error))
+                log.warning("reconcile_interrupted", error=named(error))
             await asyncio.sleep(self._interval_s)
 
     async def events(self, since: int | None = None, progress: Progress | None = None) -> Run:

@@ -21,6 +21,7 @@ from billing_service.domain.views import ObjectKind, SessionView
 from billing_service.flows.reads import Reads, Verified
 from billing_service.flows.reconcile_run import Progress, recorded
 from billing_service.flows.request_budget import RequestBudget
+from billing_service.logs import named
 from billing_service.storage import customers, findings, history, objects, reconcile_runs, stripe_customers
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.findings import FindingKind
@@ -169,7 +170,7 @@ class ReconcileObjects:
             await self._note(FindingKind.DENIED_BY_STRIPE, object_id, None, detail)
             return run.plus(denied=1), None
         except MalformedError as error:
-            log.warning("reconcile_object_malformed", object_id=object_id, error=str(error))
+            log.warning("reconcile_object_malformed", object_id=object_id, error=named(error))
             return run.plus(failed=1), None
         moved = await self._database.run(lambda c: history.changed_by_read(c, object_id, place))
         for customer_id in sorted(moved):
@@ -195,7 +196,7 @@ class ReconcileObjects:
             except (StripeNoAnswer, StripeBusy, StripeDefinite) as error:
                 if isinstance(error, StripeDefinite) and not error.is_server_error:
                     raise
-                log.info("reconcile_read_again", attempt=attempt, error=str(error))
+                log.info("reconcile_read_again", attempt=attempt, error=named(error))
                 await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
         await self._budget.wait()
         return await read()

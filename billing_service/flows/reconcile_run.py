@@ -10,6 +10,7 @@ from dataclasses import replace
 import structlog
 
 from billing_service.domain.errors import BillingError
+from billing_service.logs import named
 from billing_service.storage import reconcile_runs
 from billing_service.storage.database import Database
 from billing_service.storage.reconcile_runs import Run, RunState
@@ -52,7 +53,7 @@ async def recorded(
             await asyncio.shield(asyncio.wait_for(save(replace(run, state=RunState.STOPPED)), STOP_LIMIT_S))
         raise
     except (StripeCallError, BillingError) as error:
-        log.warning("reconcile_failed", run_id=run.run_id, scope=run.scope, error=str(error))
+        log.warning("reconcile_failed", run_id=run.run_id, scope=run.scope, error=named(error))
         await save(replace(run, state=RunState.FAILED))
         raise
     run = replace(run, state=RunState.FAILED if run.failed else RunState.COMPLETE)

@@ -17,6 +17,7 @@ from billing_service.domain.observation import Observation
 from billing_service.domain.views import DisputeView, ObjectKind, RefundView
 from billing_service.flows.reads import Reads
 from billing_service.flows.request_budget import Budget, RequestBudget
+from billing_service.logs import named
 from billing_service.storage import findings, rereads
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.findings import FindingKind
@@ -48,7 +49,7 @@ class Refresh:
             try:
                 served = await self.drain()
             except (BillingError, UnwritableError) as error:
-                log.warning("refresh_interrupted", error=str(error))
+                log.warning("refresh_interrupted", error=named(error))
                 served = 0
             if served == 0:
                 await asyncio.sleep(POLL_S)
@@ -97,11 +98,11 @@ class Refresh:
                 await self._reads.object(ObjectKind.INVOICE, min(a for a in tied.anchors if a != payment))
 
     async def _put_off(self, claimed: Claim, error: Exception) -> None:
-        log.warning("reread_put_off", object_id=claimed.object_id, error=str(error))
+        log.warning("reread_put_off", object_id=claimed.object_id, error=named(error))
         await self._database.run(lambda connection: rereads.later(connection, claimed))
 
     async def _note_denied(self, claimed: Claim, error: Exception) -> None:
-        log.warning("reread_denied", object_id=claimed.object_id, error=str(error))
+        log.warning("reread_denied", object_id=claimed.object_id, error=named(error))
         detail = {"kind": claimed.kind.value, "answer": str(error)}
         await self._database.run(
             lambda c: findings.note(c, FindingKind.DENIED_BY_STRIPE, claimed.object_id, None, detail)

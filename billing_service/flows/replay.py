@@ -17,6 +17,7 @@ from billing_service.domain.errors import BillingError
 from billing_service.domain.observation import HANDLED_TYPES, THIN_PREFIX
 from billing_service.flows.fulfill import Outcome, parse
 from billing_service.flows.reconcile import FulfillBatch
+from billing_service.logs import named
 from billing_service.storage import quarantine
 from billing_service.storage.database import Database, UnwritableError
 from billing_service.storage.quarantine import Reason
@@ -66,7 +67,7 @@ class Replay:
         try:
             replayed = await self.ignored()
         except (BillingError, UnwritableError) as error:
-            log.warning("replay_interrupted", error=str(error))
+            log.warning("replay_interrupted", error=named(error))
             return False
         if replayed.count:
             log.info("ignored_events_replayed", count=replayed.count, failed=replayed.failed)

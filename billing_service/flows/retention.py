@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from billing_service.domain.errors import DatabaseUnavailableError
+from billing_service.logs import named
 from billing_service.storage import history_horizon, retention
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.history_horizon import Trimmed
@@ -55,7 +56,7 @@ class Retention:
             try:
                 removed = await self.once()
             except DatabaseUnavailableError as error:
-                _log.warning("retention_interrupted", error=str(error))
+                _log.warning("retention_interrupted", error=named(error))
             else:
                 if removed != Removed():
                     _log.info("retention", **asdict(removed))

@@ -17,6 +17,7 @@ from billing_service.domain.errors import FieldViolation, InvalidFieldsError, St
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.apply import Context, refold
 from billing_service.flows.prices import Prices
+from billing_service.logs import named
 from billing_service.storage import customers, stripe_customers
 from billing_service.storage.customers import StripeCustomerDraft
 from billing_service.storage.database import Connection, Database
@@ -101,7 +102,7 @@ class StripeCustomers:
 
 
 def _refusal(error: StripeCallError) -> Exception:
-    log.warning("stripe_customer_refused", error=str(error))
+    log.warning("stripe_customer_refused", error=named(error))
     if isinstance(error, StripeDefinite):
         if error.is_server_error:
             return StripeUnavailableError()

@@ -8,6 +8,7 @@ from billing_service.domain.errors import StripeRefusedError, StripeUnavailableE
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.views import SessionStatus
 from billing_service.flows.reads import Reads
+from billing_service.logs import named
 from billing_service.storage import checkouts
 from billing_service.storage.checkouts import Intent, IntentState
 from billing_service.storage.database import Database
@@ -70,5 +71,5 @@ class SupersededSessions:
 
 
 def _away(error: Exception) -> Exception:
-    log.warning("stripe_read_failed", error=str(error))
+    log.warning("stripe_read_failed", error=named(error))
     return StripeRefusedError() if isinstance(error, StripeDenied) else StripeUnavailableError()

@@ -19,6 +19,7 @@ from billing_service.domain.errors import BillingError
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
+from billing_service.logs import named
 from billing_service.storage import customer_facts, customers, derivations, history
 from billing_service.storage.customers import NEVER_LOOKED_AT, DueCustomer
 from billing_service.storage.database import Connection, Database, UnwritableError
@@ -48,7 +49,7 @@ class TimeChanges:
             try:
                 pause_s = 0.0 if await self.drain() else await self._wait_s()
             except (BillingError, UnwritableError) as error:
-                log.warning("time_changes_interrupted", error=str(error))
+                log.warning("time_changes_interrupted", error=named(error))
                 pause_s = LONGEST_WAIT_S
             await asyncio.sleep(pause_s)
 

@@ -124,7 +124,7 @@ def _decoding(handler: Handler) -> Handler:
     decode = handler.request_deserializer
 
     def call(raw: bytes, context: Context) -> Any:
-        return behaviour(_decoded(decode, raw), context)
+        return behaviour(decoded(decode, raw), context)
 
     async def unary(raw: bytes, context: Context) -> Any:
         return await call(raw, context)
@@ -136,7 +136,12 @@ def _decoding(handler: Handler) -> Handler:
     return rebuilt(handler, kind, stream if inspect.isasyncgenfunction(behaviour) else unary, None)
 
 
-def _decoded(decode: Callable[[bytes], Any] | None, raw: bytes) -> Any:
+def decoded(decode: Callable[[bytes], Any] | None, raw: bytes) -> Any:
+    """Decode a request.
+
+    Raises:
+        InvalidFieldsError: it is no such message.
+    """
     if decode is None:
         return raw
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -12,13 +12,14 @@ from billing.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
 from billing.internal.v1 import fulfillment_service_pb2, fulfillment_service_pb2_grpc
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships no types
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # ships no types
 
 from billing_service import tracing
 from billing_service.access import Role
 from billing_service.address import Address, ListenError, check_free
+from billing_service.rpc import health
 from billing_service.rpc.guard import OPEN, Gate, Guard, Share
+from billing_service.rpc.health import Health
 from billing_service.rpc.interceptors import Admission, CallLog, Deadline, ErrorTranslation, Observe, Streams
 from billing_service.rpc.layers import RequestDecoding
 from billing_service.rpc.roles import declared_roles
@@ -26,9 +27,8 @@ from billing_service.rpc.spans import Trace
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024  # as the contract says
 MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and more only queues for the database
-MAX_OTHER_CALLS: Final = 200  # health and reflection beside them
+MAX_OTHER_CALLS: Final = 200  # reflection, and what is about to be refused, beside them
 MAX_WATCHES: Final = 2_000  # streams; the flow refuses more with a reason
-HEALTH_UPDATE_LIMIT_S: Final = 1.0  # a watcher that does not read is not to hold the truth up
 
 PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"]
 INTERNAL_SERVICE: Final = fulfillment_service_pb2.DESCRIPTOR.services_by_name["FulfillmentService"]
@@ -50,9 +50,6 @@ OPTIONS: Final = (
     ("grpc.max_connection_age_grace_ms", 65_000),
 )
 
-_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
-
 
 class Listener:
     """One gRPC server: a service, health (NOT_SERVING until told otherwise), and what is put around every call."""
@@ -67,6 +64,7 @@ class Listener:
         beside: Sequence[ServiceDescriptor] = (),
         roles: Mapping[str, Role] | None = None,
         share: Share | None = None,
+        health_of: Callable[[Collection[str]], Health] = Health,
         max_calls: int = MAX_CALLS,
         observe: Observe | None = None,
         shared: bool = False,
@@ -89,10 +87,11 @@ class Listener:
             interceptors=_interceptors(CallLog(observe), guard, share or Share(), self._admission, self._streams),
             # By itself off: with it two programs on one port both start, and each gets half of the calls.
             options=(*OPTIONS, ("grpc.so_reuseport", int(shared))),
-            maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES,
+            # Each kind has a bound of its own further in: none takes the place of another.
+            maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES + health.MAX_HEALTH_CALLS,
         )
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health = health_of(self._names)
+        self._health.register(self._server)
         register(self._server)
         reflection.enable_server_reflection(
             (*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -106,7 +105,6 @@ class Listener:
         """
         if not self._shared:
             check_free(address, setting)
-        await self.set_serving(serving=False)
         try:
             port = self._add_port(str(address))
         except RuntimeError:  # somebody was faster
@@ -121,10 +119,7 @@ class Listener:
 
     async def set_serving(self, *, serving: bool) -> None:
         """Say through health whether calls can be answered."""
-        for name in self._names:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HEALTH_UPDATE_LIMIT_S):
-                    await self._health.set(name, _SERVING if serving else _NOT_SERVING)
+        await self._health.tell(serving=serving)
 
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, take no more calls, and give those in flight `grace_s` to end; then cut what is left.
@@ -137,9 +132,7 @@ class Listener:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, grace_s: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HEALTH_UPDATE_LIMIT_S):
-                await self._health.enter_graceful_shutdown()
+        await self._health.end()
         closing = asyncio.create_task(self._server.stop(grace_s))
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):

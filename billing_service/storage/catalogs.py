@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.storage.database import Connection
+from billing_service.storage.lock_keys import LockKey
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class KeptCatalog:
     content: Mapping[str, Any]
 
 
-_LOCK = sa.text("SELECT pg_advisory_xact_lock(7241902773)")  # processes start together: one after the other
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _CURRENT = """
     SELECT v.version, v.content::text AS content
     FROM catalog_activations AS a JOIN catalog_versions AS v ON v.version = a.version
@@ -71,8 +72,8 @@ _HOLDERS = sa.text("""
 
 
 async def lock(connection: Connection) -> None:
-    """Let no other process change the catalog before this transaction ends."""
-    await connection.execute(_LOCK)
+    """Let no other process change the catalog before this transaction ends. It may read every customer, and holds up no writer."""
+    await connection.execute(_LOCK, {"key": LockKey.CATALOG})
 
 
 async def latest(connection: Connection) -> KeptCatalog | None:

@@ -21,9 +21,9 @@ from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
+from billing_service.storage.lock_keys import LockKey
 
 CHANNEL = "entitlement_changes"  # of LISTEN and NOTIFY, which carry nothing: whoever is told reads from his position
-LOG_LOCK = 7_241_902_773
 
 
 class CauseKind(StrEnum):
@@ -118,7 +118,7 @@ _TIP = sa.text(f"SELECT {_COLUMNS} FROM entitlement_changes ORDER BY position DE
 def append(connection: Connection, changes: Sequence[Change], catalog_version: str, now: datetime) -> Answer[Result]:
     """Keep changes of locked customers; a revision is written once. The last in the order of locks."""
     values = {
-        "key": LOG_LOCK,
+        "key": LockKey.LOG,
         "channel": CHANNEL,
         "causes": [change.cause.kind.value for change in changes],
         "cause_ids": [change.cause.cause_id for change in changes],

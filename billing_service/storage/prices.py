@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
+from billing_service.storage.lock_keys import LockKey
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ _LEARN = sa.text("""
     ORDER BY id COLLATE "C"
     ON CONFLICT (price_id) DO NOTHING
 """)
-_LOCK = sa.text("SELECT pg_advisory_xact_lock(7241902772)")  # two processes resolve at once: one after the other
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 
 
 async def load_all(connection: Connection) -> list[PriceRow]:
@@ -80,7 +81,7 @@ async def remember(connection: Connection, checked: Sequence[tuple[str, str]], r
     """Keep what the checked (plan key, price key) pairs resolve to now; what was current for them before is kept as past."""
     ids = [row.price_id for row in rows]
     retired = {"plans": [pair[0] for pair in checked], "keys": [pair[1] for pair in checked]}
-    await connection.execute(_LOCK)
+    await connection.execute(_LOCK, {"key": LockKey.PRICES})
     await connection.execute(_RETIRE, retired)
     await connection.execute(
         _REMEMBER,

@@ -17,8 +17,8 @@ from alembic.script import ScriptDirectory
 
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage.database import Connection, Database, connect_sync
+from billing_service.storage.lock_keys import LockKey
 
-MIGRATION_LOCK: Final = 7_241_902_771  # an advisory lock's key: two migrations at once run one after the other
 TURN_TRIES: Final = 1_200  # how often a migration looks whether another one has ended: ten minutes in all
 TURN_PAUSE_S: Final = 0.5
 # While a migration waits for a table's lock, everybody who comes after it waits too: so it waits briefly, gives way, and comes
@@ -76,7 +76,7 @@ def _take_turn(connection: sa.Connection) -> None:
     two would wait for each other.
     """
     for _ in range(TURN_TRIES):
-        taken = connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+        taken = connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": LockKey.MIGRATION})
         connection.commit()
         if taken:
             break

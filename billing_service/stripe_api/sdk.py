@@ -104,7 +104,7 @@ async def bounded(operation: str, call: Awaitable[_Answer], bounds: Bounds) -> _
         outcome = _OUTCOMES[type(error)]
         raise
     finally:
-        tracing.end(span, **{"billing.stripe.outcome": outcome})
+        tracing.end(span, None if outcome == "answered" else outcome, **{"billing.stripe.outcome": outcome})
         if bounds.after is not None:
             bounds.after(operation, outcome, time.monotonic() - started)
     return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -186,6 +187,45 @@ def test_only_settings_that_exist_are_set() -> None:
         for name in services.get(service, {}).get("environment", {})
     }
     assert in_pods | in_overlay | in_compose <= known
+
+
+def environments() -> Mapping[str, Mapping[str, str]]:
+    """Give what each program is told, by where it stands and its command."""
+    found = {}
+    for name, pod in PODS.items():
+        (container,) = pod["spec"]["containers"]
+        found[f"pod {name}"] = {one["name"]: one["value"] for one in container["env"]}
+    for name in ("service", "gateway"):
+        told = compose()["services"][name]["environment"]
+        found[f"compose {name}"] = {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in told.items()}
+    return found
+
+
+@pytest.mark.parametrize("where", [one for one in environments() if "migrate" not in one])
+def test_the_programs_start_with_what_they_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    """Every address in there that other machines reach stands beside the operator's word for it."""
+    secrets = {
+        "billing_database_url": "postgresql://billing@db/billing",
+        "billing_stripe_api_key": "sk_test_x",
+        "billing_internal_token": "t" * 32,
+        "gateway_internal_token": "t" * 32,
+        "gateway_webhook_secrets": "one=whsec_x",
+    }
+    for name, value in secrets.items():
+        (tmp_path / name).write_text(value, encoding="utf-8")
+    for name in [name for name in os.environ if name.startswith(("BILLING_", "GATEWAY_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environments()[where].items():
+        monkeypatch.setenv(name, value)
+    prefix = "GATEWAY" if where.endswith("gateway") else "BILLING"
+    monkeypatch.setenv(f"{prefix}_SECRETS_DIR", str(tmp_path))
+    if prefix == "BILLING":
+        monkeypatch.setenv("BILLING_CATALOG", str(ROOT / "catalog.toml"))
+        settings.load_settings(settings.Settings)
+    else:
+        gateway_settings.load_settings()
 
 
 def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_names_every_variable_that_is_missing_or_empty(monkeypatch: pytest.Monke
         ("BILLING_INTERNAL_TOKEN", ",".join(["hunter2-hunter2-hunter2"] * 5)),
         ("BILLING_LOG_LEVEL", "loud"),
         ("BILLING_INSECURE_LISTEN", "perhaps"),
+        ("BILLING_INSECURE_OPS", "perhaps"),
         ("BILLING_ACCESS_FILE", "/nowhere"),
         ("BILLING_ACCESS_FILE", str(_CATALOG)),
         ("BILLING_TLS_CERTIFICATE", str(_CATALOG)),
@@ -124,6 +125,29 @@ def test_callers_from_other_machines_need_a_word_from_the_operator(
     assert "BILLING_INSECURE_LISTEN" in _problems()[0]
     monkeypatch.setenv("BILLING_INSECURE_LISTEN", "true")
     assert str(load_settings(Settings).grpc_address) == address
+
+
+@pytest.mark.parametrize("flag", ["BILLING_INSECURE_OPS", "BILLING_INSECURE_LISTEN"])
+def test_the_page_for_operators_is_not_open_to_other_machines_without_a_word_from_them(
+    monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    """It asks nobody who they are."""
+    monkeypatch.setenv("BILLING_OPS_ADDRESS", "0.0.0.0:9091")
+    (problem,) = _problems()
+    assert problem.startswith("BILLING_OPS_ADDRESS: ")
+    assert "BILLING_INSECURE_OPS=true" in problem
+    monkeypatch.setenv(flag, "true")
+    assert str(load_settings(Settings).ops_address) == "0.0.0.0:9091"
+
+
+def test_a_word_for_the_page_for_operators_is_none_for_the_other_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_INSECURE_OPS", "true")
+    monkeypatch.setenv("BILLING_GRPC_ADDRESS", "0.0.0.0:50051")
+    monkeypatch.setenv("BILLING_INTERNAL_ADDRESS", "0.0.0.0:50052")
+    assert [problem.partition(":")[0] for problem in _problems()] == [
+        "BILLING_GRPC_ADDRESS",
+        "BILLING_INTERNAL_ADDRESS",
+    ]
 
 
 def test_two_listeners_do_not_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,32 @@ def test_an_exception_is_named_by_its_type_and_never_by_its_text(spans: InMemory
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "ValueError")
     assert "hunter2" not in span.to_json()
     assert not span.events
+
+
+async def raising(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("hunter2"), TimeoutError("hunter2"), asyncio.CancelledError("hunter2")])
+async def test_a_wait_for_another_program_that_failed_or_was_given_up_is_marked_so(
+    spans: InMemorySpanExporter, error: BaseException
+) -> None:
+    """The part itself says it, by the type and not by the text: the whole may yet end well."""
+    answer: Awaitable[None] = raising(error)
+    with tracing.span("whole"), pytest.raises(type(error)):
+        await tracing.awaited("part", answer)
+    part, whole = spans.get_finished_spans()
+    assert (part.status.status_code, part.status.description) == (StatusCode.ERROR, type(error).__name__)
+    assert "hunter2" not in part.to_json()
+    assert whole.status.status_code is StatusCode.UNSET
+
+
+async def test_a_wait_that_was_answered_is_not_marked(spans: InMemorySpanExporter) -> None:
+    with tracing.span("whole"):
+        assert await tracing.awaited("part", asyncio.sleep(0, "answer"), kind="read") == "answer"
+    part, _ = spans.get_finished_spans()
+    assert part.status.status_code is StatusCode.UNSET
+    assert part.attributes == {"kind": "read"}
 
 
 def test_a_part_is_recorded_only_within_something(spans: InMemorySpanExporter) -> None:

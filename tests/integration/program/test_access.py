@@ -6,20 +6,24 @@ import asyncio
 import hashlib
 import json
 import os
+import re
+import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import grpc
+import pytest
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
 from billing_client import TLS, BillingClient, Options
 from billing_client.errors import UnauthenticatedError
 
-from tests.certificates import Authority, put
+from tests.certificates import Authority, Pair, put
 from tests.integration.program.conftest import BOUND_S, KEY, ROOT
 
 _ASK = billing_service_pb2.ListPlansRequest()
@@ -75,6 +79,11 @@ async def _serving(database_url: str, folder: Path, **more: str) -> AsyncIterato
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+async def _numbers(ops: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{ops}/metrics") as response:
+        return await response.text()
 
 
 async def _warnings(ops: str) -> str:
@@ -159,3 +168,51 @@ async def test_both_listeners_speak_tls_and_nothing_else(database_url: str, tmp_
                 except grpc.aio.AioRpcError as error:
                     codes.append(error.code())
     assert codes == [grpc.StatusCode.UNAVAILABLE] * 2
+
+
+async def _knock(address: str, ca: bytes, shown: Pair | None, folder: Path) -> None:
+    """Connect with a certificate, or with none, and wait until the other side has closed."""
+    context = ssl.create_default_context(cadata=ca.decode())
+    context.set_alpn_protocols(["h2"])
+    if shown is not None:
+        context.load_cert_chain(*shown.write(folder, "shown"))
+    host, _, port = address.rpartition(":")
+    with suppress(OSError):  # ssl.SSLError among them
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="billing.test")
+        await reader.read()
+        writer.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_certificate_that_has_expired_or_is_nobody_s_is_refused_counted_and_logged(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    """The handshake fails before there is a call: the log has why, once in a while, and nothing that the peer sent."""
+    ours, strangers = Authority(), Authority("hunter2")
+    ours.sign("billing.test").write(tmp_path, "server")
+    put(tmp_path / "ca.pem", ours.pem)
+    put(tmp_path / "access", "certificate shop caller shop.test\ncertificate gateway gateway gateway.test\n")
+    knocks = {
+        "certificate_expired": ours.sign("shop.test", ends_in=timedelta(hours=-1)),
+        "certificate_of_another_authority": strangers.sign("hunter2.test"),
+        "no_certificate": None,
+    }
+    more = {"BILLING_TLS_CLIENT_CA": str(tmp_path / "ca.pem"), "BILLING_WORKERS": workers}
+    async with _serving(database_url, tmp_path, **more) as (running, where):
+        for reason, shown in knocks.items():
+            await _knock(where["grpc" if shown else "internal"], ours.pem, shown, tmp_path)
+            line = await running.until("tls_handshake_failed", reason=reason)
+            assert (line["level"], line["count"]) == ("warning", 1)
+        page = await _numbers(where["ops"])
+        certificate, key = ours.sign("shop.test").write(tmp_path, "shop")
+        good = TLS(ca=tmp_path / "ca.pem", certificate=certificate, key=key)
+        async with BillingClient(Options([where["grpc"]], tls=good)) as client:
+            await client.list_plans(_ASK)
+        running.process.terminate()
+        _, rest = await running.process.communicate()
+    assert running.process.returncode == 0
+    counted = re.findall(r'^billing_tls_handshakes_failed_total{.*?reason="(\w+)".*?} (\d+)\.0$', page, re.MULTILINE)
+    assert {reason for reason, count in counted if count != "0"} == set(knocks)
+    log = b"".join(running.raw) + rest
+    assert b"hunter2" not in log
+    assert all(line.startswith(b"{") for line in log.splitlines())

@@ -9,10 +9,11 @@ import psycopg
 
 from billing_service.domain.entitlement import Entitlements
 from billing_service.domain.facts import NO_FACTS
-from billing_service.storage import history
+from billing_service.storage import catalogs, history
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection, Database
-from billing_service.storage.history import LOG_LOCK, Cause, CauseKind, Change
+from billing_service.storage.history import Cause, CauseKind, Change
+from billing_service.storage.lock_keys import LockKey
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%entitlement_changes%'"
@@ -32,15 +33,33 @@ async def test_a_position_is_drawn_only_when_the_lock_of_the_log_is_had(database
 
     with psycopg.connect(database_url, autocommit=True) as other:
         other.execute("INSERT INTO customers (customer_id) VALUES ('ann'), ('bob')")
-        other.execute("SELECT pg_advisory_lock(%s)", [LOG_LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [LockKey.LOG])
         appending = asyncio.create_task(database.run(append))
         async with asyncio.timeout(30):
             while other.execute(WAITING).fetchone() == (0,):  # noqa: ASYNC110 - PostgreSQL tells nobody
                 await asyncio.sleep(0)
         row = other.execute("SELECT nextval('entitlement_position')").fetchone()
-        other.execute("SELECT pg_advisory_unlock(%s)", [LOG_LOCK])
+        other.execute("SELECT pg_advisory_unlock(%s)", [LockKey.LOG])
         await appending
         found = other.execute("SELECT position FROM entitlement_changes ORDER BY position").fetchall()
     await database.close()
     assert row is not None
     assert [position for (position,) in found] == [row[0] + 1, row[0] + 2]
+
+
+async def test_a_catalog_that_is_being_admitted_holds_up_no_writer_of_the_log(database_url: str) -> None:
+    """Admission may read every customer for a minute; events that were verified are committed meanwhile."""
+    database = Database(database_url)
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("INSERT INTO customers (customer_id) VALUES ('ann')")
+
+    async def append(connection: Connection) -> None:
+        await history.append(connection, [change("ann")], "v", NOW)
+
+    async def admit(connection: Connection) -> None:
+        await catalogs.lock(connection)
+        async with asyncio.timeout(30):
+            await database.run(append)
+
+    await database.run(admit, limit_s=60)
+    await database.close()

@@ -24,6 +24,7 @@ class _Both(io.RawIOBase):
 
     def __init__(self, copy: io.FileIO) -> None:
         self._copy = copy
+        self._out = os.dup(2)  # a program may use that number for something else (billing_service.handshakes)
 
     def writable(self) -> bool:
         return True
@@ -32,10 +33,10 @@ class _Both(io.RawIOBase):
         return False
 
     def fileno(self) -> int:
-        return 2
+        return self._out
 
     def write(self, written: bytes) -> int:  # type: ignore[override]  # what a BufferedWriter gives
-        count = os.write(2, written)
+        count = os.write(self._out, written)
         self._copy.write(bytes(written)[:count])
         return count
 

@@ -147,6 +147,17 @@ def test_a_service_on_another_machine_needs_tls_or_a_word_from_the_operator(
     assert load_settings().tls_files() is None
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:9092", "[::]:9092", "gateway.example:9092"])
+def test_the_metrics_are_not_open_to_other_machines_without_a_word_from_the_operator(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_OPS_ADDRESS", address)
+    with pytest.raises(SettingsError, match=r"^GATEWAY_OPS_ADDRESS: .*GATEWAY_INSECURE_OPS=true"):
+        load_settings()
+    monkeypatch.setenv("GATEWAY_INSECURE_OPS", "true")
+    assert load_settings().ops_address == address
+
+
 def test_a_certificate_stands_for_the_token_and_needs_its_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     authority = Authority()
     (tmp_path / "ca.pem").write_bytes(authority.pem)
