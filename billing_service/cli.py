@@ -8,29 +8,27 @@ import importlib
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from billing_service import catalog_commands, repair, webhook_commands
 from billing_service.address import Addresses, ListenError
 from billing_service.catalog_source import read_catalog
-from billing_service.deployment_command import EXIT_FAILED
 from billing_service.domain.catalog_file import CatalogError
 from billing_service.domain.errors import BillingError
 from billing_service.logs import configure_logs
 from billing_service.settings import MAX_WORKERS, DatabaseSettings, Settings, SettingsError, load_settings
-from billing_service.storage.schema import migrate
-from billing_service.workers.supervisor import Supervisor
 
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1  # what stood in the way while running: a port, the database, a defect
 EXIT_USAGE: Final = 2  # arguments, settings or catalog; argparse uses the same
+# What a command hangs on is imported when it is run: all of it together takes longer than most commands do.
+_QUICK: Final = ("serve", "migrate")
+_REPAIR: Final = "billing_service.repair"
 # Commands for a pipeline, in which 2 says that there are differences: what stands in their way is 1, arguments too.
-_DEPLOYMENT: Final[Mapping[str, ModuleType]] = {
-    catalog_commands.COMMAND: catalog_commands,
-    webhook_commands.COMMAND: webhook_commands,
+_DEPLOYMENT: Final[Mapping[str, str]] = {
+    "catalog": "billing_service.catalog_commands",
+    "webhook-endpoint": "billing_service.webhook_commands",
 }
 
 _log = structlog.stdlib.get_logger("billing_service")
@@ -41,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Those of `catalog` and `webhook-endpoint` are in `deployment_command`.
     """
-    parsed = _parsed(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parsed(list(sys.argv[1:] if arguments is None else arguments))
     command = parsed.command
     if command in _DEPLOYMENT:
-        code: int = _DEPLOYMENT[command].run(parsed)
+        code: int = _late(_DEPLOYMENT[command]).run(parsed)
         return code
     try:
-        if command in repair.COMMANDS:
+        if command not in _QUICK:
             return _repair(parsed)
         return _serve(parsed.workers) if command == "serve" else _migrate()
     except SettingsError as error:
@@ -58,16 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"billing-service {command} cannot start. {error}", EXIT_FAILURE)
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+def _parsed(arguments: list[str]) -> argparse.Namespace:
     try:
-        return _parser().parse_args(arguments)
+        return _parser(whole=arguments[:1] not in [[name] for name in _QUICK]).parse_args(arguments)
     except SystemExit as end:
         if end.code == EXIT_USAGE and arguments[:1] and arguments[0] in _DEPLOYMENT:
-            raise SystemExit(EXIT_FAILED) from None
+            raise SystemExit(EXIT_FAILURE) from None
         raise
 
 
-def _parser() -> argparse.ArgumentParser:
+def _late(module: str) -> Any:
+    return importlib.import_module(module)
+
+
+def _parser(*, whole: bool) -> argparse.ArgumentParser:
+    """Give the parser of every command, or (not `whole`) of those that import little."""
     parser = argparse.ArgumentParser(
         prog="billing-service",
         description="Checkout and entitlements over gRPC. Configured by environment variables, BILLING_...",
@@ -81,9 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         help="processes on the same addresses, best one for each core (default: BILLING_WORKERS, or 1)",
     )
     commands.add_parser("migrate", help="bring the database to this program's schema (BILLING_DATABASE_URL)")
-    repair.add_commands(commands)
-    for module in _DEPLOYMENT.values():
-        module.add_command(commands)
+    if whole:
+        _late(_REPAIR).add_commands(commands)
+        for module in _DEPLOYMENT.values():
+            _late(module).add_command(commands)
     return parser
 
 
@@ -95,7 +99,8 @@ def _repair(arguments: argparse.Namespace) -> int:
         settings = load_settings(Settings)
         catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
     configure_logs("WARNING")
-    return repair.run(arguments, settings, catalog)
+    code: int = _late(_REPAIR).run(arguments, settings, catalog)
+    return code
 
 
 def _complain(message: str, code: int) -> int:
@@ -107,7 +112,7 @@ def _migrate() -> int:
     settings = load_settings(DatabaseSettings)
     configure_logs(settings.log_level)
     try:
-        revision = migrate(settings.database_url.get_secret_value())
+        revision = _late("billing_service.storage.schema").migrate(settings.database_url.get_secret_value())
     except BillingError as error:
         return _complain(f"billing-service migrate did nothing. {error.message}", EXIT_FAILURE)
     _log.info("migrated", revision=revision)
@@ -130,7 +135,7 @@ def _serve(workers: int | None) -> int:
     if settings.workers > 1:
         return asyncio.run(_supervise_until_signal(settings))
     # Late: the parent of workers does without gRPC and all that hangs on it.
-    code: int = importlib.import_module("billing_service.serving").serve(settings, catalog)
+    code: int = _late("billing_service.serving").serve(settings, catalog)
     return code
 
 
@@ -147,7 +152,7 @@ async def _supervise_until_signal(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    code = await Supervisor(settings).serve(stop, _log_addresses)
+    code: int = await _late("billing_service.workers.supervisor").Supervisor(settings).serve(stop, _log_addresses)
     _log.info("stopped")
     return code
 

@@ -124,7 +124,7 @@ def _words() -> Iterator[str]:
     yield f"“{Verdict.PERIOD.value}”: with the plan's leeway for a late renewal, unless it was cancelled. “{Verdict.TRIAL.value}”: likewise."
     yield f"“{Verdict.GRACE.value}” counts once per invoice: retries do not restart it."
     yield "“First” is a subscription of which nothing was ever paid. An invoice that is “not known yet” is one that Stripe names"
-    yield "and that nobody told us of."
+    yield "and that nobody told us of. One of a change that went void (a pending update that expired) says nothing: the one before it counts."
     yield ""
 
 

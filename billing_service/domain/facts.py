@@ -40,7 +40,7 @@ class SubscriptionFacts:
     cancel_at_period_end: bool
     ended_at: int | None
     trial_end: int | None
-    invoice_status: InvoiceStatus | None  # of the latest invoice; None: there is none, or it is not known yet
+    invoice_status: InvoiceStatus | None  # of the invoice that decides; None: there is none, or it is not known yet
     invoice_known: bool  # False: there is a latest invoice and nothing was heard of it yet
     first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs
     first_payment_settled: bool  # an invoice of it, or the checkout session that made it, was seen paid
@@ -128,13 +128,30 @@ class _Bills:
         found = self._invoices.get(invoice_id or "")
         return found[1] if found else None
 
-    def unpaid(self, subscription_id: str, latest_id: str | None) -> list[tuple[ObjectState, InvoiceView]]:
-        """Give the open invoices of a subscription, and its latest one where that went void or was written off."""
+    def deciding(self, subscription_id: str, latest_id: str | None) -> str | None:
+        """Give the id of the invoice that says how the period stands: the latest, unless that is of a change and went void.
+
+        Stripe itself takes such an invoice back where the change was to wait for its payment (`pending_if_incomplete`): the
+        change was not made, and what was before it stands. https://docs.stripe.com/billing/subscriptions/pending-updates
+        """
+        latest = self.invoice(latest_id)
+        if latest is None or not _is_dropped_change(latest):
+            return latest_id
+        others = [
+            (view.created, state.object_id)
+            for state, view in self._invoices.values()
+            if view.subscription_id == subscription_id and not _is_dropped_change(view)
+        ]
+        return max(others)[1] if others else latest_id
+
+    def unpaid(self, subscription_id: str, deciding_id: str | None) -> list[tuple[ObjectState, InvoiceView]]:
+        """Give the open invoices of a subscription, and the deciding one where that went void or was written off."""
         return [
             (state, view)
             for state, view in self._invoices.values()
             if view.subscription_id == subscription_id
-            and (view.status is InvoiceStatus.OPEN or (state.object_id == latest_id and view.status in UNSETTLED))
+            and (view.status is InvoiceStatus.OPEN or (state.object_id == deciding_id and view.status in UNSETTLED))
+            and not _is_dropped_change(view)
         ]
 
     def settled(self, subscription_id: str) -> bool:
@@ -143,8 +160,9 @@ class _Bills:
 
 def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gone: set[str]) -> SubscriptionFacts:
     subscription_id = state.object_id
-    invoice = bills.invoice(view.latest_invoice_id)
-    unpaid = bills.unpaid(subscription_id, view.latest_invoice_id)
+    invoice_id = bills.deciding(subscription_id, view.latest_invoice_id)
+    invoice = bills.invoice(invoice_id)
+    unpaid = bills.unpaid(subscription_id, invoice_id)
     failures = [one.facts[Fact.PAYMENT_FAILED] for one, _ in unpaid if Fact.PAYMENT_FAILED in one.facts]
     return SubscriptionFacts(
         subscription_id=subscription_id,
@@ -162,9 +180,13 @@ def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gon
         failed_time=min(failures, default=None),
         due_time=min((bill.finalized_at or bill.created for _, bill in unpaid), default=None),
         collection_paused=view.collection_paused,
-        dispute=bills.payments.dispute_of_invoice(view.latest_invoice_id),
+        dispute=bills.payments.dispute_of_invoice(invoice_id),
         customer_deleted=state.stripe_customer_id in gone,
     )
+
+
+def _is_dropped_change(view: InvoiceView) -> bool:
+    return view.status is InvoiceStatus.VOID and view.billing_reason == "subscription_update"
 
 
 def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:

@@ -6,9 +6,17 @@ https://docs.stripe.com/billing/subscriptions/overview and https://docs.stripe.c
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 
-from sandbox.stripe import dunning, invoices, payment_intents, subscription_schedules, subscriptions
+from sandbox.stripe import (
+    dunning,
+    invoices,
+    payment_intents,
+    pending_updates,
+    subscription_schedules,
+    subscriptions,
+)
 from sandbox.stripe.account import Account
 from sandbox.stripe.cards import CardOutcome, outcome_of
 from sandbox.stripe.errors import ApiError
@@ -33,6 +41,7 @@ def renew(account: Account, subscription: Object, outcome: CardOutcome | None = 
     if subscriptions.ends_before_next_period(subscription):
         subscriptions.cancel(account, subscription)
         return
+    pending_updates.give_up(account, subscription)
     items = copy.deepcopy(subscription["items"])
     ends = subscriptions.first_period_end(subscription)
     phase = subscription_schedules.enter_next_phase(account, subscription, items["data"], at=ends)
@@ -97,6 +106,8 @@ def do_what_is_due(account: Account, subscription: Object) -> None:
     resumes_at = (subscription["pause_collection"] or {}).get("resumes_at")
     if subscription["cancel_at"] is not None and subscription["cancel_at"] <= now:
         subscriptions.cancel(account, subscription)
+    elif _update_expires_at(subscription) <= now:
+        pending_updates.give_up(account, subscription)
     elif status == "incomplete":
         dunning.expire_first_payment(account, subscription, account.find(Kind.INVOICE, subscription["latest_invoice"]))
     elif resumes_at is not None and resumes_at <= now:
@@ -116,6 +127,8 @@ def _dues(subscription: Object) -> Iterable[int]:
         return
     if subscription["cancel_at"] is not None:
         yield subscription["cancel_at"]
+    if subscription["pending_update"]:
+        yield int(subscription["pending_update"]["expires_at"])
     if status == "incomplete":
         yield subscription["created"] + dunning.INCOMPLETE_S
     paused = subscription["pause_collection"]
@@ -125,6 +138,10 @@ def _dues(subscription: Object) -> Iterable[int]:
         yield _warning_at(subscription)
     if status in _RUNNING:
         yield subscriptions.first_period_end(subscription)
+
+
+def _update_expires_at(subscription: Object) -> float:
+    return subscription["pending_update"]["expires_at"] if subscription["pending_update"] else math.inf
 
 
 def _warning_at(subscription: Object) -> int:

@@ -7,6 +7,8 @@ from enum import StrEnum
 from sandbox.stripe.account import Account
 from sandbox.stripe.objects import Kind, Object
 
+DECLINED = ("card_declined", "Your card was declined.")
+
 
 class CardOutcome(StrEnum):
     """What comes of a try to collect: paid, declined, or a bank debit on its way for days."""

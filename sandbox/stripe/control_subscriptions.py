@@ -20,6 +20,7 @@ class _Cancellation(Body):
 class _Change(Body):
     lookup_key: str | None = None
     quantity: int | None = Field(default=None, ge=1)
+    pending_if_incomplete: bool = False  # invoiced at once, and in effect only when that is paid
 
 
 def _renew(around: Surroundings, subscription_id: str, body: Collection) -> Object:
@@ -53,7 +54,9 @@ def _change(around: Surroundings, subscription_id: str, body: _Change) -> Object
         if price is None:
             raise ApiError(f"No price has the lookup key '{body.lookup_key}'.", param="lookup_key")
         item["price"] = price["id"]
-    return update(around.account, Call({"id": subscription_id}, {"items": [item]}))
+    payment = {"payment_behavior": "pending_if_incomplete", "proration_behavior": "always_invoice"}
+    params = {"items": [item], **(payment if body.pending_if_incomplete else {})}
+    return update(around.account, Call({"id": subscription_id}, params))
 
 
 def _pause(around: Surroundings, subscription_id: str, _: Nothing) -> Object:

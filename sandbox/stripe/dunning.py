@@ -6,7 +6,7 @@ https://docs.stripe.com/billing/revenue-recovery/smart-retries
 
 from __future__ import annotations
 
-from sandbox.stripe import invoices, subscriptions
+from sandbox.stripe import cards, invoices, pending_updates, subscriptions
 from sandbox.stripe.account import Account
 from sandbox.stripe.cards import CardOutcome
 from sandbox.stripe.errors import ApiError
@@ -17,7 +17,6 @@ _DAY_S = 24 * 3600
 RETRY_GAPS_S = (3 * _DAY_S, 5 * _DAY_S, 7 * _DAY_S)  # from each failed try to the next; then it is over
 INCOMPLETE_S = 23 * 3600  # how long a first payment may take before the subscription expires
 
-_DECLINED = ("card_declined", "Your card was declined.")
 _RETURNED = ("payment_intent_payment_attempt_failed", "The bank returned the debit: insufficient funds.")
 
 
@@ -33,7 +32,7 @@ def collect(account: Account, invoice: Object, subscription: Object, outcome: Ca
     elif outcome is CardOutcome.PROCESSING:
         invoices.process(account, invoice)
     else:
-        _fail(account, invoice, subscription, _DECLINED)
+        _fail(account, invoice, subscription, cards.DECLINED)
 
 
 def settle(account: Account, invoice: Object, subscription: Object, *, succeeded: bool) -> None:
@@ -54,7 +53,9 @@ def settle(account: Account, invoice: Object, subscription: Object, *, succeeded
 def void(account: Account, invoice: Object, subscription: Object) -> None:
     """Take an open invoice back. A first one that nobody paid takes its subscription with it. Raises ApiError."""
     invoices.void(account, invoice)
-    if subscription["status"] == "incomplete" and _is_latest(invoice, subscription):
+    if pending_updates.waits_for(subscription, invoice):
+        pending_updates.give_up(account, subscription)
+    elif subscription["status"] == "incomplete" and _is_latest(invoice, subscription):
         subscriptions.expire_incomplete(account, subscription)
     else:
         _forgive(account, invoice, subscription)
@@ -63,6 +64,9 @@ def void(account: Account, invoice: Object, subscription: Object) -> None:
 def write_off(account: Account, invoice: Object, subscription: Object) -> None:
     """Give an open invoice up. Raises ApiError when it is not open."""
     invoices.mark_uncollectible(account, invoice)
+    if pending_updates.waits_for(subscription, invoice):
+        pending_updates.give_up(account, subscription)
+        return
     _forgive(account, invoice, subscription)
 
 
@@ -74,6 +78,10 @@ def expire_first_payment(account: Account, subscription: Object, invoice: Object
 
 
 def _fail(account: Account, invoice: Object, subscription: Object, why: tuple[str, str]) -> None:
+    if pending_updates.waits_for(subscription, invoice):
+        # The subscription has not changed, and is not behind with anything.
+        invoices.fail(account, invoice, code=why[0], message=why[1])
+        return
     tried = max(0, invoice["attempt_count"] - (invoice.get("_settles_at") is not None))
     first = subscription["status"] == "incomplete"  # its 23 hours are all the dunning that there is
     gap_s = RETRY_GAPS_S[tried] if tried < len(RETRY_GAPS_S) and not first else None
@@ -98,6 +106,9 @@ def _end_dunning(account: Account, subscription: Object) -> None:
 
 
 def _recover(account: Account, invoice: Object, subscription: Object) -> None:
+    if pending_updates.waits_for(subscription, invoice):
+        pending_updates.apply(account, subscription)
+        return
     if not _is_latest(invoice, subscription):
         return
     if subscription["status"] == "paused":

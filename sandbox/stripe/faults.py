@@ -114,6 +114,7 @@ class Faults:
         shares, draw = self.plan.api, random.Random(f"{self.plan.seed}/request/{self._requests}")  # noqa: S311  # a seed is the point
         limited, failed, cut, after = (draw.random() for _ in range(4))
         if shares.slow_s:
+            self.counts["api_slow"] += 1
             await asyncio.sleep(draw.uniform(0, shares.slow_s))
         if limited < shares.rate_429:
             self.counts["api_429"] += 1

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from sandbox.stripe import invoices, payment_intents
 from sandbox.stripe.account import Account
-from sandbox.stripe.cards import CardOutcome, outcome_of
+from sandbox.stripe.cards import DECLINED, CardOutcome, outcome_of
 from sandbox.stripe.errors import ApiError
 from sandbox.stripe.invoice_shape import Line
 from sandbox.stripe.objects import Kind, Object
@@ -35,22 +35,34 @@ def charge(account: Account, subscription: Object, items: Sequence[Object]) -> O
 
     Raises ApiError, having changed nothing, when the card is declined: as `payment_behavior=error_if_incomplete` has it.
     """
+    asked = sum(line.amount for line in changed_lines(account, subscription, items))
+    if asked > 0 and outcome_of(account, subscription) is CardOutcome.DECLINED:
+        raise ApiError(DECLINED[1], status=402, kind="card_error", code=DECLINED[0])
+    invoice = invoice_change(account, subscription, items)
+    return {"latest_invoice": invoice["id"]} if invoice else {}
+
+
+def invoice_change(account: Account, subscription: Object, items: Sequence[Object]) -> Object | None:
+    """Invoice the change to these items and try to collect it once; None where it costs nothing and credits nothing.
+
+    The invoice is paid, or open: its payment is on its way or was declined, of which the subscription hears nothing here.
+    """
     lines = changed_lines(account, subscription, items)
     if not lines:
-        return {}
+        return None
     outcome = outcome_of(account, subscription)
-    if outcome is CardOutcome.DECLINED and sum(line.amount for line in lines) > 0:
-        raise ApiError("Your card was declined.", status=402, kind="card_error", code="card_declined")
     invoice = invoices.draft(account, subscription, "subscription_update", lines)
     invoices.issue(account, invoice, method=payment_intents.CARD)
-    if outcome is CardOutcome.PROCESSING and invoice["amount_due"]:
+    if not invoice["amount_due"] or outcome is CardOutcome.PAID:
+        invoices.pay(account, invoice)
+    elif outcome is CardOutcome.PROCESSING:
         invoices.process(account, invoice)
     else:
-        invoices.pay(account, invoice)
+        invoices.fail(account, invoice, code=DECLINED[0], message=DECLINED[1])
     if invoice["total"] < 0:
         customer = account.find(Kind.CUSTOMER, subscription["customer"])
         account.change(customer, {"balance": customer["balance"] + invoice["total"]}, event="customer.updated")
-    return {"latest_invoice": invoice["id"]}
+    return invoice
 
 
 def changed_lines(account: Account, subscription: Object, items: Sequence[Object]) -> list[Line]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import stripe.params as sdk
 
-from sandbox.stripe import billing_cycle, prorations, subscription_schedules
+from sandbox.stripe import billing_cycle, pending_updates, prorations, subscription_schedules
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, missing_param, resource_missing
-from sandbox.stripe.objects import Kind, Object, merged_metadata
+from sandbox.stripe.objects import Kind, Object, Params, merged_metadata
 from sandbox.stripe.pagination import LIST_PARAMS, created_within, has_fields, page
 from sandbox.stripe.pauses import pause_collection
 from sandbox.stripe.rendering import shown
@@ -32,18 +32,36 @@ def update(account: Account, call: Call) -> Object:
     changes: Object = {"metadata": merged_metadata(subscription["metadata"], params.get("metadata"))}
     if "description" in params:
         changes["description"] = params["description"] or None
-    if "items" in params:
-        changes["items"] = updated_items(account, subscription, params["items"])
     if "cancel_at_period_end" in params:
         changes |= cancellation(account, subscription, wanted=params["cancel_at_period_end"])
     if "cancel_at" in params:
         changes |= _cancellation_at(account, subscription, params["cancel_at"])
     if "pause_collection" in params:
         changes |= pause_collection(account, params["pause_collection"])
-    if "items" in changes and params.get("proration_behavior") == "always_invoice":
-        changes |= prorations.charge(account, subscription, changes["items"]["data"])
+    if "items" in params:
+        changes |= _items_changed(account, subscription, params)
     account.change(subscription, changes, event="customer.subscription.updated")
     return shown(subscription)
+
+
+def _items_changed(account: Account, subscription: Object, params: Params) -> Object:
+    """Tell what changed items change, with what they cost collected where that is asked for now."""
+    items = updated_items(account, subscription, params["items"])
+    waits = params.get("payment_behavior") == "pending_if_incomplete"
+    if waits:
+        pending_updates.require_supported(params)
+    if params.get("proration_behavior") != "always_invoice":
+        pending_updates.give_up(account, subscription)
+        return {"items": items}
+    if not waits:
+        paid = prorations.charge(account, subscription, items["data"])
+        pending_updates.give_up(account, subscription)
+        return {"items": items, **paid}
+    pending_updates.give_up(account, subscription)
+    invoice = prorations.invoice_change(account, subscription, items["data"])
+    if invoice is not None and invoice["status"] != "paid":
+        return pending_updates.hold(account, subscription, items, invoice)
+    return {"items": items, **({"latest_invoice": invoice["id"]} if invoice else {})}
 
 
 def _pause(account: Account, call: Call) -> Object:

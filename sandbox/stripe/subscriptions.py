@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from sandbox.stripe import invoices, subscription_schedules
+from sandbox.stripe import invoices, pending_updates, subscription_schedules
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, resource_missing
 from sandbox.stripe.identifiers import new_id
@@ -122,6 +122,7 @@ def cancel(account: Account, subscription: Object, *, reason: str = "cancellatio
         "cancellation_details": {**subscription["cancellation_details"], "reason": reason},
         **subscription_schedules.cancel(account, subscription),
     }
+    pending_updates.give_up(account, subscription)
     account.change(subscription, changes, event="customer.subscription.deleted")
 
 

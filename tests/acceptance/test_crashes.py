@@ -29,6 +29,8 @@ _PURCHASES = 60
 _WAIT_S = 60.0
 _numbers = count(1)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stack(reachable_folder: Path) -> Iterator[Stack]:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
@@ -317,6 +318,28 @@ async def test_a_catalog_without_a_plan_that_customers_have_ends_the_start_befor
     async with _serving(environment) as service:
         await service.until("readiness", ready=True)
         assert await service.stop() == 0
+
+
+def test_a_command_imports_no_more_than_it_needs() -> None:
+    """What settles a mistake in the settings answers before the database's, Stripe's and gRPC's libraries are there."""
+    script = """
+import sys
+from billing_service.cli import main
+code = main(["serve"])
+late = ("alembic", "sqlalchemy", "stripe", "grpc", "aiohttp")
+print(code, [name for name in late if name in sys.modules])
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BILLING_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=_LIMIT_S,
+    )
+    assert done.stdout == "2 []\n"
 
 
 async def test_an_unknown_command_is_a_usage_error() -> None:

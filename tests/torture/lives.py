@@ -149,6 +149,11 @@ class Lives:
             lookup_key = _pick(_LOOKUP_KEYS, step.draws[2])
             await self._stage.control(f"subscriptions/{subscription_id}/change", lookup_key=lookup_key)
 
+    async def _change_when_paid(self, step: Step) -> None:
+        """Ask for more, in effect once it is paid; what the card says decides, or somebody who collects, or time."""
+        path = f"subscriptions/{await self._subscription(step, 'active', 'past_due')}/change"
+        await self._stage.control(path, quantity=1 + int(step.draws[2] * 9), pending_if_incomplete=True)
+
     async def _pause(self, step: Step) -> None:
         await self._stage.control(f"subscriptions/{await self._subscription(step)}/pause")
 

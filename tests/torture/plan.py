@@ -24,6 +24,7 @@ class Deed(StrEnum):
     CANCEL_AT_END = "cancel_at_end"
     KEEP = "keep"
     CHANGE = "change"
+    CHANGE_WHEN_PAID = "change_when_paid"
     PAUSE = "pause"
     RESUME = "resume"
     PAUSE_COLLECTION = "pause_collection"
@@ -45,6 +46,7 @@ _WEIGHTS = {
     Deed.CANCEL_AT_END: 5,
     Deed.KEEP: 3,
     Deed.CHANGE: 8,
+    Deed.CHANGE_WHEN_PAID: 6,
     Deed.PAUSE: 3,
     Deed.RESUME: 4,
     Deed.PAUSE_COLLECTION: 4,

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 
 from billing_service.storage import migrations
-from billing_service.storage.schema import OLDEST_SERVED
+from billing_service.storage.schema import OLDEST_SERVED, _config, expected_revision
 
 VERSIONS = sorted((Path(migrations.__path__[0]) / "versions").glob("[0-9]*.py"))
 # Of what a program uses. An index or a constraint that goes takes nothing away from it.
@@ -27,6 +28,13 @@ def taken_away(text: str) -> list[str]:
         for what, name in found
         if name is None or not re.search(rf"\bCREATE\s+\w+\s+(?:IF\s+NOT\s+EXISTS\s+)?{name[1]}\b", text, re.IGNORECASE)
     ]
+
+
+def test_the_files_names_say_what_alembic_says() -> None:
+    """One line of migrations, each file named by its revision; programs go by the names, and need not import alembic."""
+    scripts = ScriptDirectory.from_config(_config())
+    assert [scripts.get_current_head()] == [expected_revision()] == scripts.get_heads()
+    assert {script.revision for script in scripts.walk_revisions()} == {path.stem[:4] for path in VERSIONS}
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.stem)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
-from aiohttp import web
 
 from billing_service.domain.access import SourceState
 from billing_service.domain.errors import (
@@ -26,7 +24,7 @@ from billing_service.domain.subscription import Operation
 from billing_service.storage import subscription_requests
 from billing_service.storage.database import Database
 from tests.integration.flows.subscriber import Clock, Subscriber, preview_request, stand_in, subscriber
-from tests.stripe_proxy import Forward, lose_answer, lose_request
+from tests.stripe_proxy import lose_answer, lose_request
 
 
 @pytest.fixture
@@ -94,20 +92,33 @@ async def test_an_update_whose_payment_is_awaited_at_stripe_is_not_interfered_wi
     ann: Subscriber, at_period_end: bool
 ) -> None:
     subscription_id = await ann.subscribed()
-
-    async def with_pending_update(_request: web.Request, forward: Forward) -> web.StreamResponse:
-        answer = await forward()
-        found = json.loads(answer.body or b"")  # type: ignore[arg-type]  # bytes, as the proxy made it
-        return web.json_response({**found, "pending_update": {"expires_at": found["created"]}})
-
-    path = ("GET", f"/v1/subscriptions/{subscription_id}")
-    ann.proxy.next(*path, with_pending_update)
+    await ann.set_card(subscription_id, "declined")
+    await ann.control(f"subscriptions/{subscription_id}/change", quantity=2, pending_if_incomplete=True)
+    assert (await ann.subscription(subscription_id))["pending_update"] is not None
     with pytest.raises(SubscriptionChangePendingError) as raised:
         await ann.update(subscription_id, at_period_end=at_period_end, plan_key="team")
     assert raised.value.metadata == {"pending": "update"}
-    ann.proxy.next(*path, with_pending_update)
-    with pytest.raises(SubscriptionChangePendingError):
+    # By now its open invoice is known too, which alone stands in the way of a change now.
+    with pytest.raises(SubscriptionChangePendingError if at_period_end else SubscriptionUnpaidError):
         await ann.preview(preview_request(subscription_id, at_period_end=at_period_end, plan_key="team"))
+
+
+@pytest.mark.parametrize("end", ["void", "paid"])
+async def test_after_an_update_that_was_given_up_or_paid_the_subscription_is_changed_again(
+    ann: Subscriber, end: str
+) -> None:
+    """The void invoice of a change says nothing of the period, which is paid."""
+    subscription_id = await ann.subscribed()
+    await ann.set_card(subscription_id, "declined")
+    await ann.control(f"subscriptions/{subscription_id}/change", quantity=2, pending_if_incomplete=True)
+    latest = (await ann.subscription(subscription_id))["latest_invoice"]
+    await ann.control(
+        f"invoices/{latest}/{'void' if end == 'void' else 'collect'}", **({} if end == "void" else {"outcome": "paid"})
+    )
+    await ann.set_card(subscription_id, "paid")
+    await ann.reads.subscription(subscription_id)
+    changed = await ann.update(subscription_id, plan_key="team")
+    assert (changed.plan_key, changed.quantity) == ("team", 1 if end == "void" else 2)
 
 
 async def scheduled_elsewhere(ann: Subscriber, subscription_id: str) -> str:

@@ -37,7 +37,8 @@ from billing_service.flows.reads import Reads
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
-from tests.integration.flows.conftest import CATALOG
+from tests.integration.flows.conftest import CATALOG, running
+from tests.stripe_events import purchase
 from tests.stripe_proxy import StripeProxy, fail, held, lose_answer, lose_request, proxied, refuse
 
 KEY = "sk_test_flows"
@@ -78,7 +79,7 @@ class Shop:
         self.database = database
         self.proxy = proxy
         self.stripe = stripe
-        self._stripe_url = stripe_url
+        self.stripe_url = stripe_url
         prices = Prices(database, stripe, CATALOG)
         self.prices = prices
         self.reads = reads = Reads(database, stripe, prices, "default", clock)
@@ -90,7 +91,7 @@ class Shop:
         """Have the stand-in do what happens at Stripe."""
         async with (
             aiohttp.ClientSession() as session,
-            session.post(f"{self._stripe_url}/_control/{path}", json=body) as answer,
+            session.post(f"{self.stripe_url}/_control/{path}", json=body) as answer,
         ):
             assert answer.status == 200, await answer.text()
 
@@ -99,7 +100,7 @@ class Shop:
         headers = {"Authorization": f"Bearer {KEY}"}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
-            session.get(f"{self._stripe_url}/v1/checkout/sessions") as answer,
+            session.get(f"{self.stripe_url}/v1/checkout/sessions") as answer,
         ):
             found: list[dict[str, Any]] = (await answer.json())["data"]
             return found
@@ -285,6 +286,27 @@ async def test_fifty_calls_at_once_make_one_customer_and_one_session(shop: Shop,
     assert len(await shop.sessions()) == 1
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (1,)
+
+
+async def test_a_stripe_that_answers_slowly_holds_up_neither_webhooks_nor_reads_of_the_same_customer(
+    shop: Shop, database_url: str
+) -> None:
+    """No call to Stripe is made inside a transaction or under a lock; who goes away and comes again gets the one session."""
+    await shop.control("faults", api={"slow_s": 60})
+    asking = asyncio.create_task(shop.create(REQUEST))
+    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        while not (await (await session.get(f"{shop.stripe_url}/_control/faults")).json())["counts"]:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    async with running(database_url) as service:
+        assert await service.outcomes(*purchase("ann")) == ["applied"] * 4
+        assert (await service.read("ann")).plan_keys == ("pro",)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await shop.control("faults")
+    other = replace(REQUEST, request_id="request-2", plan_key="export_pass")
+    assert (await shop.create(other)).session.state is CheckoutState.OPEN
+    assert len(await shop.sessions()) == 1
 
 
 async def test_an_intent_that_is_superseded_meanwhile_expires_the_session_it_just_made(shop: Shop) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import psycopg
+import pytest
 
+from billing_service.domain.access import SourceState
 from billing_service.domain.views import ObjectKind
 from billing_service.flows.stripe_customer import StripeCustomers
-from tests.integration.flows.conftest import Service
+from billing_service.storage.history import CHANNEL
+from tests.integration.flows.conftest import Service, running
 from tests.integration.flows.test_refresh import World, world  # noqa: F401 - the fixture
-from tests.stripe_events import MONTH, START, event, invoice, purchase, session, subscription
+from tests.stripe_events import MONTH, START, event, export_pass, invoice, purchase, session, subscription
 from tests.stripe_proxy import held
 
 DAY = 86_400
+ROOT = Path(__file__).parents[3]
 
 
 async def test_created_and_updated_delivered_at_once_never_leave_it_incomplete(
@@ -135,3 +141,121 @@ async def test_nobody_is_found_by_his_address(world: World) -> None:  # noqa: F8
     ids = [await made.ensure(name, "same@example.com") for name in ("ann", "bob")]
     assert len(set(ids)) == 2
     assert [path for method, path in world.proxy.calls if method == "GET" and "customers" in path] == []
+
+
+async def test_one_merge_for_everything(world: World) -> None:  # noqa: F811
+    """What Stripe is asked and what it sends go through one merge: wherever a read comes among the events, the end is the same."""
+    views = set()
+    for number, place in enumerate(("before", "between", "beside", "after")):
+        name = f"guest{number}"
+        session_id = await world.buy(name)
+        subscription_id = (await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["subscription"]
+        await world.call("POST", "/_control/clock", advance_s=60)  # of one second the order would be a tie
+        await world.call("POST", f"/_control/subscriptions/{subscription_id}/change", quantity=3)
+        own = [body for body in await world.events() if f'"{subscription_id}"'.encode() in body]
+        read = world.reads.object(ObjectKind.SUBSCRIPTION, subscription_id)
+        match place:
+            case "before":
+                await read
+                await world.fulfill(own)
+            case "between":
+                await world.fulfill(own[: len(own) // 2])
+                await read
+                await world.fulfill(own[len(own) // 2 :])
+            case "beside":
+                await asyncio.gather(world.fulfill(own), read)
+            case _:
+                await world.fulfill(own)
+                await read
+        answer = await world.read(name)
+        views.add((answer.plan_keys, tuple((s.quantity, s.state) for s in answer.sources)))
+    assert len(views) == 1
+    assert {state for _, sources in views for _, state in sources} == {SourceState.ACTIVE}
+
+
+def test_nothing_but_the_merge_writes_what_is_known_of_an_object() -> None:
+    """A second path that trusted something else would fight with the first."""
+    writers = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "billing_service").rglob("*.py"))
+        if re.search(r"\bobjects\.save\(", path.read_text())
+    ]
+    assert writers == ["billing_service/flows/apply.py"]
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01"], ids=["serialization failure", "deadlock"])
+async def test_a_conflict_is_retried_inside_and_is_no_fault_of_the_event(
+    service: Service, database_url: str, state: str
+) -> None:
+    """PostgreSQL itself raises it, twice, in the middle of a batch; the caller hears of one commit, and nothing is put aside."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE SEQUENCE fuse")  # not undone with the transaction
+        connection.execute(f"""
+            CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF nextval('fuse') <= 2 THEN RAISE EXCEPTION 'in the way' USING ERRCODE = '{state}'; END IF;
+                RETURN NULL;
+            END $$
+        """)
+        connection.execute(
+            "CREATE TRIGGER conflict AFTER INSERT ON stripe_objects FOR EACH STATEMENT EXECUTE FUNCTION conflict()"
+        )
+    assert await service.outcomes(*purchase("ann")) == ["applied"] * 4
+    assert (await service.read("ann")).revision == 1
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM quarantined_events").fetchone() == (0,)
+        assert connection.execute("SELECT last_value FROM fuse").fetchone() == (3,)
+
+
+async def test_postgres_alone_knows_what_is_entitled_and_what_was_done(service: Service, database_url: str) -> None:
+    """A process that has just started answers as the one before, and takes no event twice: nothing is kept that could be evicted."""
+    bodies = purchase("ann")
+    await service.outcomes(*bodies)
+    async with running(database_url) as fresh:
+        assert (await fresh.read("ann")).plan_keys == ("pro",)
+        assert await fresh.outcomes(*bodies) == ["duplicate"] * 4
+
+
+async def test_a_payment_that_comes_at_last_ends_the_grace(service: Service) -> None:
+    """Also where it is heard of before the subscription is active again."""
+    await service.outcomes(*purchase("ann"))
+    failed_at = START + MONTH
+    late = invoice("ann", "open", id="in_2", billing_reason="subscription_cycle")
+    past_due = subscription("ann", "past_due", latest_invoice="in_2", start=START + MONTH)
+    await service.outcomes(
+        event("invoice.payment_failed", late, created=failed_at),
+        event("customer.subscription.updated", past_due, created=failed_at),
+    )
+    service.now = datetime.fromtimestamp(failed_at + DAY, UTC)
+    assert [s.state for s in (await service.read("ann")).sources if s.stripe_id] == [SourceState.GRACE]
+    paid = event("invoice.paid", late | {"status": "paid"}, created=failed_at + DAY)
+    running_again = event("customer.subscription.updated", past_due | {"status": "active"}, created=failed_at + DAY)
+    await service.outcomes(paid)
+    await service.outcomes(running_again)
+    service.now = datetime.fromtimestamp(failed_at + 20 * DAY, UTC)
+    assert [s.state for s in (await service.read("ann")).sources if s.stripe_id] == [SourceState.ACTIVE]
+
+
+async def test_a_stripe_customer_who_is_deleted_takes_along_everything_it_paid_for(service: Service) -> None:
+    """The subscription, and the purchase that was for ever; in either order."""
+    for name, late in (("ann", False), ("bob", True)):
+        bodies = [*purchase(name), event("checkout.session.completed", export_pass(name, id=f"cs_pass_{name}"))]
+        gone = event("customer.deleted", {"id": f"cus_{name}", "object": "customer"}, created=START + 9)
+        await service.outcomes(*([*bodies, gone] if late else [gone, *bodies]))
+        answer = await service.read(name)
+        assert answer.plan_keys == ("free",)
+        assert {s.state for s in answer.sources if s.stripe_id} == {SourceState.ENDED}
+
+
+async def test_a_batch_of_any_size_notifies_once_and_says_nothing_in_it(service: Service, database_url: str) -> None:
+    """A payload with what changed would overflow, and one notification per event would end group commit."""
+    names = [f"customer-with-a-long-name-{number:04}" for number in range(64)]
+    bodies = [event("checkout.session.completed", export_pass(name)) for name in names]
+    with psycopg.connect(database_url, autocommit=True) as listener:
+        listener.execute(f"LISTEN {CHANNEL}")
+        await service.outcomes(*bodies)
+        batches = listener.execute("SELECT count(DISTINCT xmin::text) FROM stripe_events").fetchone()
+        heard = list(listener.notifies(timeout=0))
+    assert [one.payload for one in heard] == [""] * len(heard)
+    assert batches is not None
+    assert 1 <= len(heard) <= batches[0]

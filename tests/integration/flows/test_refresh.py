@@ -126,6 +126,24 @@ async def test_a_subscription_whose_events_were_all_lost_is_read(world: World) -
     assert world.sql("SELECT object_id FROM rereads") == []
 
 
+async def test_a_change_that_a_read_made_is_kept_as_such_with_the_state_before_and_after(world: World) -> None:
+    """The pause was told by no event: the re-read makes the change, and the history puts it down to the object that was read."""
+    session_id = await world.buy("ann")
+    await world.fulfill(await world.events())
+    subscription_id = (await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["subscription"]
+    await world.call("POST", "/_control/clock", advance_s=60)
+    await world.call("POST", f"/_control/subscriptions/{subscription_id}/pause")
+    await world.reads.object(ObjectKind.SUBSCRIPTION, subscription_id)
+    kept = world.sql("""
+        SELECT revision, cause, cause_id,
+               jsonb_path_query_first(before, '$.lines[*] ? (@.feature_key == "projects").value'),
+               jsonb_path_query_first(after, '$.lines[*] ? (@.feature_key == "projects").value')
+        FROM entitlement_changes ORDER BY position
+    """)
+    assert kept[-1] == (2, "read", subscription_id, 50, 3)
+    assert [row[1] for row in kept] == ["event", "read"]
+
+
 async def test_two_payloads_of_one_second_ask_for_a_read_at_once(world: World) -> None:
     await world.buy("ann")
     await world.fulfill(await world.events())

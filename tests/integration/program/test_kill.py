@@ -19,6 +19,8 @@ from tests.integration.program.conftest import BOUND_S, KEY, ROOT, Process, serv
 from tests.stripe_events import purchase
 from tests.stripe_proxy import StripeProxy, held, proxied
 
+pytestmark = pytest.mark.slow
+
 REQUEST = checkout_pb2.CreateCheckoutSessionRequest(
     request_id="request-1",
     customer_id="ann",

@@ -249,3 +249,47 @@ async def test_a_moved_lookup_key_is_told_of_both_prices_and_subscriptions_show_
     await world.delivered()
     assert world.receiver.last("price.updated")["data"]["previous_attributes"] == {"lookup_key": "pro_monthly"}
     assert world.receiver.last("price.created")["data"]["object"]["id"] == new.id
+
+
+async def test_a_change_that_waits_for_its_payment_is_applied_when_paid_and_given_up_otherwise(world: World) -> None:
+    """As `payment_behavior=pending_if_incomplete` has it: by the API, with the events that tell of it."""
+    session = await world.bought()
+    before = await world.client.v1.subscriptions.retrieve_async(session.subscription)
+    await world.control(f"/customers/{session.customer}/card", outcome="declined")
+    change: Any = {
+        "items": [{"id": before["items"].data[0].id, "quantity": 5}],
+        "payment_behavior": "pending_if_incomplete",
+        "proration_behavior": "always_invoice",
+    }
+    with pytest.raises(stripe.InvalidRequestError, match=r"following parameters: metadata"):
+        await world.client.v1.subscriptions.update_async(session.subscription, {**change, "metadata": {"a": "b"}})
+    for end in ("paid", "void", "period", "expired"):
+        waiting = await world.client.v1.subscriptions.update_async(session.subscription, change)
+        assert (waiting.status, waiting["items"].data[0].quantity) == ("active", 1)
+        assert waiting.pending_update.subscription_items[0].quantity == 5
+        assert waiting.pending_update.expires_at == int(world.clock.now) + 23 * 3600
+        invoice = await world.client.v1.invoices.retrieve_async(waiting.latest_invoice)
+        assert (invoice.status, invoice.attempt_count, invoice.next_payment_attempt) == ("open", 1, None)
+        match end:
+            case "paid":
+                await world.control(f"/invoices/{invoice.id}/collect", outcome="paid")
+            case "void":
+                await world.control(f"/invoices/{invoice.id}/void")
+            case "period":
+                await world.control(f"/subscriptions/{session.subscription}/renew", outcome="paid")
+            case _:
+                world.clock.now += 23 * 3600
+                world.stand_in.advance()
+        after = await world.client.v1.subscriptions.retrieve_async(session.subscription)
+        assert (after.pending_update, after.status) == (None, "active")
+        assert after["items"].data[0].quantity == (5 if end == "paid" else 1)
+        status = (await world.client.v1.invoices.retrieve_async(invoice.id)).status
+        assert status == ("paid" if end == "paid" else "void")
+        await world.client.v1.subscriptions.update_async(
+            session.subscription, {"items": [{"id": before["items"].data[0].id, "quantity": 1}]}
+        )
+    await world.delivered()
+    told = [kind for kind in world.receiver.types() if "pending_update" in kind]
+    assert (
+        told == ["customer.subscription.pending_update_applied"] + ["customer.subscription.pending_update_expired"] * 3
+    )

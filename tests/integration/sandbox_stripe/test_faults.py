@@ -115,6 +115,15 @@ async def test_429_is_no_answer_to_keep_and_500_is(world: World) -> None:
         await world.control("/faults")
 
 
+async def test_a_slow_answer_is_late_and_otherwise_good(world: World) -> None:
+    """Each request waits for a part of the time that the seed draws, and is then carried out once and answered as ever."""
+    await _faults(world, api={"slow_s": 0.02})
+    made = [(await world.client.v1.customers.create_async({"name": name})).name for name in ("a", "b")]
+    assert made == ["a", "b"]
+    async with world.http.get(f"{world.url}/_control/faults") as response:
+        assert (await response.json())["counts"] == {"api_slow": 2}
+
+
 async def test_a_500_and_a_cut_may_come_after_the_deed(world: World) -> None:
     """Of many requests that get no good answer, some were carried out and some were not; nobody can tell which."""
     for name, api in (("b", {"rate_500": 1}), ("c", {"cut": 1})):

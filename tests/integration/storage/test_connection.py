@@ -269,3 +269,24 @@ async def test_a_deadlock_is_a_conflict_and_is_run_again(database: Database, dat
     finally:
         await other.close()
     assert tries == 3
+
+
+async def test_a_serialization_failure_is_a_conflict_and_is_run_again(database: Database, database_url: str) -> None:
+    """Another one changes what was read, and commits first: PostgreSQL says 40001, and the second try sees his change."""
+    tries = 0
+
+    async def work(connection: Connection) -> int:
+        nonlocal tries
+        tries += 1
+        await connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        seen = int((await connection.execute(sa.text("SELECT number FROM kept"))).scalar_one())
+        if tries == 1:
+            other.execute("UPDATE kept SET number = number + 10")
+        await connection.execute(sa.text("UPDATE kept SET number = :number"), {"number": seen + 1})
+        return seen
+
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("INSERT INTO kept VALUES (1)")
+        assert await database.run(work) == 11
+        assert other.execute("SELECT number FROM kept").fetchone() == (12,)
+    assert tries == 2

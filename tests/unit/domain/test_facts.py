@@ -8,7 +8,7 @@ from itertools import permutations
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
 from billing_service.domain.observation import Fact, observe, read_event
-from billing_service.domain.views import ObjectKind
+from billing_service.domain.views import InvoiceStatus, ObjectKind
 from tests.stripe_events import START, event, export_pass, invoice, session, subscription
 
 
@@ -59,6 +59,18 @@ def test_a_second_invoice_that_fails_does_not_start_the_grace_anew_while_the_fir
     paid = event("invoice.paid", first | {"status": "paid"}, created=START + month + 5)
     (facts,) = gathered(*bodies, paid).subscriptions
     assert facts.failed_time == START + month
+
+
+def test_a_change_whose_invoice_failed_and_went_void_is_not_owed_and_a_renewal_is() -> None:
+    """What was to wait for its payment and did not get it leaves the paid period as it was, in whichever order it is heard."""
+    for reason, failed_time in (("subscription_update", None), ("subscription_cycle", START + 51)):
+        billed = invoice("ann", "open", id="in_2", billing_reason=reason)
+        failed = event("invoice.payment_failed", billed, created=START + 51)
+        voided = event("invoice.voided", billed | {"status": "void"}, created=START + 90)
+        for order in permutations([CREATED, event("invoice.paid", invoice("ann")), UPGRADED, failed, voided]):
+            (facts,) = gathered(*order).subscriptions
+            assert facts.failed_time == failed_time
+            assert facts.invoice_status is (InvoiceStatus.PAID if failed_time is None else InvoiceStatus.VOID)
 
 
 def test_an_answer_without_a_date_is_taken_at_the_time_of_the_request() -> None:
