@@ -31,7 +31,7 @@ import structlog
 
 LINE_PAUSE_S: Final = 10.0  # between two lines of one reason
 LOOK_S: Final = 1.0  # and then lines that are due are written
-END_LIMIT_S: Final = 2.0  # for what was written and not read at the end
+END_LIMIT_S: Final = 1.0  # for what was written and not read at the end
 MAX_LINE_BYTES: Final = 8_192
 STDERR: Final = 2
 

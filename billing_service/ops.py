@@ -13,7 +13,7 @@ from billing_service.address import Address, ListenError, check_free, listen_pro
 from billing_service.readiness import Readiness
 
 _MAX_BODY_BYTES: Final = 1_024  # nobody has a reason to send one
-_SHUTDOWN_S: Final = 1.0
+SHUTDOWN_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class OpsListener:
 
     def __init__(self, sources: Sources) -> None:
         """Take what the page is made of."""
-        self._runner = web.AppRunner(build_app(sources), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        self._runner = web.AppRunner(build_app(sources), access_log=None, shutdown_timeout=SHUTDOWN_S)
 
     async def start(self, address: Address, setting: str) -> Address:
         """Listen, and give the address with the port that was taken.

@@ -56,14 +56,22 @@ from billing_service.metrics import Metrics
 from billing_service.ops import Health, Ops, OpsListener, Sources
 from billing_service.readiness import ReadinessWatch
 from billing_service.rpc.admin_servicer import AdminFlows, AdminServicer
-from billing_service.rpc.server import Listener, internal_listener, public_listener
+from billing_service.rpc.health import TELL_LIMIT_S
+from billing_service.rpc.server import LISTENER_STOP_S, Listener, internal_listener, public_listener
 from billing_service.rpc.servicers import BillingFlows, BillingServicer, FulfillmentServicer
 from billing_service.settings import Settings
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 
+# The parts of a stop, one after the other, each with its bound; what they come to is less than whoever ends us gives, as a test
+# compares. No part that hangs is waited for any longer: what was not acknowledged comes again.
 DRAIN_S: Final = 10.0  # for calls in flight at the stop: the longest that a call without a deadline may take
-WRITER_DRAIN_S: Final = 10.0  # for events that wait for the writer then
+WRITER_DRAIN_S: Final = 5.0  # for events that wait for the writer then, beside the time that their calls had
+TASKS_END_S: Final = 1.0  # for tasks that were told to end: twice, the looks at readiness and all others
+CLOSE_S: Final = 2.0  # for connections
+STOP_LIMIT_S: Final = (
+    TELL_LIMIT_S + LISTENER_STOP_S + DRAIN_S + WRITER_DRAIN_S + 2 * TASKS_END_S + CLOSE_S
+)  # beside the delay of the settings
 BACKGROUND_PAUSE_S: Final = 5.0  # before the next try after a defect
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -251,7 +259,7 @@ class Program:
             await _ended(writer, *background)
             await self._close()
         for task in (writer, *background, watch):
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
     async def _listen(self) -> Addresses:
@@ -287,8 +295,7 @@ class Program:
                 await asyncio.sleep(BACKGROUND_PAUSE_S)
 
     async def _announce(self, ready: bool) -> None:
-        for listener in self._listeners:
-            await listener.set_serving(serving=ready)
+        await asyncio.gather(*(listener.set_serving(serving=ready) for listener in self._listeners))
 
     @property
     def _listeners(self) -> tuple[Listener, Listener]:
@@ -310,6 +317,13 @@ class Program:
             _log.warning("drain_incomplete", waited_s=WRITER_DRAIN_S)
 
     async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._close_all()
+        except TimeoutError:
+            _log.warning("close_incomplete", waited_s=CLOSE_S)
+
+    async def _close_all(self) -> None:
         await self._await_checkout.close()
         await self._ops.stop()
         await self._stripe.close()
@@ -320,8 +334,10 @@ class Program:
 
 
 async def _ended(*tasks: asyncio.Task[object]) -> None:
-    """Cancel tasks and wait until they are gone; what they died of before stays with them."""
+    """Cancel tasks and wait until they are gone, for a bounded time; what they died of before stays with them."""
     for task in tasks:
         task.cancel()
     with suppress(asyncio.CancelledError):
-        await asyncio.wait(tasks)
+        _, late = await asyncio.wait(tasks, timeout=TASKS_END_S)
+        if late:
+            _log.warning("tasks_do_not_end", waited_s=TASKS_END_S, work=sorted(task.get_name() for task in late))

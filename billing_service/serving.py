@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final
@@ -22,6 +25,9 @@ from billing_service.program import Program
 from billing_service.settings import Settings
 from billing_service.workers.channel import ToParent
 
+# From the end of the drain to that of the process, with what is left of traces. A thread that hangs (a file system that does not
+# answer) is not waited for: nobody's work is in it any more.
+END_LIMIT_S: Final = tracing.STOP_LIMIT_S + 1.0
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
@@ -38,8 +44,10 @@ def serve(settings: Settings, catalog: Catalog, parent: socket.socket | None = N
         ListenError: an address is in use.
     """
     tracing.start("billing-service")
+    last = threading.Timer(END_LIMIT_S, _leave)
+    last.daemon = True
     try:
-        uvloop.run(_serve_until_signal(settings, catalog, parent))
+        uvloop.run(_serve_until_signal(settings, catalog, parent, last.start))
     except ListenError:
         raise
     except PlanVanishedError as error:
@@ -50,7 +58,14 @@ def serve(settings: Settings, catalog: Catalog, parent: socket.socket | None = N
         return _complain("billing-service serve ended because of a defect; the log line above has it.", EXIT_FAILURE)
     finally:
         tracing.stop()
+        last.cancel()
     return EXIT_OK
+
+
+def _leave() -> None:
+    """End the process without waiting for anything."""
+    _log.error("end_incomplete", waited_s=END_LIMIT_S)
+    os._exit(EXIT_FAILURE)
 
 
 def _complain(message: str, code: int) -> int:
@@ -58,7 +73,9 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-async def _serve_until_signal(settings: Settings, catalog: Catalog, parent: socket.socket | None) -> None:
+async def _serve_until_signal(
+    settings: Settings, catalog: Catalog, parent: socket.socket | None, drained: Callable[[], None]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,6 +87,7 @@ async def _serve_until_signal(settings: Settings, catalog: Catalog, parent: sock
         program, listening = Program(settings, catalog, ops=link.show, shared=True), partial(_tell_parent, link)
     with _handshakes(settings, program):
         await program.serve(stop, listening)
+    drained()
     _log.info("stopped")
 
 

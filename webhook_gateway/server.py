@@ -48,7 +48,7 @@ class Server:
             {lane: partial(len, one) for lane, one in zip(("live", "backlog"), self._forwarders, strict=True)},
             lambda: float(self._readiness.draining),
         )
-        self._ops = web.AppRunner(build_page(self._metrics), access_log=None)
+        self._ops = web.AppRunner(build_page(self._metrics), access_log=None, shutdown_timeout=_CLOSE_S)
         self._readiness = Readiness(self._client.why_not_serving)
         self._in_flight = InFlight()
         self._runner = web.AppRunner(

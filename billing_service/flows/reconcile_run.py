@@ -16,7 +16,7 @@ from billing_service.storage.database import Database
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 
-STOP_LIMIT_S = 2.0  # for recording that a run was stopped
+STOP_LIMIT_S = 0.8  # for recording that a run was stopped: less than the stop of a program waits for its tasks
 
 Progress = Callable[[Run], None]
 

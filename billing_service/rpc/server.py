@@ -30,6 +30,9 @@ MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and 
 MAX_OTHER_CALLS: Final = 200  # reflection, and what is about to be refused, beside them
 MAX_WATCHES: Final = 2_000  # streams; the flow refuses more with a reason
 
+CUT_S: Final = 1.0  # for gRPC to end what outlived its grace
+LISTENER_STOP_S: Final = health.TELL_LIMIT_S + CUT_S  # what a stop takes beside its grace, at most
+
 PUBLIC_SERVICE: Final = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"]
 INTERNAL_SERVICE: Final = fulfillment_service_pb2.DESCRIPTOR.services_by_name["FulfillmentService"]
 ADMIN_SERVICE: Final = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
@@ -133,12 +136,15 @@ class Listener:
 
     async def _stop(self, grace_s: float) -> None:
         await self._health.end()
-        closing = asyncio.create_task(self._server.stop(grace_s))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        closing = asyncio.create_task(self._server.stop(grace_s), name="closing")
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._admission.idle()
         self._streams.end()
-        await closing
+        # Not cancelled where it is late: a stop of gRPC's that is left half done may crash.
+        await asyncio.wait({closing}, timeout=grace_s + CUT_S - (loop.time() - began))
 
 
 def _interceptors(

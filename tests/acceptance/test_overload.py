@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable
 import grpc
 import psycopg
 import pytest
+from aiohttp import ClientSession, TCPConnector
 from billing.v1 import entitlement_pb2
 
 from billing_service.rpc.guard import CALLS_OF_ONE
+from tests import stripe_events
 from tests.acceptance.world import World, eventually
+from webhook_gateway.inflight import MAX_IN_FLIGHT
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +59,7 @@ async def stand_still(
     alive, numbers = program
     most = 0
     with psycopg.connect(world.addresses["database"]) as holder:
-        holder.execute("LOCK customers IN ACCESS EXCLUSIVE MODE")
+        holder.execute("LOCK customers, stripe_events IN ACCESS EXCLUSIVE MODE")
         rising = asyncio.create_task(flood.rise(count, ask))
         try:
             async with asyncio.timeout(LIMIT_S):
@@ -96,3 +99,45 @@ async def test_calls_beyond_the_bound_are_refused_at_once_and_the_service_goes_o
     assert most < MOST_BYTES
     assert set(flood.told) <= {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
     assert await eventually(lambda: read(0), lambda told: told == "OK")
+
+
+async def test_webhooks_beyond_the_bound_are_refused_at_once_and_none_that_was_acknowledged_is_lost(
+    world: World,
+) -> None:
+    """More posts than the gateway holds at once, again and again, before a service that cannot write.
+
+    What is beyond is refused at once and told when to come again, what is held is refused when its time is over; 200 is said of nothing
+    that is not in the database, and the gateway goes on when the database does.
+    """
+    acknowledged: set[str] = set()
+    untold: list[int] = []  # refusals that do not say when to come again
+
+    def name_of(number: int) -> str:
+        return f"evt_flood_{number}"
+
+    async with ClientSession(connector=TCPConnector(limit=0)) as senders:
+
+        async def post(number: int) -> str:
+            event = stripe_events.event(
+                "customer.created", {"id": f"cus_flood_{number}", "object": "customer"}, event_id=name_of(number)
+            )
+            url = f"{world.addresses['gateway']}/webhooks/stripe"
+            headers = {"Content-Type": "application/json", **world.signed(event)}
+            async with senders.post(url, data=event, headers=headers) as response:
+                said = await response.json()
+                if response.status == 200:
+                    acknowledged.add(name_of(number))
+                    return "200"
+                if int(response.headers.get("Retry-After", 0)) <= 0:
+                    untold.append(response.status)
+                return f"{response.status} {said['error']['code']}"
+
+        flood = Flood()
+        gateway = ("gateway", "gateway_ops")
+        most = await stand_still(world, flood, MAX_IN_FLIGHT + BEYOND, post, "503 overloaded", gateway)
+        assert set(flood.told) <= {"200", "503 overloaded", "503 not_available"}
+        assert untold == []
+        assert most < MOST_BYTES
+        assert acknowledged <= set(world.recorded_event_ids())
+        assert await eventually(lambda: post(MAX_IN_FLIGHT + BEYOND), lambda told: told == "200")
+    assert acknowledged <= set(world.recorded_event_ids())

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from billing_service import program, settings, tracing
+from billing_service import handshakes, ops, program, serving, settings, tracing
 from billing_service.access import Role
 from billing_service.domain.catalog_file import parse_catalog
+from billing_service.flows import reconcile_run
+from billing_service.rpc import health
+from billing_service.rpc import server as rpc_server
 from billing_service.storage import database
 from billing_service.workers import supervisor
 from tools import images, manifests
@@ -23,9 +26,9 @@ from webhook_gateway import settings as gateway_settings
 
 ROOT = Path(__file__).parents[2]
 DRAIN_DELAY_S = float(settings.Settings.model_fields["drain_delay_s"].default)
-# And what closing takes.
-SERVICE_DRAIN_S = DRAIN_DELAY_S + program.DRAIN_S + program.WRITER_DRAIN_S + 3 + tracing.STOP_LIMIT_S
-PARENT_DRAIN_S = DRAIN_DELAY_S + supervisor.STOP_LIMIT_S
+# Each from the bounds of all of its parts.
+SERVICE_DRAIN_S = DRAIN_DELAY_S + program.STOP_LIMIT_S + handshakes.END_LIMIT_S + serving.END_LIMIT_S
+PARENT_DRAIN_S = DRAIN_DELAY_S + supervisor.STOP_LIMIT_S + ops.SHUTDOWN_S
 GATEWAY_DRAIN_S = server._DRAIN_S + 3 * server._CLOSE_S + tracing.STOP_LIMIT_S
 NEEDED_S = {"billing-service": SERVICE_DRAIN_S, "webhook-gateway": GATEWAY_DRAIN_S, "billing-migrate": 0.0}
 # The pool, and one each for the probe, the reads, the listener, and one that is being replaced.
@@ -119,9 +122,20 @@ def test_kubernetes_waits_for_longer_than_the_drain(name: str) -> None:
     assert pod["terminationGracePeriodSeconds"] > paused_s + NEEDED_S[name]
 
 
+def test_no_part_of_a_stop_is_waited_for_longer_than_the_stop_counts_with() -> None:
+    """What a part bounds for itself is less than what the stop gives it: else the sum of the parts would say too little."""
+    parts = (health.TELL_LIMIT_S, rpc_server.LISTENER_STOP_S, program.DRAIN_S, program.WRITER_DRAIN_S)
+    assert sum(parts) + 2 * program.TASKS_END_S + program.CLOSE_S == program.STOP_LIMIT_S
+    assert reconcile_run.STOP_LIMIT_S < program.TASKS_END_S
+    assert ops.SHUTDOWN_S < program.CLOSE_S
+
+
 def test_compose_waits_for_longer_than_the_drain() -> None:
     services = compose()["services"]
-    assert int(services["service"]["stop_grace_period"].removesuffix("s")) > PARENT_DRAIN_S > SERVICE_DRAIN_S
+    assert int(services["service"]["stop_grace_period"].removesuffix("s")) > PARENT_DRAIN_S
+    assert DRAIN_DELAY_S + supervisor.STOP_LIMIT_S > SERVICE_DRAIN_S, (
+        "a worker ends by itself before its parent ends it"
+    )
     assert int(services["gateway"]["stop_grace_period"].removesuffix("s")) > GATEWAY_DRAIN_S
 
 
