@@ -43,6 +43,8 @@ RESULTS := benchmarks/results
 bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; writes the tables and plots of docs/benchmarks.md
 	@mkdir -p $(RESULTS)
 	@$(BIN)/python -m benchmarks.webhooks --out $(RESULTS)/webhooks.json
+	@$(BIN)/python -m benchmarks.growth --out $(RESULTS)/growth.json
+	@$(BIN)/python -m benchmarks.own_invoices --out $(RESULTS)/own_invoices.json
 	@$(BIN)/python -m benchmarks.backlog --out $(RESULTS)/backlog.json
 	@$(BIN)/python -m benchmarks.reads --out $(RESULTS)/reads.json
 	@$(BIN)/python -m benchmarks.watch --out $(RESULTS)/watch.json

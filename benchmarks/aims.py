@@ -37,7 +37,14 @@ def number(value: float) -> str:
 
 def aims(files: Mapping[str, Any]) -> list[Aim]:
     """Give what is to be reached of every file that is there, by its name; files of other benchmarks have none."""
-    finders = {"reads": _reads, "watch": _watch, "webhooks": _webhooks, "backlog": _backlog, "cores": _cores}
+    finders = {
+        "reads": _reads,
+        "watch": _watch,
+        "webhooks": _webhooks,
+        "growth": _growth,
+        "backlog": _backlog,
+        "cores": _cores,
+    }
     return [aim for name, find in finders.items() if name in files for aim in find(files[name])]
 
 
@@ -69,6 +76,11 @@ def _webhooks(found: Any) -> Iterator[Aim]:
         if "ours_over_mirror" in one:
             yield Aim(f"{of}: beside a mirror in Node", one["ours_over_mirror"], 2)
             yield Aim(f"{of}: one at a time beside the mirror, p50", one["alone_over_mirror"], 1.5, at_most=True)
+
+
+def _growth(found: Any) -> Iterator[Aim]:
+    of = f"a webhook's processor time, {found['sizes'][-1]['customers']:,} customers beside {found['sizes'][0]['customers']:,}"
+    yield Aim(of, found["cpu_ratio"], 1.15, at_most=True)
 
 
 def _backlog(found: Any) -> Iterator[Aim]:

@@ -43,6 +43,9 @@ class Stream:
     start: int
     created: int | None = None
     series: str = "v"  # keeps the ids of two streams apart
+    stride: int = (
+        1  # from one customer to the next; one that shares no divisor with the population scatters them over all of it
+    )
 
 
 def bodies(stream: Stream, count: int) -> Iterator[bytes]:
@@ -67,7 +70,7 @@ def bodies(stream: Stream, count: int) -> Iterator[bytes]:
 def place(stream: Stream, position: int) -> tuple[str, str]:
     """Give what a position's customer and visit marks become."""
     group, within = divmod(position, GROUP)
-    number = (group * CUSTOMERS_A_GROUP + _ORDER[within][1]) % stream.population
+    number = (group * CUSTOMERS_A_GROUP + _ORDER[within][1]) * stream.stride % stream.population
     return f"c{number}", f"{stream.series}{group}"
 
 

@@ -13,14 +13,21 @@ from benchmarks.recording import Column, Recording, Row
 STEP = 50_000  # customers in one statement: progress, and transactions of a bounded size
 
 
-def load(database_url: str, recording: Recording, customers: int, *, events_each: int | None = None) -> None:
+# What webhooks only append to, and never read.
+_APPENDED = frozenset({"entitlement_changes", "customer_facts"})
+
+
+def load(
+    database_url: str, recording: Recording, customers: int, *, events_each: int | None = None, whole: bool = False
+) -> None:
     """Give a migrated database so many customers, each with everything that the recorded one has.
 
-    `events_each` bounds the past events of each (default: all of the recorded ones).
+    `events_each` bounds the past events of each (default: all of the recorded ones). The log of changes and the past facts are
+    left out unless the database is to be `whole`.
     """
     events = [row for row in recording.rows if row.table == "stripe_events"][:events_each]
-    # The log of changes is left out: its positions are drawn one by one, and no webhook reads it.
-    others = [row for row in recording.rows if row.table not in {"stripe_events", "entitlement_changes"}]
+    left_out = {"stripe_events"} if whole else {"stripe_events", *_APPENDED}
+    others = [row for row in recording.rows if row.table not in left_out]
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")
         for first in range(0, customers, STEP):
@@ -29,6 +36,36 @@ def load(database_url: str, recording: Recording, customers: int, *, events_each
                 connection.execute(*_copies(row, first, last))
         connection.execute("VACUUM (ANALYZE)")
         connection.execute("CHECKPOINT")
+
+
+def add_renewals(database_url: str, recording: Recording, customers: int, each: int) -> None:
+    """Give every customer of a population so many invoices more, each paid, with its payment and what ties them together."""
+    owned = [row for row in recording.rows if row.table in {"stripe_objects", "stripe_links"}]
+    copied = [row for row in owned if str(row.columns[0].value).startswith(_RENEWED)]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for row in copied:
+            statement = sql.SQL(
+                "INSERT INTO {} ({}) SELECT {} FROM generate_series(0, %s::int) AS n, generate_series(1, %s::int) AS k"
+            ).format(
+                sql.Identifier(row.table),
+                sql.SQL(", ").join(sql.Identifier(column.name) for column in row.columns),
+                sql.SQL(", ").join(_renewed_value(column) for column in row.columns),
+            )
+            connection.execute(statement, [*(column.value for column in row.columns), customers - 1, each])
+        connection.execute("VACUUM (ANALYZE)")
+
+
+# What is another one with each renewal; a customer and a subscription are the same.
+_RENEWED = ("in_", "inpay_")
+_RENEWED_IDS = f"((?:in|inpay|pi|evt)_[A-Za-z0-9]+){CUSTOMER_MARK}"
+
+
+def _renewed_value(column: Column) -> sql.Composable:
+    kind = sql.SQL(column.kind)
+    if not isinstance(column.value, str) or CUSTOMER_MARK not in column.value:
+        return sql.SQL("CAST(%s AS {})").format(kind)
+    own = sql.SQL("regexp_replace(%s::text, {}, '\\1c' || n || 'x' || k, 'g')").format(sql.Literal(_RENEWED_IDS))
+    return sql.SQL("CAST(replace({}, {}, 'c' || n) AS {})").format(own, sql.Literal(CUSTOMER_MARK), kind)
 
 
 def _copies(row: Row, first: int, last: int) -> tuple[sql.Composed, list[Any]]:

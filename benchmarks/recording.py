@@ -34,7 +34,10 @@ _TIMEOUT_S = 15.0
 _POLL_S = 0.05
 _IDS = re.compile(r"\b(?:cus|sub|si|in|il|pi|ch|inpay|re|cs_test|evt)_[A-Za-z0-9]{8,}|" + CUSTOMER_ID)
 # In the order in which rows may be inserted. Requests of ours and the queue of re-reads are left out: they come and go.
-TABLES = ("customers", "stripe_customers", "stripe_objects", "stripe_links", "entitlement_changes", "stripe_events")
+TABLES = (
+    "customers", "customer_facts", "stripe_customers", "stripe_objects", "stripe_links", "entitlement_changes", "stripe_events",
+)  # fmt: skip
+_DRAWN = frozenset({"receipt", "position", "fact_id"})  # by the database, for each row
 # What sessions carry at many companies; with it the body has the size that Stripe's own has.
 _ATTRIBUTION = {
     f"utm_{name}": f"{name} of the campaign that brought this customer here, as the shop's page knew it"
@@ -182,7 +185,7 @@ def _rows_of(connection: psycopg.Connection[Any], table: str) -> list[Row]:
             "WHERE table_name = %s AND table_schema = 'public' AND is_generated = 'NEVER' ORDER BY ordinal_position",
             [table],
         )
-        if name != "receipt"
+        if name not in _DRAWN
     ]
     shown = sql.SQL(", ").join(
         sql.Identifier(name) if kind == "bytea" else sql.SQL("{}::text").format(sql.Identifier(name))

@@ -134,9 +134,17 @@ def _watch_table(found: Any) -> str:
     )
 
 
+def _growth_table(found: Any) -> str:
+    ratio = f"**{found['cpu_ratio']:.2f}** ({found['cpu_ratio_least']:.2f} to {found['cpu_ratio_most']:.2f})"
+    return (
+        f"{_plain(found['sizes'])}\n\nProcessor time of the largest beside the smallest: {ratio} in {found['rounds']} rounds; "
+        f"throughput: {found['rate_ratio']:.2f}. {_day(found)}"
+    )
+
+
 def _plain(found: Any) -> str:
     """Tell of a file that has no table of its own: a row for each entry, a column for each number."""
-    entries = found if isinstance(found, list) else found.get("contenders", [found])
+    entries = found if isinstance(found, list) else found.get("contenders", found.get("sizes", [found]))
     flat = [dict(_flat(entry)) for entry in entries]
     columns = list(dict.fromkeys(name for row in flat for name in row))
     rows = [[row.get(name, "") for name in columns] for row in flat]
@@ -160,7 +168,11 @@ def _day(found: Mapping[str, Any]) -> str:
     return f"Measured {found['measured']} on {machine['processors']} processors, Python {machine['python']}."
 
 
-_TABLES: Mapping[str, Callable[[Any], str]] = {"reads": _reads_table, "watch": _watch_table}
+_TABLES: Mapping[str, Callable[[Any], str]] = {
+    "reads": _reads_table,
+    "watch": _watch_table,
+    "growth": _growth_table,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -79,12 +79,19 @@ class Stage:
             self._recording = self._record()
         return self._recording
 
-    def database(self, name: str, customers: int, *, events_each: int | None = None) -> str:
+    def database(self, name: str, customers: int, *, events_each: int | None = None, whole: bool = False) -> str:
         """Make a migrated database with a population, and give its URL."""
         url = self.postgres.ensure_database(name)
         migrate(url)
-        population.load(url, self.recording, customers, events_each=events_each)
+        population.load(url, self.recording, customers, events_each=events_each, whole=whole)
         return url
+
+    def copy(self, name: str, template: str) -> str:
+        """Make a database that is as another one, to which nobody is connected, and give its URL."""
+        with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
+            words = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            connection.execute(words.format(sql.Identifier(name), sql.Identifier(template)))
+        return self.postgres.url(name)
 
     def drop(self, *names: str) -> None:
         """Drop databases that are no longer needed: they are gigabytes."""

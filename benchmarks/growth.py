@@ -1,0 +1,158 @@
+"""What an event costs in a small and in a large database, in one run: processor time and throughput.
+
+    python -m benchmarks.growth --customers 1000 1000000 --rounds 8
+
+Both are filled with what one recorded customer's life left behind, in every table that a webhook touches, and analysed. A round sends
+so many events to each in turn, by a service and a gateway of their own, started for the round. Every customer is met once, in an order
+that is scattered over all of them: the smallest database is put back to its beginning before each round, so that nobody has more
+invoices of his own there than in the large one. Processor time is what the service, the gateway and PostgreSQL used (`/proc`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import results
+from benchmarks.bodies import CUSTOMERS_A_GROUP, GROUP, Stream
+from benchmarks.load import Load, Outcome
+from benchmarks.stage import WEBHOOK_PATH, Pair, Stage
+from benchmarks.webhooks import verify
+
+IN_FLIGHT: Final = 64
+LONGEST_S: Final = 120.0  # of one round
+STRIDE: Final = 7_368_787  # shares no divisor with any power of ten
+WARM_SHARE: Final = 0.2  # of a round's events, before it is measured
+PROGRAMS: Final = ("service", "gateway", "postgres")
+
+
+@dataclass
+class Size:
+    """A database of so many customers, and what was measured on it."""
+
+    name: str
+    customers: int
+    is_renewed: bool  # put back to its beginning before each round
+    invoices_each: int | None = None  # where that is what the sizes differ in
+    next_position: int = 0
+    rates: list[float] = field(default_factory=list)
+    cpu_us: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PROGRAMS})
+
+    @property
+    def cpu_us_each(self) -> list[float]:
+        """Processor time of one event in each round, all programs together, in microseconds."""
+        return [sum(parts) for parts in zip(*self.cpu_us.values(), strict=True)]
+
+    def report(self) -> dict[str, Any]:
+        """Give the medians."""
+        parts = {f"{name}_us": round(statistics.median(values)) for name, values in self.cpu_us.items()}
+        return {
+            **({"invoices_each": self.invoices_each} if self.invoices_each else {"customers": self.customers}),
+            "per_s": round(statistics.median(self.rates)),
+            "cpu_us": round(statistics.median(self.cpu_us_each)),
+            **parts,
+        }
+
+
+def main() -> int:
+    """Fill, measure, and say what was found as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--customers", type=int, nargs="+", default=[1_000, 1_000_000])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--events", type=int, default=2_500, help="of a round, a fifth of them to warm up")
+    parser.add_argument("--wait", action="store_true", help="once filled, wait for a line on standard input")
+    results.add_argument(parser)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Stage(folder) as stage:
+            sizes = [fill(stage, customers, chosen.events) for customers in sorted(chosen.customers)]
+            if chosen.wait:
+                sys.stderr.write("filled\n")
+                sys.stderr.flush()
+                sys.stdin.readline()
+            measure(stage, sizes, chosen.rounds, chosen.events)
+    results.write(report(sizes), chosen.out)
+    return 0
+
+
+def fill(stage: Stage, customers: int, events: int) -> Size:
+    """Make a database of so many customers, with one past event each and everything else that they have."""
+    name = f"size_{customers}"
+    stage.database(name, customers, events_each=1, whole=True)
+    sys.stderr.write(f"{customers:,} customers are there\n")
+    return Size(name, customers, is_renewed=events // GROUP * CUSTOMERS_A_GROUP * 4 > customers)
+
+
+def measure(stage: Stage, sizes: Sequence[Size], rounds: int, events: int) -> None:
+    """Send a round to each size in turn."""
+    for number in range(rounds):
+        for size in sizes if number % 2 else sizes[::-1]:
+            one_round(stage, size, events)
+            sys.stderr.write(
+                f"round {number + 1}, {size.name}: {size.rates[-1]:.0f}/s, {size.cpu_us_each[-1]:.0f} us each: "
+                + ", ".join(f"{name} {values[-1]:.0f}" for name, values in size.cpu_us.items())
+                + "\n"
+            )
+
+
+def one_round(stage: Stage, size: Size, events: int) -> None:
+    """Start both programs on a size's database, warm them up, and measure."""
+    url = stage.postgres.url(size.name)
+    if size.is_renewed:
+        size.next_position = 0
+        stage.drop("renewed")
+        url = stage.copy("renewed", size.name)
+    pair = stage.serve(url)
+    try:
+        warm = int(events * WARM_SHARE)
+        send(stage, pair, size, warm)
+        stage.settle()
+        before = used(stage, pair)
+        stream, outcome = send(stage, pair, size, events - warm)
+        after = used(stage, pair)
+        verify(url, stream, outcome)
+    finally:
+        pair.stop()
+    size.rates.append(outcome.rate_per_s)
+    for name in PROGRAMS:
+        size.cpu_us[name].append((after[name] - before[name]) * 1e6 / (events - warm))
+
+
+def send(stage: Stage, pair: Pair, size: Size, count: int) -> tuple[Stream, Outcome]:
+    """Send so many events of customers who were not met yet."""
+    stream = Stream(stage.recording.templates, size.customers, size.next_position, stride=STRIDE)
+    size.next_position += count + (-count) % GROUP
+    load = Load(pair.port, WEBHOOK_PATH, stage.secret, stream, count, IN_FLIGHT, LONGEST_S)
+    return stream, stage.generators.run(load)
+
+
+def used(stage: Stage, pair: Pair) -> dict[str, float]:
+    """Give the processor time that each program has used so far, in seconds."""
+    return {"service": pair.service.cpu_s(), "gateway": pair.gateway.cpu_s(), "postgres": stage.postgres_cpu_s()}
+
+
+def report(sizes: Sequence[Size]) -> dict[str, Any]:
+    """Give each size's medians, and the ratios of the largest to the smallest: medians over the rounds."""
+    small, large = sizes[0], sizes[-1]
+    cpu = [b / a for a, b in zip(small.cpu_us_each, large.cpu_us_each, strict=True)]
+    rate = [b / a for a, b in zip(small.rates, large.rates, strict=True)]
+    return {
+        "sizes": [size.report() for size in sizes],
+        "cpu_ratio": round(statistics.median(cpu), 3),
+        "cpu_ratio_least": round(min(cpu), 3),
+        "cpu_ratio_most": round(max(cpu), 3),
+        "rate_ratio": round(statistics.median(rate), 3),
+        "rounds": len(cpu),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

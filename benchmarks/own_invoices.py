@@ -1,0 +1,68 @@
+"""What an event costs a customer who has few invoices of his own, and one who has many, in one run.
+
+    python -m benchmarks.own_invoices --invoices 1 10 100 1000 --rounds 6
+
+As in `benchmarks.growth`, whose rounds these are; here every database has as many customers, and each of them so many paid renewals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import population, results
+from benchmarks.bodies import CUSTOMERS_A_GROUP, GROUP
+from benchmarks.growth import Size, measure
+from benchmarks.stage import Stage
+
+LARGEST_COPY: Final = (
+    20_000  # invoices of a database that is put back before each round; with more, one more of each is no matter
+)
+
+
+def main() -> int:
+    """Fill, measure, and say what was found as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--invoices", type=int, nargs="+", default=[1, 10, 100, 1_000])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--events", type=int, default=500, help="of a round, a fifth of them to warm up")
+    parser.add_argument("--wait", action="store_true", help="once filled, wait for a line on standard input")
+    results.add_argument(parser)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Stage(folder) as stage:
+            sizes = [fill(stage, each, chosen.events) for each in sorted(chosen.invoices)]
+            if chosen.wait:
+                sys.stderr.write("filled\n")
+                sys.stderr.flush()
+                sys.stdin.readline()
+            measure(stage, sizes, chosen.rounds, chosen.events)
+    least = sizes[0].cpu_us_each
+    results.write({"sizes": [_told(size, least) for size in sizes], "rounds": chosen.rounds}, chosen.out)
+    return 0
+
+
+def fill(stage: Stage, each: int, events: int) -> Size:
+    """Make a database whose customers have so many invoices each; a round meets all of them once."""
+    customers = events // GROUP * CUSTOMERS_A_GROUP
+    name = f"invoices_{each}"
+    url = stage.database(name, customers, events_each=1)
+    if each > 1:
+        population.add_renewals(url, stage.recording, customers, each - 1)
+    sys.stderr.write(f"{customers} customers with {each} invoices each are there\n")
+    return Size(name, customers, is_renewed=each * customers <= LARGEST_COPY, invoices_each=each)
+
+
+def _told(size: Size, least: list[float]) -> dict[str, Any]:
+    ratios = [there / here for here, there in zip(least, size.cpu_us_each, strict=True)]
+    return {**size.report(), "cpu_ratio": round(statistics.median(ratios), 2)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
