@@ -25,6 +25,7 @@ from billing_service.domain.views import (
 )
 
 OVER = frozenset({SubscriptionStatus.CANCELED, SubscriptionStatus.INCOMPLETE_EXPIRED})
+_PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
 
@@ -106,6 +107,29 @@ def gather(objects: Iterable[ObjectState]) -> CustomerFacts:
         subscriptions=tuple(sorted(subscriptions, key=lambda s: (s.start, s.subscription_id))),
         purchases=tuple(sorted(purchases, key=lambda p: (p.created, p.checkout_session_id))),
     )
+
+
+@dataclass(frozen=True)
+class PastInvoice:
+    """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, and the latest paid one, still say
+    anything: a customer may have hundreds, and what an event costs is not to grow with them.
+    """
+
+    subscription_id: str | None  # None: of none, or of a change that was dropped; only by its id is it ever wanted
+    paid: bool
+    created: int
+
+
+def past_invoice(state: ObjectState) -> PastInvoice | None:
+    """Say what a past invoice is kept under; None for every other object. What either register holds open is not past."""
+    views = [register.view for register in (state.payload, state.read) if register is not None]
+    if not all(isinstance(view, InvoiceView) and view.status in _PAST for view in views):
+        return None
+    view = state.view
+    if not isinstance(view, InvoiceView):
+        return None
+    subscription_id = None if _is_dropped_change(view) else view.subscription_id
+    return PastInvoice(subscription_id, view.status is InvoiceStatus.PAID, view.created)
 
 
 class _Bills:

@@ -22,7 +22,7 @@ from billing_service.domain.merge import ObjectState, join
 from billing_service.domain.observation import Fact
 from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.domain.views import InvoiceStatus, InvoiceView, SessionStatus, SessionView
+from billing_service.domain.views import InvoiceStatus, InvoiceView, SessionStatus, SessionView, SubscriptionView
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival, Seen
 from billing_service.flows.price_memory import items_of, recall
@@ -108,7 +108,7 @@ async def apply(
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
         links.save(connection, new_links)
-    loaded = _load(connection, ids, set(bound.values()))
+    loaded = _load(connection, ids | _told_of(arrivals), set(bound.values()))
     before = {state.object_id: state for state in await loaded.objects}
     known = _merge(connection, arrivals, before)
     owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
@@ -148,6 +148,12 @@ class _Loaded:
     objects: Answer[list[ObjectState]]
     rows: Answer[Mapping[str, CustomerRow]]
     bindings: Answer[Mapping[str, str]]
+
+
+def _told_of(arrivals: Iterable[Arrival]) -> set[str]:
+    """Give the invoices that subscriptions say are their latest: they may be past, and known for long."""
+    views = [arrival.view for arrival in arrivals]
+    return {v.latest_invoice_id for v in views if isinstance(v, SubscriptionView) and v.latest_invoice_id is not None}
 
 
 def _load(connection: Connection, object_ids: Collection[str], customer_ids: Collection[str]) -> _Loaded:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from billing_service.domain.facts import past_invoice
 from billing_service.domain.merge import ObjectState, Payload, Read, is_absorbing, lifecycle_rank
 from billing_service.domain.observation import Fact
 from billing_service.domain.views import (
@@ -51,14 +52,31 @@ _COLUMNS = """
     payload_view::text AS payload_view, read_fence, read_request_time, read_time, read_view::text AS read_view,
     facts::text AS facts
 """
-# Every object of these customers, whichever Stripe customer it names, and what hangs together with one through anchors.
+# Of these customers, whichever Stripe customer an object names, every object that may still say anything (see `PastInvoice`): what is
+# not past, the latest invoice of each subscription by either register, the latest past ones, and what hangs together with any of these.
 _LOAD = sa.text(f"""
-    WITH RECURSIVE related (object_id) AS (
-        (SELECT object_id FROM stripe_objects
-         WHERE stripe_customer_id IN (
-             SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))
+    WITH RECURSIVE present AS MATERIALIZED (
+        SELECT object_id, kind, payload_view ->> 'latest_invoice_id' AS latest, read_view ->> 'latest_invoice_id' AS latest_read
+        FROM stripe_objects
+        WHERE NOT past AND stripe_customer_id IN (
+            SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))),
+    subscriptions (subscription_id) AS (
+        SELECT object_id FROM present WHERE kind = 'subscription'
+        UNION ALL SELECT unnest(CAST(:ids AS text[])) COLLATE "C"),
+    related (object_id) AS (
+        (SELECT object_id FROM present
+         UNION ALL SELECT latest FROM present WHERE latest IS NOT NULL
+         UNION ALL SELECT latest_read FROM present WHERE latest_read IS NOT NULL
+         UNION ALL SELECT unnest(CAST(:ids AS text[])) COLLATE "C"
          UNION ALL
-         SELECT unnest(CAST(:ids AS text[])) COLLATE "C")
+         SELECT last.object_id FROM subscriptions CROSS JOIN LATERAL (
+            (SELECT o.object_id FROM stripe_objects AS o
+             WHERE o.past_subscription_id = subscriptions.subscription_id AND o.past_paid
+             ORDER BY o.past_created DESC, o.object_id DESC LIMIT 1)
+            UNION ALL
+            (SELECT o.object_id FROM stripe_objects AS o
+             WHERE o.past_subscription_id = subscriptions.subscription_id AND NOT o.past_paid
+             ORDER BY o.past_created DESC, o.object_id DESC LIMIT 1)) AS last)
       UNION
         SELECT other.object_id
         FROM related JOIN stripe_links AS own USING (object_id) JOIN stripe_links AS other USING (anchor_id)
@@ -69,16 +87,18 @@ _SAVE = sa.text("""
     INSERT INTO stripe_objects AS o (
         object_id, kind, stripe_customer_id,
         payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
-        read_terminal, read_fence, read_request_time, read_time, read_view, facts)
+        read_terminal, read_fence, read_request_time, read_time, read_view, facts,
+        past, past_subscription_id, past_paid, past_created)
     SELECT object_id, kind, stripe_customer_id,
            payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
-           read_terminal, read_fence, read_request_time, read_time, read_view, facts
+           read_terminal, read_fence, read_request_time, read_time, read_view, facts,
+           past, past_subscription_id, past_paid, past_created
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row (
         object_id text, kind text, stripe_customer_id text,
         payload_terminal boolean, payload_created bigint, payload_rank smallint, payload_event_id text,
         payload_receipt bigint, payload_view jsonb,
         read_terminal boolean, read_fence bigint, read_request_time bigint, read_time bigint, read_view jsonb,
-        facts jsonb)
+        facts jsonb, past boolean, past_subscription_id text, past_paid boolean, past_created bigint)
     ORDER BY object_id COLLATE "C"
     ON CONFLICT (object_id) DO UPDATE SET
         stripe_customer_id = excluded.stripe_customer_id,
@@ -87,7 +107,9 @@ _SAVE = sa.text("""
         payload_receipt = excluded.payload_receipt, payload_view = excluded.payload_view,
         read_terminal = excluded.read_terminal, read_fence = excluded.read_fence,
         read_request_time = excluded.read_request_time, read_time = excluded.read_time,
-        read_view = excluded.read_view, facts = excluded.facts, update_time = now()
+        read_view = excluded.read_view, facts = excluded.facts, past = excluded.past,
+        past_subscription_id = excluded.past_subscription_id, past_paid = excluded.past_paid,
+        past_created = excluded.past_created, update_time = now()
     -- The locks make this always true; it stands so that a mistake in them could not move a register down.
     WHERE (o.payload_created IS NULL
            OR (excluded.payload_terminal, excluded.payload_created, excluded.payload_rank, excluded.payload_event_id)
@@ -115,7 +137,10 @@ def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
 
 
 def load(connection: Connection, ids: Collection[str], customer_ids: Collection[str]) -> Answer[list[ObjectState]]:
-    """Give these objects, and every object of these customers, whichever Stripe customer it names. Call after the locks."""
+    """Give these objects, and every object of these customers that may still say anything. Call after the locks.
+
+    `ids` are of objects that arrive, and of those that they name: what they say first may be about objects that are past.
+    """
     return connection.ask(_LOAD, {"ids": sorted(ids), "customers": sorted(customer_ids)}, _states)
 
 
@@ -162,6 +187,14 @@ def _row(state: ObjectState) -> dict[str, Any]:
         "stripe_customer_id": state.stripe_customer_id,
         "facts": state.facts,
     }
+    past = past_invoice(state)
+    row["past"] = past is not None
+    if past is not None and past.subscription_id is not None:
+        row |= {
+            "past_subscription_id": past.subscription_id,
+            "past_paid": past.paid,
+            "past_created": past.created,
+        }
     if state.payload is not None:
         row |= {
             "payload_terminal": is_absorbing(state.payload.view),

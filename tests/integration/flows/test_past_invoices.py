@@ -1,0 +1,154 @@
+"""What an event costs does not grow with the invoices that its customer has paid; and leaving those alone changes no answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from billing_service.domain.facts import CustomerFacts, gather
+from billing_service.domain.merge import ObjectState
+from billing_service.storage import customers, objects
+from billing_service.storage.database import Connection
+from tests.integration.flows.conftest import Service
+from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_payment, purchase, subscription
+
+STATUSES = ("open", "paid", "paid", "paid", "void", "uncollectible", "draft")
+TYPES = {
+    "paid": "invoice.paid",
+    "void": "invoice.voided",
+    "uncollectible": "invoice.marked_uncollectible",
+    "open": "invoice.payment_failed",
+    "draft": "invoice.finalization_failed",
+}
+INVOICES = 12
+EVENTS = 60
+
+
+async def loaded(service: Service, customer_id: str) -> list[ObjectState]:
+    """Give what an event of a customer loads."""
+
+    async def load(connection: Connection) -> list[ObjectState]:
+        return await objects.load(connection, (), {customer_id})
+
+    return await service.database.run(load)
+
+
+async def kept(service: Service, customer_id: str) -> CustomerFacts:
+    """Give the facts in the customer's row."""
+
+    async def load(connection: Connection) -> CustomerFacts:
+        return (await customers.load(connection, {customer_id}))[customer_id].facts
+
+    return await service.database.run(load)
+
+
+async def everything(service: Service, database_url: str) -> list[ObjectState]:
+    """Give every object that is known."""
+    with psycopg.connect(database_url) as connection:
+        ids = [row[0] for row in connection.execute("SELECT object_id FROM stripe_objects")]
+
+    async def load(connection: Connection) -> list[ObjectState]:
+        return await objects.load(connection, ids, ())
+
+    return await service.database.run(load)
+
+
+def renewal(customer_id: str, number: int) -> list[bytes]:
+    """Give the events of a paid renewal."""
+    at, named = START + number * MONTH, f"in_{customer_id}_{number}"
+    paid = invoice(customer_id, id=named, created=at, billing_reason="subscription_cycle")
+    tie = invoice_payment(customer_id) | {
+        "id": f"inpay_{customer_id}_{number}",
+        "invoice": named,
+        "payment": {"type": "payment_intent", "payment_intent": f"pi_{customer_id}_{number}"},
+    }
+    renewed = subscription(customer_id, latest_invoice=named)
+    return [
+        event("invoice.paid", paid, created=at),
+        event("invoice_payment.paid", tie, created=at),
+        event("customer.subscription.updated", renewed, created=at),
+    ]
+
+
+async def test_no_more_is_loaded_for_a_customer_of_many_years(service: Service) -> None:
+    await service.outcomes(*purchase("ann"))
+    counts = []
+    for number in range(1, 31):
+        assert set(await service.outcomes(*renewal("ann", number))) == {"applied"}
+        counts.append(len(await loaded(service, "ann")))
+    assert counts[-1] == counts[4]
+    assert counts[-1] < 8
+
+
+async def test_a_dispute_of_the_latest_invoice_counts_although_the_invoice_is_past(service: Service) -> None:
+    await service.outcomes(*purchase("ann"), *renewal("ann", 1), *renewal("ann", 2))
+    disputed = dispute("ann", "lost") | {"payment_intent": "pi_ann_2", "charge": None}
+    await service.outcomes(event("charge.dispute.closed", disputed, created=START + 3 * MONTH))
+    assert (await kept(service, "ann")).subscriptions[0].dispute is not None
+
+
+async def test_a_subscription_that_comes_after_its_invoices_finds_them(service: Service) -> None:
+    """They were past before it was known; it says which is the latest, and one that was paid settles it."""
+    created, paid, updated, completed = purchase("ann")
+    first, _, renewed = renewal("ann", 1)
+    await service.outcomes(paid)
+    await service.outcomes(first)
+    await service.outcomes(completed)
+    await service.outcomes(renewed)
+    facts = (await kept(service, "ann")).subscriptions[0]
+    assert (facts.invoice_status, facts.invoice_known, facts.first_payment_settled) == ("paid", True, True)
+    await service.outcomes(created, updated)
+    assert (await kept(service, "ann")).subscriptions[0].invoice_status == "paid"
+
+
+async def test_what_was_written_off_before_a_dropped_change_still_decides(service: Service) -> None:
+    """The latest invoice is of a change that was dropped: the one before it says how the period stands, past or not."""
+    written_off = invoice(
+        "ann", "uncollectible", id="in_ann_1", created=START + MONTH, billing_reason="subscription_cycle"
+    )
+    dropped = invoice("ann", "void", id="in_ann_2", created=START + 2 * MONTH, billing_reason="subscription_update")
+    await service.outcomes(
+        *purchase("ann"),
+        event("invoice.marked_uncollectible", written_off, created=START + MONTH),
+        event("invoice.voided", dropped, created=START + 2 * MONTH),
+    )
+    latest = subscription("ann", latest_invoice="in_ann_2")
+    await service.outcomes(event("customer.subscription.updated", latest, created=START + 2 * MONTH))
+    assert (await kept(service, "ann")).subscriptions[0].invoice_status == "uncollectible"
+
+
+def happenings(draw: random.Random) -> Iterator[bytes]:
+    """Give events of a subscription and its invoices as they could come from a Stripe that knows no rules."""
+    for _ in range(EVENTS):
+        number, at = draw.randrange(INVOICES), START + draw.randrange(40) * 86_400
+        match draw.randrange(4):
+            case 0:
+                there = subscription("ann", draw.choice(("active", "past_due")), latest_invoice=f"in_ann_{number}")
+                yield event("customer.subscription.updated", there, created=at)
+            case 1 if draw.random() < 0.3:
+                tie = invoice_payment("ann") | {"id": f"inpay_{number}", "invoice": f"in_ann_{number}"}
+                yield event("invoice_payment.paid", tie, created=at)
+            case 2 if draw.random() < 0.2:
+                yield event("charge.dispute.created", dispute("ann"), created=at)
+            case _:
+                status = draw.choice(STATUSES)
+                reason = draw.choice(("subscription_cycle", "subscription_update", "subscription_create"))
+                told = invoice(
+                    "ann", status, id=f"in_ann_{number}", created=START + number // 2 * MONTH, billing_reason=reason
+                )
+                yield event(TYPES[status], told, created=at)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_the_facts_are_those_of_all_objects_whatever_came(service: Service, database_url: str, seed: int) -> None:
+    draw = random.Random(f"past/{seed}")
+    await service.outcomes(event("customer.subscription.created", subscription("ann", "incomplete"), created=START - 1))
+    events = list(happenings(draw))
+    while events:
+        size = draw.randint(1, 12)
+        now, events = events[:size], events[size:]
+        assert set(await service.outcomes(*now)) <= {"applied", "parked"}
+        assert await kept(service, "ann") == gather(await everything(service, database_url))
