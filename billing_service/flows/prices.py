@@ -70,8 +70,9 @@ class Prices:
 
         Asks Postgres only where a price stands for no plan as far as this process knows. Raises as `plans` does.
         """
-        plans = await self.plans()
-        missing = plans.unresolved(items_of(facts))
+        if not self._loaded:
+            await self.plans()
+        missing = self.index.unresolved(items_of(facts))
         if missing:
             found = await self._database.run(lambda connection: price_rows.find(connection, missing))
             self.index = self.index.remembering(found)

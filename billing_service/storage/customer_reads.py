@@ -1,8 +1,9 @@
 """The hot read: the rows of customers by key, gathered over every caller of the process into one query a turn.
 
 Always fresh: a row is sent for after it was asked for, and nothing is kept. While one query is on its way the next callers
-gather, and a query leaves only when the event loop has nothing else to do (2 ms later at the most): a busy loop brings callers
-one at a time, and a query costs nearly the same for one key as for thirty. A caller who is alone waits for nobody.
+gather, and a query leaves when the event loop has nothing else to do: a busy loop brings callers one at a time, and a query
+costs nearly the same for one key as for thirty. A loop that stays busy is given until nobody has come for a while. A caller who
+is alone waits for nobody.
 
 It goes over a connection of its own, on libpq itself, because the way through a pool, a transaction and a driver's types costs
 several times what the look-up does.
@@ -34,7 +35,10 @@ from billing_service.storage.database import ConnectionLostError, Database, Unwr
 MAX_BATCH: Final = 500  # keys of one query; the rest goes with the next one
 WAIT_LIMIT_S: Final = 10.0  # of one caller, or what his deadline leaves
 QUERY_LIMIT_S: Final = 3.0  # a look-up by key takes a millisecond; a connection that is silent for so long is given up
-GATHER_S: Final = 0.002  # the longest that a key waits for company; only a busy loop ever makes it wait
+# Only a busy loop ever makes a key wait. It brings a caller each millisecond or two (several where others have the processor,
+# too), so whoever waits 20 ms there has company for it, and the callers behind are answered sooner than by queries of two keys.
+GATHER_S: Final = 0.02  # the longest that a key waits for company
+COMPANY_S: Final = 0.005  # for which a key waits that nobody joins
 QUIET_TURN_S: Final = 0.000_03  # a turn of the loop in which something ran takes longer
 QUIET_TURNS: Final = 3  # on end: gRPC hands a call over in several turns, with gaps between
 GATHER_ENOUGH: Final = 32  # keys for which nobody waits any longer
@@ -90,9 +94,11 @@ class CustomerReads:
         self._waiting: list[Read] = []
         self._sent: list[Read] = []
         self._stage = _Stage.IDLE
-        self._leave_at = self._turn_at = (
-            0.0  # by perf_counter, as the loop's own clock has steps: when the next query leaves at the latest; the last look
-        )
+        # By perf_counter, as the loop's own clock has steps.
+        self._leave_at = 0.0  # when the next query leaves at the latest
+        self._joined_at = 0.0  # the look that saw the last one join
+        self._turn_at = 0.0  # the last look
+        self._seen = 0  # how many were waiting at that look
         self._quiet = 0  # turns on end in which nothing else ran
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._socket = -1
@@ -137,8 +143,9 @@ class CustomerReads:
     def _leave(self) -> None:
         """Have what gathers sent once the loop has nothing else to do, or the first has waited for `GATHER_S`."""
         self._stage = _Stage.GATHERING
-        self._leave_at = perf_counter() + GATHER_S
-        self._quiet, self._turn_at = 0, 0.0
+        self._joined_at = perf_counter()
+        self._leave_at = self._joined_at + GATHER_S
+        self._quiet, self._seen, self._turn_at = 0, 0, 0.0
         asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
@@ -146,7 +153,11 @@ class CustomerReads:
         now = perf_counter()
         self._quiet = self._quiet + 1 if now - self._turn_at < QUIET_TURN_S else 0
         self._turn_at = now
-        if self._quiet >= QUIET_TURNS or now >= self._leave_at or len(self._waiting) >= GATHER_ENOUGH:
+        waiting = len(self._waiting)
+        if waiting != self._seen:
+            self._seen, self._joined_at = waiting, now
+        late = now >= self._leave_at or now - self._joined_at >= COMPANY_S
+        if self._quiet >= QUIET_TURNS or late or waiting >= GATHER_ENOUGH:
             self._send()
         else:
             asyncio.get_running_loop().call_soon(self._look)
