@@ -65,14 +65,17 @@ class Prices:
                     await self._load()
         return self.index
 
+    def known_plans_for(self, facts: CustomerFacts) -> PlanIndex | None:
+        """Give what `plans_for` does where that has to ask nobody; None where it has to."""
+        return self.index if self._loaded and not self.index.unresolved(items_of(facts)) else None
+
     async def plans_for(self, facts: CustomerFacts) -> PlanIndex:
         """Give the plans with every price that somebody holds, also one that another process learnt a moment ago.
 
         Asks Postgres only where a price stands for no plan as far as this process knows. Raises as `plans` does.
         """
-        if not self._loaded:
-            await self.plans()
-        missing = self.index.unresolved(items_of(facts))
+        plans = await self.plans()
+        missing = plans.unresolved(items_of(facts))
         if missing:
             found = await self._database.run(lambda connection: price_rows.find(connection, missing))
             self.index = self.index.remembering(found)
