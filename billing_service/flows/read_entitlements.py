@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from billing_service.deadline import remaining_s
 from billing_service.domain.access import accesses
@@ -17,6 +18,8 @@ from billing_service.flows.prices import Prices
 from billing_service.storage.customer_reads import CustomerReads
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Database
+
+_Made = TypeVar("_Made")
 
 REVISION_WAIT_S = 2.0  # a replica is behind by milliseconds; what takes longer is for the caller to decide about
 FIRST_PAUSE_S = 0.01
@@ -49,6 +52,17 @@ class ReadEntitlements:
                 return replace(await self.folded(row), facts_time=facts_time)
         found = await self._read(customer_id)
         return found if found.revision >= min_revision else await self._reached(customer_id, min_revision)
+
+    async def into(self, customer_id: str, make: Callable[[Entitlements], _Made]) -> _Made:
+        """Give what `make` makes of what the customer may use now. Of many that are read together, on end: see `CustomerReads`."""
+        if self._replica is not None:
+            return make(await self(customer_id))
+
+        def then(found: Entitlements | CustomerRow) -> _Made | CustomerRow:
+            return found if isinstance(found, CustomerRow) else make(found)
+
+        made: _Made | CustomerRow = await self._rows.row(customer_id, then=then)
+        return make(await self.folded(made)) if isinstance(made, CustomerRow) else made
 
     async def folded(self, row: CustomerRow) -> Entitlements:
         """Fold a row at the time of the clock. Raises as `Prices.plans_for` does."""

@@ -31,8 +31,9 @@ def entitlements_query(message: entitlement_pb2.GetEntitlementsRequest) -> Entit
     Raises:
         InvalidFieldsError: with every field that breaks a rule of the contract.
     """
-    if not _is_plain(message):
-        refuse(_query_problems(message, ""))
+    if _is_plain(message):
+        return EntitlementsQuery(message.customer_id, min_revision=message.min_revision)
+    refuse(_query_problems(message, ""))
     return _query(message)
 
 

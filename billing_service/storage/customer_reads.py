@@ -65,6 +65,7 @@ _log = structlog.get_logger(__name__)
 
 
 Make = Callable[[CustomerRow], Any]
+Then = Callable[[Any], Any]
 
 
 class _Stage(Enum):
@@ -77,12 +78,13 @@ class _Stage(Enum):
 
 
 class Read:
-    """One caller's wish: a key, where the answer goes, and until when it is of use (the loop's time)."""
+    """One caller's wish: a key, where the answer goes, until when it is of use (the loop's time), and what it is to become."""
 
-    __slots__ = ("answer", "end", "key", "tries")
+    __slots__ = ("answer", "end", "key", "then", "tries")
 
-    def __init__(self, key: bytes, answer: asyncio.Future[Any], end: float) -> None:
+    def __init__(self, key: bytes, answer: asyncio.Future[Any], end: float, then: Then | None = None) -> None:
         self.key = key
+        self.then = then
         self.answer = answer
         self.end = end
         self.tries = 0
@@ -117,15 +119,17 @@ class CustomerReads:
         self._watchdog: asyncio.TimerHandle | None = None
         self._results: list[PGresult] = []
 
-    async def row(self, customer_id: str, *, limit_s: float = WAIT_LIMIT_S) -> Any:
+    async def row(self, customer_id: str, *, limit_s: float = WAIT_LIMIT_S, then: Then | None = None) -> Any:
         """Give a customer's row as it is committed now, or what is made of it; revision 0 and no facts for one that nobody knows.
+
+        `then` goes on where `make` ends, for this caller alone.
 
         Raises:
             DatabaseUnavailableError: it does not answer in time.
             UnwritableError: the id is no text that Postgres can hold.
         """
         loop = asyncio.get_running_loop()
-        read = Read(_key(customer_id), loop.create_future(), loop.time() + remaining_s(limit_s))
+        read = Read(_key(customer_id), loop.create_future(), loop.time() + remaining_s(limit_s), then)
         self._waiting.append(read)
         if self._stage is _Stage.IDLE:
             self._leave()
@@ -328,13 +332,14 @@ def deliver(sent: Sequence[Read], result: PGresult, row_of: Callable[[bytes, PGr
         if read.answer.done():
             continue
         row = rows.get(read.key)
-        if row is None:
-            try:
+        try:
+            if row is None:
                 row = rows[read.key] = row_of(read.key, result, found.get(read.key))
-            except Exception as error:  # noqa: BLE001 - what cannot be read of one customer is no trouble of the others
-                fail(read, error)
-                continue
-        read.answer.set_result(row)
+            answer = row if read.then is None else read.then(row)
+        except Exception as error:  # noqa: BLE001 - what cannot be read of one customer is no trouble of the others
+            fail(read, error)
+        else:
+            read.answer.set_result(answer)
 
 
 def row_of(key: bytes, result: PGresult, index: int | None) -> CustomerRow:
