@@ -61,7 +61,7 @@ class ReadEntitlements:
         def then(found: Entitlements | CustomerRow) -> _Made | CustomerRow:
             return found if isinstance(found, CustomerRow) else make(found)
 
-        made: _Made | CustomerRow = await self._rows.row(customer_id, then=then)
+        made: _Made | CustomerRow = await self._rows.into(customer_id, then)
         return make(await self.folded(made)) if isinstance(made, CustomerRow) else made
 
     async def folded(self, row: CustomerRow) -> Entitlements:
@@ -78,7 +78,7 @@ class ReadEntitlements:
         return row if plans is None else self._folded(row, plans)
 
     async def _read(self, customer_id: str) -> Entitlements:
-        found: Entitlements | CustomerRow = await self._rows.row(customer_id)
+        found: Entitlements | CustomerRow = await self._rows.into(customer_id)
         return await self.folded(found) if isinstance(found, CustomerRow) else found
 
     async def _reached(self, customer_id: str, min_revision: int) -> Entitlements:

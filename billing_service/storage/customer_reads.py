@@ -119,15 +119,20 @@ class CustomerReads:
         self._watchdog: asyncio.TimerHandle | None = None
         self._results: list[PGresult] = []
 
-    async def row(self, customer_id: str, *, limit_s: float = WAIT_LIMIT_S, then: Then | None = None) -> Any:
-        """Give a customer's row as it is committed now, or what is made of it; revision 0 and no facts for one that nobody knows.
-
-        `then` goes on where `make` ends, for this caller alone.
+    async def row(self, customer_id: str, *, limit_s: float = WAIT_LIMIT_S) -> CustomerRow:
+        """Give a customer's row as it is committed now; revision 0 and no facts for one that nobody knows.
 
         Raises:
             DatabaseUnavailableError: it does not answer in time.
             UnwritableError: the id is no text that Postgres can hold.
         """
+        row = await self.into(customer_id, limit_s=limit_s)
+        if not isinstance(row, CustomerRow):
+            raise TypeError("rows are made into something else here: `into` gives that")
+        return row
+
+    async def into(self, customer_id: str, then: Then | None = None, *, limit_s: float = WAIT_LIMIT_S) -> Any:
+        """Give what `make`, and `then` for this caller alone, make of the row. Raises as `row` does, and what these raise."""
         loop = asyncio.get_running_loop()
         read = Read(_key(customer_id), loop.create_future(), loop.time() + remaining_s(limit_s), then)
         self._waiting.append(read)

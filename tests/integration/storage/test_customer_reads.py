@@ -79,7 +79,7 @@ async def test_callers_are_given_what_is_made_of_their_rows_and_hear_where_that_
 
     database = Database(database_url)
     reads = CustomerReads(database, make=made)
-    found = await asyncio.gather(*(reads.row(f"c{number}") for number in (1, 2, 3)), return_exceptions=True)
+    found = await asyncio.gather(*(reads.into(f"c{number}") for number in (1, 2, 3)), return_exceptions=True)
     assert (found[0], found[2]) == ("c1 at 1", "c3 at 3")
     assert isinstance(found[1], LookupError)
     await database.close()
