@@ -18,6 +18,7 @@ from typing import Any, Final
 import aiohttp
 import grpc
 import pytest
+from grpc._channel import _InactiveRpcError, _MultiThreadedRendezvous
 from pydantic import SecretStr
 
 from tests.overheard.search import MARK, Finding, search
@@ -90,6 +91,9 @@ def _is_worker(config: pytest.Config) -> bool:
 def _listen() -> None:
     """Hear what callers hear: errors of gRPC, pages of HTTP; know the secrets of settings; have all children listen."""
     _after(grpc.aio.AioRpcError, "__init__", _rpc_error)
+    # Of the client without asyncio: that of a call is made when it failed, that of a stream is the stream itself.
+    _after(_InactiveRpcError, "__init__", _rpc_error)
+    setattr(_MultiThreadedRendezvous, "_next", _failing(_MultiThreadedRendezvous._next))  # noqa: B010 - it is a method to mypy
     _after(SecretStr, "__init__", lambda secret, _: _note_parts(secret.get_secret_value()))
     aiohttp.ClientResponse.read = _heard(aiohttp.ClientResponse.read)  # type: ignore[method-assign]
     popen = subprocess.Popen.__init__
@@ -117,7 +121,20 @@ def _after(kind: type, name: str, hear: Callable[[Any, Any], None]) -> None:
     setattr(kind, name, heard)
 
 
-def _rpc_error(error: grpc.aio.AioRpcError, _: Any) -> None:
+def _failing(take: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @wraps(take)
+    def heard(stream: Any) -> Any:
+        try:
+            return take(stream)
+        except grpc.RpcError as error:
+            _rpc_error(error, None)
+            raise
+
+    return heard
+
+
+def _rpc_error(error: Any, _: Any) -> None:
+    """Keep the error of a call: its code, details and trailing metadata, which the classes of both clients have."""
     trailing = " ".join(f"{key}={_text(value)}" for key, value in error.trailing_metadata() or ())
     keep("grpc-errors", f"{error.code().name} {error.details()} {trailing}\n")
 

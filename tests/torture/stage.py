@@ -41,8 +41,13 @@ class Recorded:
 class Stage:
     """PostgreSQL, stand-in, service and gateway as processes of their own, and the ways to reach them."""
 
-    def __init__(self, folder: Path, service_settings: Mapping[str, str] | None = None) -> None:
-        """Take a folder that other users may look into, and what the service is to have beside its usual settings."""
+    def __init__(
+        self,
+        folder: Path,
+        service_settings: Mapping[str, str] | None = None,
+        postgres_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a folder that other users may look into, and what service and PostgreSQL are to have beside their usual settings."""
         settings = service_settings or {}
         self.stack = Stack(
             Plan(
@@ -50,7 +55,7 @@ class Stage:
                 Ports.choose(0),
                 CATALOG,
                 storefront=False,
-                postgres_settings=_POSTGRES,
+                postgres_settings={**_POSTGRES, **(postgres_settings or {})},
                 service_settings=settings,
             )
         )

@@ -46,6 +46,28 @@ async def test_it():
             pass
     await server.stop(0)
 """,
+    "in the error of a call without asyncio": f"""
+import grpc
+from concurrent.futures import ThreadPoolExecutor
+def test_it():
+    def fail(request, context):
+        context.abort(grpc.StatusCode.INTERNAL, "to " + {ADDRESS!r})
+    def fail_later(request, context):
+        yield b""
+        fail(request, context)
+    server = grpc.server(ThreadPoolExecutor(2))
+    methods = {{"m": grpc.unary_unary_rpc_method_handler(fail), "w": grpc.unary_stream_rpc_method_handler(fail_later)}}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{{port}}") as channel:
+        for call in (lambda: channel.unary_unary("/s/m")(b""), lambda: list(channel.unary_stream("/s/w")(b""))):
+            try:
+                call()
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.INTERNAL
+    server.stop(0).wait()
+""",
     "on a page of numbers": f"""
 import aiohttp
 from aiohttp import web
@@ -86,8 +108,9 @@ def test_a_run_fails_where_something_is_overheard_and_names_the_file_without_the
     """Each of what is planted passes its own test, in a worker; the run fails for all of them."""
     tests = (text.replace("test_it", f"test_{number}") for number, text in enumerate(PLANTED.values()))
     done = run(tmp_path, "".join(tests), "-n", "2")
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
-    assert (done.returncode, "4 lines that nobody may overhear" in done.stdout) == (1, True), done.stdout
+    assert f"{len(PLANTED)} passed" in done.stdout, done.stdout + done.stderr
+    lines = len(PLANTED) + 1  # a call and a stream without asyncio
+    assert (done.returncode, f"{lines} lines that nobody may overhear" in done.stdout) == (1, True), done.stdout
     for file in ("captured-", "-c", "grpc-errors-", "pages-"):
         assert f"\n{file}" in done.stdout
     assert not any(planted in done.stdout for planted in (ADDRESS, KEY, CARD, TOKEN))
@@ -96,6 +119,41 @@ def test_a_run_fails_where_something_is_overheard_and_names_the_file_without_the
 def test_a_run_in_which_nothing_is_overheard_passes_and_leaves_nothing(tmp_path: Path) -> None:
     done = run(tmp_path, "def test_it():\n    print('nothing')\n")
     assert (done.returncode, list(tmp_path.glob("billing-overheard-*"))) == (0, []), done.stdout + done.stderr
+
+
+SAYS_IT = "import sys; sys.stderr.write(open(sys.argv[1]).read())"
+REPLACES_AND_SAYS_IT = f"import sys; open(sys.argv[1], 'w').write('other-' + {TOKEN!r}); {SAYS_IT}"
+
+
+SAYS_TOKEN = f"import sys; sys.stderr.write({TOKEN!r})"
+URL = f"postgresql://billing:{TOKEN}" + "@127.0.0.1/billing"
+
+
+@pytest.mark.parametrize(
+    ("variable", "named", "holds", "program"),
+    [
+        ("BILLING_ADMIN_TOKEN_FILE", "token", f"{TOKEN}\n", SAYS_IT),
+        ("BILLING_ADMIN_TOKEN_FILE", "token", "before", REPLACES_AND_SAYS_IT),
+        ("BILLING_ACCESS_FILE", "callers", f"token shop caller sha256:{'0a' * 32}", SAYS_IT),
+        ("GATEWAY_SECRETS_DIR", "gateway_internal_token", f"{TOKEN},another", SAYS_IT),
+        ("BILLING_SECRETS_DIR", "billing_read_database_url", URL, SAYS_TOKEN),
+        ("BILLING_READ_DATABASE_URL", None, URL, SAYS_TOKEN),
+    ],
+)
+def test_what_a_program_was_given_is_known_whatever_it_looks_like_and_in_whichever_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, named: str | None, holds: str, program: str
+) -> None:
+    """Also what was put in its place while the program ran."""
+    heard, given = tmp_path / "heard", tmp_path / "given"
+    heard.mkdir()
+    given.mkdir()
+    file = given / (named or "unused")
+    file.write_text(holds)
+    value = holds if named is None else str(given if variable.endswith("_DIR") else file)
+    monkeypatch.setenv("OVERHEARD_FOLDER", str(heard))  # or it would be heard by the run of this test itself
+    command = [sys.executable, "-c", program, str(file)]
+    subprocess.run(command, env={variable: value}, capture_output=True, check=True, timeout=60)
+    assert [found.kind for found in search(heard)] == ["a secret of the tests"]
 
 
 @pytest.mark.parametrize(
