@@ -22,7 +22,8 @@ MAX_ENTRIES: Final = 200  # a token is compared with all of them at each call
 MAX_PROBLEMS: Final = 20  # named at once; a file of another kind is not to fill the screen
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST_PREFIX: Final = "sha256:"
+_DIGEST: Final = re.compile(rf"{DIGEST_PREFIX}[0-9a-f]{{64}}")
 _SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -51,7 +52,9 @@ class KnownToken:
 
     @classmethod
     def of(cls, identity: Identity, token: str) -> KnownToken:
-        """Take a token as it is shown."""
+        """Take a token as it is shown, or as it is kept: sha256: and 64 hex digits."""
+        if is_digest(token):
+            return cls(identity, bytes.fromhex(token.removeprefix(DIGEST_PREFIX)))
         return cls(identity, hashlib.sha256(token.encode()).digest())
 
 
@@ -79,8 +82,13 @@ class Credentials:
         return any(identity.role is role for identity in identities)
 
     def with_tokens(self, identity: Identity, tokens: Collection[str]) -> Credentials:
-        """Give the same with tokens of somebody's beside them."""
+        """Give the same with tokens of somebody's beside them, each as it is shown or as it is kept."""
         return Credentials((*self.tokens, *(KnownToken.of(identity, one) for one in tokens)), self.certificates)
+
+
+def is_digest(token: str) -> bool:
+    """Say whether this is a token as it is kept."""
+    return _DIGEST.fullmatch(token) is not None
 
 
 class AccessFileError(ValueError):
@@ -115,7 +123,7 @@ def _problem(words: Sequence[str]) -> str | None:
         return "must have a name of 1 to 64 letters, digits, dots, dashes or underscores"
     if role not in set(Role):
         return f"must have one of the roles {', '.join(Role)}"
-    if kind == "token" and not _DIGEST.fullmatch(what):
+    if kind == "token" and not is_digest(what):
         return "must have the token's SHA-256, as sha256: and 64 hex digits in lower case; never the token"
     if kind == "certificate" and not _SUBJECT.fullmatch(what):
         return "must have a name that the certificate carries"
@@ -138,7 +146,7 @@ def _credentials(entries: Iterable[Sequence[str]]) -> Credentials:
     for kind, name, role, what in entries:
         identity = Identity(name, Role(role))
         if kind == "token":
-            tokens.append(KnownToken(identity, bytes.fromhex(what.removeprefix("sha256:"))))
+            tokens.append(KnownToken.of(identity, what))
         else:
             certificates[what] = identity
     return Credentials(tuple(tokens), certificates)

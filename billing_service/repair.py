@@ -15,10 +15,13 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 from billing_service.clock import clock_of
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.errors import BillingError
+from billing_service.domain.operator import Order
+from billing_service.flows.close_finding import CloseFinding
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
@@ -26,6 +29,7 @@ from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.replay import Replay, Replayed
 from billing_service.flows.request_budget import Budget, RequestBudget
+from billing_service.rpc import field_rules
 from billing_service.settings import DatabaseSettings, Settings
 from billing_service.storage import findings, quarantine
 from billing_service.storage.database import Database
@@ -69,6 +73,8 @@ def add_commands(commands: Any) -> None:
     found = commands.add_parser("findings", help="list what a person should look at, or close one")
     found.add_argument("--all", action="store_true", help="with those that are closed")
     found.add_argument("--close", nargs=2, metavar=("KIND", "SUBJECT"), help="close one: it was dealt with")
+    found.add_argument("--actor", metavar="NAME", default="", help="who closes it, for the record; needed with --close")
+    found.add_argument("--because", metavar="TEXT", default="", help="why, for the record; needed with --close")
     for parser in (reconcile, replay, listed, found):
         parser.add_argument("--json", action="store_true", help="the report as JSON")
 
@@ -192,18 +198,33 @@ async def _findings(arguments: argparse.Namespace, settings: DatabaseSettings) -
     database = Database(settings.database_url.get_secret_value())
     try:
         if arguments.close:
-            kind, subject = arguments.close
-            if kind not in {one.value for one in FindingKind}:
-                sys.stderr.write(f"KIND is one of {', '.join(one.value for one in FindingKind)}.\n")
-                return False
-            closed = await database.run(lambda c: findings.close(c, FindingKind(kind), [subject]))
-            sys.stderr.write("Closed.\n" if closed else "No open finding is of that kind and subject.\n")
-            return closed > 0
+            said = await _close(arguments, database)
+            sys.stderr.write(f"{said or 'Closed.'}\n")
+            return said is None
         newest = await database.run(lambda c: findings.newest(c, LISTED, closed=arguments.all))
     finally:
         await database.close()
     _report([asdict(one) for one in newest], as_json=arguments.json)
     return True
+
+
+async def _close(arguments: argparse.Namespace, database: Database) -> str | None:
+    """Close a finding, with who did and why beside it as the operators' service keeps them; say what stands in the way."""
+    kind, subject = arguments.close
+    if kind not in {one.value for one in FindingKind}:
+        return f"KIND is one of {', '.join(one.value for one in FindingKind)}."
+    for name, problem in (
+        ("--actor", field_rules.actor_problem(arguments.actor)),
+        ("--because", field_rules.reason_problem(arguments.because)),
+    ):
+        if problem is not None:
+            return f"{name} {problem}."
+    found = await database.run(lambda c: findings.find(c, FindingKind(kind), subject))
+    if found is None or found.close_time is not None:
+        return "No open finding is of that kind and subject."
+    order = Order(str(uuid4()), arguments.actor, arguments.because)
+    await CloseFinding(database)(order, FindingKind(kind), subject)
+    return None
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import psycopg.conninfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from billing_service.access import Credentials, Role, parse_access
+from billing_service.access import DIGEST_PREFIX, Credentials, Role, is_digest, parse_access
 from billing_service.address import Address, parse_address
 from billing_service.certificates import CertificateFiles, read_bounded, read_certificates
 from billing_service.clock import read_offset
@@ -68,7 +68,7 @@ def _api_key(value: SecretStr) -> SecretStr:
 
 
 def check_tokens(text: str) -> str:
-    """Give a token, or several with commas between, as they are.
+    """Give a token, or several with commas between, as they are. Each may be its SHA-256 instead, as the access file has it.
 
     Raises:
         ValueError: one of them does not hold, or there are too many; no value is in the message.
@@ -82,6 +82,8 @@ def check_tokens(text: str) -> str:
                 f"must be a token of at least {MIN_TOKEN_CHARS} printable ASCII characters without spaces, "
                 "or several of them with commas between; make one with: openssl rand -hex 24"
             )
+        if token.startswith(DIGEST_PREFIX) and not is_digest(token):
+            raise ValueError(f"must have 64 hex digits in lower case after {DIGEST_PREFIX}")
     return text
 
 
@@ -305,7 +307,7 @@ class Settings(StripeSettings, DatabaseSettings):
         return value
 
     def internal_tokens(self) -> tuple[str, ...]:
-        """Give the tokens of which the gateway must show one."""
+        """Give the tokens of which the gateway must show one, each as it is shown or as it is kept."""
         return () if self.internal_token is None else tuple(self.internal_token.get_secret_value().split(","))
 
     def internal_token_file(self) -> Path | None:

@@ -17,25 +17,32 @@ keep() { # NAME VALUE: unless the file is there
 
 keep postgres_password "$(random)"
 keep billing_database_url "postgresql://billing:$(cat "$folder/postgres_password")@postgres:5432/billing"
-keep billing_internal_token "$(random)"
-keep gateway_internal_token "$(cat "$folder/billing_internal_token")"
+keep gateway_internal_token "$(random)"
 keep grafana_password "$(random)"
 keep billing_caller_token "$(random)"
 keep billing_admin_token "$(random)"
 
 # Who may call (docs/security.md): hashes alone. In a folder of its own, which is mounted as one, so that a file that is replaced is seen.
 mkdir -p "$folder/access"
+hash() { tr -d '\n' < "$folder/$1" | sha256sum | cut -d' ' -f1; }
+line() { printf 'token        %-10s %-8s sha256:%s\n' "$2" "$3" "$(hash "$1")"; }
 if [ ! -s "$folder/access/callers" ]; then
-  line() { printf 'token        %-10s %-8s sha256:%s\n' "$2" "$3" "$(tr -d '\n' < "$folder/$1" | sha256sum | cut -d' ' -f1)"; }
   {
     line billing_caller_token backend caller
     line billing_admin_token operator admin
+    line gateway_internal_token gateway gateway
     # With docker-compose.tls.yml: who has a certificate and shows no token.
     echo 'certificate  backend    caller   caller.billing.internal'
     echo 'certificate  operator   admin    operator.billing.internal'
     echo 'certificate  gateway    gateway  gateway.billing.internal'
   } > "$folder/access/callers"
+elif ! grep -q "$(hash gateway_internal_token)" "$folder/access/callers"; then
+  # Of a release in which the service had the gateway's token itself. A whole file, because a running service reads it.
+  { cat "$folder/access/callers"; echo; line gateway_internal_token gateway gateway; } > "$folder/callers.new"
+  chmod 644 "$folder/callers.new"
+  mv "$folder/callers.new" "$folder/access/callers"
 fi
+rm -f "$folder/billing_internal_token" # as above; the service knows the hash
 
 missing=0
 for name in billing_stripe_api_key gateway_webhook_secrets; do

@@ -17,8 +17,9 @@ class Order:
     """Who asks for something, why, and the caller's id of the request."""
 
     request_id: str
-    actor: str
+    actor: str  # in their own words
     reason: str
+    identity: str | None = None  # by what they showed; None: whoever works on the database itself
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Grant:
     revoke_time: datetime | None = None
     revoke_actor: str | None = None
     revoke_reason: str | None = None
+    identity: str | None = None  # as in an order, and so is the next
+    revoke_identity: str | None = None
 
     def state(self, plans: PlanIndex, now: datetime) -> SourceState:
         """Say where it stands, as a source of its customer says it."""

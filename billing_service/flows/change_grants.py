@@ -98,7 +98,8 @@ class ChangeGrants:
         if len(await grants.counting(connection, wish.customer_id, now)) >= MOST_AT_ONCE:
             raise TooManyGrantsError
         facts = wish.facts(f"grant_{uuid4().hex}", max(wish.start or now, now))
-        grants.insert(connection, Grant(wish.customer_id, facts, order.actor, order.reason, now))
+        given = Grant(wish.customer_id, facts, order.actor, order.reason, now, identity=order.identity)
+        grants.insert(connection, given)
         return await self._refolded(connection, wish.customer_id, facts.grant_id, plans, now)
 
     async def _revoke(
@@ -106,7 +107,7 @@ class ChangeGrants:
     ) -> Changed:
         now = self._now()
         await customers.lock(connection, [customer_id])
-        grants.revoke(connection, grant_id, order.actor, order.reason, now)
+        grants.revoke(connection, grant_id, order, now)
         return await self._refolded(connection, customer_id, grant_id, plans, now)
 
     async def _refolded(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from billing.admin.v1 import customer_pb2, event_pb2, finding_pb2, grant_pb2, reconcile_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
+from structlog.contextvars import bind_contextvars
 
 from billing_service.domain.operator import GrantWish, Order
 from billing_service.flows.link_stripe_customer import LinkWish
 from billing_service.flows.reconcile_on_request import ReconcileWish, Wanted
 from billing_service.flows.replay_on_request import ReplayWish
 from billing_service.rpc import field_rules, pages
+from billing_service.rpc.guard import caller
 from billing_service.rpc.requests import Problems, refuse
 from billing_service.storage import findings
 from billing_service.storage.events import Filter, Place, RecordedOutcome
@@ -24,6 +27,7 @@ from billing_service.storage.reconcile_runs import Scope
 MAX_CHANGES: Final = 100  # a change has the whole of what a customer had, twice
 DEFAULT_CHANGES: Final = 20
 MAX_DAYS_AHEAD: Final = 3_653  # days ahead: ten years
+_LOGGED_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # no e-mail address has this form, nor a sentence
 _Kind = finding_pb2.Finding
 _Reason = event_pb2.QuarantinedEvent
 _Run = reconcile_pb2.ReconcileRun
@@ -69,8 +73,10 @@ class Ordered(Protocol):
 
 
 def order(message: Ordered) -> Order:
-    """Give who asks and why; checked with the rest of the request."""
-    return Order(message.request_id, message.actor, message.reason)
+    """Give who asks and why; checked with the rest of the request. The log line of the call has the request's id."""
+    if _LOGGED_ID.fullmatch(message.request_id):
+        bind_contextvars(request_id=message.request_id)
+    return Order(message.request_id, message.actor, message.reason, caller())
 
 
 def _order_problems(message: Ordered) -> Problems:

@@ -220,6 +220,8 @@ def grant(standing: StandingGrant) -> grant_pb2.Grant:
         revoke_time=timestamp(one.revoke_time),
         revoke_actor=one.revoke_actor or "",
         revoke_reason=one.revoke_reason or "",
+        identity=one.identity or "",
+        revoke_identity=one.revoke_identity or "",
         state=SOURCE_STATES[standing.state],
     )
     if facts.plan_key is not None:

@@ -29,6 +29,12 @@ STREAMS_OF_ONE: Final = 1_000  # likewise
 _identity: ContextVar[Identity | None] = ContextVar("identity", default=None)
 
 
+def caller() -> str | None:
+    """Give the name of who calls, which the guard has found out; None outside of a call."""
+    identity = _identity.get()
+    return None if identity is None else identity.name
+
+
 @dataclass(frozen=True)
 class Gate:
     """Who may pass a listener."""

@@ -10,18 +10,18 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.domain.grant import GrantFacts
-from billing_service.domain.operator import Grant
+from billing_service.domain.operator import Grant, Order
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 _COLUMNS = """grant_id, customer_id, plan_key, quantity, feature_key, value::text AS value, override, start_time, expire_time,
-    actor, reason, create_time, revoke_time, revoke_actor, revoke_reason"""
+    actor, reason, create_time, revoke_time, revoke_actor, revoke_reason, identity, revoke_identity"""
 _INSERT = sa.text("""
     INSERT INTO grants (
         grant_id, customer_id, plan_key, quantity, feature_key, value, override, start_time, expire_time, actor, reason,
-        create_time)
+        create_time, identity)
     VALUES (:grant_id, :customer_id, :plan_key, :quantity, :feature_key, CAST(:value AS jsonb), :override, :start_time,
-            :expire_time, :actor, :reason, :create_time)
+            :expire_time, :actor, :reason, :create_time, :identity)
 """)
 _FIND = sa.text(f"SELECT {_COLUMNS} FROM grants WHERE grant_id = :grant_id")  # noqa: S608 - a constant of this module, here and below
 _COUNTING = sa.text(f"""
@@ -30,7 +30,7 @@ _COUNTING = sa.text(f"""
     ORDER BY grant_id
 """)  # noqa: S608
 _REVOKE = sa.text("""
-    UPDATE grants SET revoke_time = :now, revoke_actor = :actor, revoke_reason = :reason
+    UPDATE grants SET revoke_time = :now, revoke_actor = :actor, revoke_reason = :reason, revoke_identity = :identity
     WHERE grant_id = :grant_id AND revoke_time IS NULL
 """)
 _PAGE = sa.text(f"""
@@ -64,6 +64,7 @@ def insert(connection: Connection, grant: Grant) -> Answer[Result]:
         "actor": grant.actor,
         "reason": grant.reason,
         "create_time": grant.create_time,
+        "identity": grant.identity,
     }
     return connection.send(_INSERT, values)
 
@@ -79,9 +80,10 @@ async def counting(connection: Connection, customer_id: str, now: datetime) -> S
     return [_grant(row) for row in await connection.execute(_COUNTING, {"customer_id": customer_id, "now": now})]
 
 
-def revoke(connection: Connection, grant_id: str, actor: str, reason: str, now: datetime) -> Answer[Result]:
+def revoke(connection: Connection, grant_id: str, order: Order, now: datetime) -> Answer[Result]:
     """End a grant of a locked customer, unless it was revoked before."""
-    return connection.send(_REVOKE, {"grant_id": grant_id, "actor": actor, "reason": reason, "now": now})
+    values = {"actor": order.actor, "identity": order.identity, "reason": order.reason}
+    return connection.send(_REVOKE, {"grant_id": grant_id, "now": now} | values)
 
 
 async def page(
@@ -131,4 +133,6 @@ def _grant(row: sa.Row[Any]) -> Grant:
         revoke_time=row.revoke_time,
         revoke_actor=row.revoke_actor,
         revoke_reason=row.revoke_reason,
+        identity=row.identity,
+        revoke_identity=row.revoke_identity,
     )

@@ -20,8 +20,8 @@ class StoredAnswer:
 
 # Waits for another transaction that has the same id: the first of the locks.
 _CLAIM = sa.text("""
-    INSERT INTO operator_requests (request_id, operation, fingerprint, actor, reason, customer_id, answer)
-    VALUES (:request_id, :operation, :fingerprint, :actor, :reason, :customer_id, CAST(:answer AS jsonb))
+    INSERT INTO operator_requests (request_id, operation, fingerprint, actor, identity, reason, customer_id, answer)
+    VALUES (:request_id, :operation, :fingerprint, :actor, :identity, :reason, :customer_id, CAST(:answer AS jsonb))
     ON CONFLICT (request_id) DO NOTHING
     RETURNING 1
 """)

@@ -90,7 +90,7 @@ def kubernetes(secrets: Path) -> dict[str, Container]:
     tls = {"tls.crt": "certificate.pem", "tls.key": "key.pem", "ca.crt": "authority.pem"}
     kept = {
         "billing-database": {"billing_database_url": secrets / "billing_database_url"},
-        "billing-service": {name: secrets / name for name in ("billing_stripe_api_key", "billing_internal_token")},
+        "billing-service": {"billing_stripe_api_key": secrets / "billing_stripe_api_key"},
         "webhook-gateway": {name: secrets / name for name in ("gateway_internal_token", "gateway_webhook_secrets")},
         "billing-access": {"callers": secrets / "access" / "callers"},
         "billing-service-tls": {key: secrets / "tls" / "service" / file for key, file in tls.items()},

@@ -69,6 +69,14 @@ def test_neither_a_token_nor_its_hash_is_ever_printed() -> None:
     assert "digest" not in repr(known)
 
 
+def test_a_token_may_be_given_by_its_hash_which_nobody_can_show() -> None:
+    """What the service is given then opens nothing."""
+    gateway = Identity("gateway", Role.GATEWAY)
+    known = Credentials().with_tokens(gateway, [_hash("of-the-gateway"), "another-one"])
+    assert known.by_token("of-the-gateway") == known.by_token("another-one") == gateway
+    assert known.by_token(_hash("of-the-gateway")) is None
+
+
 def test_what_does_not_hold_any_more_keeps_the_old_and_is_warned_of_until_it_does() -> None:
     text = ["first"]
 

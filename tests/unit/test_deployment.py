@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -223,7 +224,7 @@ def test_the_programs_start_with_what_they_are_told(
     secrets = {
         "billing_database_url": "postgresql://billing@db/billing",
         "billing_stripe_api_key": "sk_test_x",
-        "billing_internal_token": "t" * 32,
+        "billing_internal_token": f"sha256:{hashlib.sha256(b't' * 32).hexdigest()}",
         "gateway_internal_token": "t" * 32,
         "gateway_webhook_secrets": "one=whsec_x",
     }
@@ -237,6 +238,12 @@ def test_the_programs_start_with_what_they_are_told(
     monkeypatch.setenv(f"{prefix}_SECRETS_DIR", str(tmp_path))
     if prefix == "BILLING":
         monkeypatch.setenv("BILLING_CATALOG", str(ROOT / "catalog.toml"))
+        if (
+            "BILLING_ACCESS_FILE" in os.environ
+        ):  # who brings events stands in there: the service has no token of anybody's
+            (tmp_path / "billing_internal_token").unlink()
+            (tmp_path / "callers").write_text(f"token g gateway sha256:{'a' * 64}\n", encoding="utf-8")
+            monkeypatch.setenv("BILLING_ACCESS_FILE", str(tmp_path / "callers"))
         settings.load_settings(settings.Settings)
     else:
         gateway_settings.load_settings()
@@ -250,7 +257,6 @@ def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_pat
     assert "billing_stripe_api_key" in said
     made = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
     assert set(made) == set(compose()["secrets"])
-    assert made["billing_internal_token"] == made["gateway_internal_token"]
     assert {name for name, text in made.items() if not text} == {"billing_stripe_api_key", "gateway_webhook_secrets"}
     (folder / "billing_stripe_api_key").write_text("sk_test_x", encoding="utf-8")
     (folder / "gateway_webhook_secrets").write_text("one=whsec_x", encoding="utf-8")
@@ -259,8 +265,35 @@ def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_pat
     again = subprocess.run(make, capture_output=True, text=True, check=True, timeout=30).stdout
     assert again == ""
     assert (folder / "postgres_password").read_text(encoding="utf-8") == made["postgres_password"]
-    settings.Settings(_secrets_dir=folder, catalog=ROOT / "catalog.toml")  # type: ignore[call-arg]  # from the files
+    settings.Settings(_secrets_dir=folder, catalog=ROOT / "catalog.toml", access_file=folder / "access" / "callers")  # type: ignore[call-arg]  # from the files
     gateway_settings.Settings(_secrets_dir=folder)  # type: ignore[call-arg]  # from the files
+
+
+def test_the_service_of_compose_is_given_no_token_of_anybodys_and_knows_each_by_its_hash(tmp_path: Path) -> None:
+    """Whoever reads all that it has cannot bring events. An installation of before gets the gateway's line beside what stands there."""
+    given = set(compose()["services"]["service"]["secrets"])
+    assert given == {"billing_database_url", "billing_stripe_api_key"}
+    folder = tmp_path / "secrets"
+    make = ("/bin/sh", str(ROOT / "deploy" / "make-secrets.sh"), str(folder))
+    subprocess.run(make, capture_output=True, check=True, timeout=30)
+    callers = folder / "access" / "callers"
+    held, token = callers.read_text(encoding="utf-8"), (folder / "gateway_internal_token").read_text(encoding="utf-8")
+    assert token not in held
+    before = "".join(
+        line for line in held.splitlines(keepends=True) if hashlib.sha256(token.encode()).hexdigest() not in line
+    )
+    assert before != held
+    callers.write_text(before, encoding="utf-8")
+    (folder / "billing_internal_token").write_text(token, encoding="utf-8")
+    for _ in range(2):
+        subprocess.run(make, capture_output=True, check=True, timeout=30)
+        credentials = settings.read_access(callers)
+        found = credentials.by_token(token)
+        assert found is not None
+        assert found.role is Role.GATEWAY
+        assert callers.read_text(encoding="utf-8").startswith(before)
+        assert len(credentials.tokens) == 3
+        assert not (folder / "billing_internal_token").exists()
 
 
 def test_the_catalog_of_the_example_holds() -> None:

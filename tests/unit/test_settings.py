@@ -84,6 +84,8 @@ def test_names_every_variable_that_is_missing_or_empty(monkeypatch: pytest.Monke
         ("BILLING_INTERNAL_TOKEN", "hunter2"),
         ("BILLING_INTERNAL_TOKEN", "hunter2-hunter2 hunter2"),
         ("BILLING_INTERNAL_TOKEN", "hunter2-hunter2-hunter2,"),
+        ("BILLING_INTERNAL_TOKEN", f"sha256:{'A' * 64}"),
+        ("BILLING_INTERNAL_TOKEN", "sha256:hunter2-hunter2"),
         ("BILLING_INTERNAL_TOKEN", ",".join(["hunter2-hunter2-hunter2"] * 5)),
         ("BILLING_LOG_LEVEL", "loud"),
         ("BILLING_INSECURE_LISTEN", "perhaps"),

@@ -24,7 +24,7 @@ from billing_cli import screen
 from billing_cli.connection import Service
 from billing_cli.failures import UsageError
 from billing_cli.options import Actor, AsJson, Because, CustomerId, Limit, Moment, RequestId, Yes, confirm, moment, more
-from billing_cli.words import given
+from billing_cli.words import given, who
 
 MAX_INTEGER: Final = 2**63 - 1
 
@@ -203,11 +203,10 @@ def _table(grants: Sequence[Grant], now: datetime) -> RenderableType:
         state = screen.word(Source.State.Name(one.state), "STATE_")
         live = one.state in {Source.STATE_ACTIVE, Source.STATE_ENDING}
         ends = screen.age(one.revoke_time, now, "") or screen.age(one.expire_time, now, "never by itself")
-        who = f"{one.actor}: {one.reason}" + (
-            f"\nrevoked by {one.revoke_actor}: {one.revoke_reason}" if one.revoke_actor else ""
-        )
+        revoked = f"\nrevoked by {who(one.revoke_actor, one.revoke_identity)}: {one.revoke_reason}"
+        why = f"{who(one.actor, one.identity)}: {one.reason}{revoked if one.revoke_actor else ''}"
         style = "green" if live else "dim"
-        return one.grant_id, one.customer_id, given(one), Text(state, style=style), ends, who
+        return one.grant_id, one.customer_id, given(one), Text(state, style=style), ends, why
 
     return screen.table(
         "grant", "customer", "gives", "is", "ends", "who and why", rows=map(row, grants), keep=["grant"]

@@ -23,7 +23,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from billing_cli import screen
-from billing_cli.words import duration, given, source_id
+from billing_cli.words import duration, given, source_id, who
 
 Fact = tuple[str, RenderableType]
 
@@ -140,10 +140,11 @@ def grant_facts(grant: Grant, now: datetime) -> Iterator[Fact]:
         "mode",
         "instead of what else they have" if grant.mode == Grant.MODE_OVERRIDE else "beside what else they have",
     )
-    yield "given", f"{screen.moment(grant.create_time, now)} by {grant.actor}"
+    yield "given", f"{screen.moment(grant.create_time, now)} by {who(grant.actor, grant.identity)}"
     yield "because", grant.reason
     if grant.HasField("revoke_time"):
-        yield "revoked", f"{screen.moment(grant.revoke_time, now)} by {grant.revoke_actor}: {grant.revoke_reason}"
+        by = who(grant.revoke_actor, grant.revoke_identity)
+        yield "revoked", f"{screen.moment(grant.revoke_time, now)} by {by}: {grant.revoke_reason}"
 
 
 def _policy(policy: Policy) -> str:

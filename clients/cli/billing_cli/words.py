@@ -43,3 +43,8 @@ def given(grant: Grant) -> str:
     if grant.WhichOneof("given") == "plan":
         return f"{mode}{grant.plan.plan_key} × {grant.plan.quantity}"
     return f"{mode}{grant.feature.feature_key} = {feature_value(grant.feature.value)}"
+
+
+def who(actor: str, identity: str) -> str:
+    """Say who did something: as they call themselves, and by what they showed where that is another name."""
+    return f"{actor} (as {identity})" if identity not in {"", actor} else actor

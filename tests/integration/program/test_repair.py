@@ -68,11 +68,18 @@ async def test_a_replay_is_a_success_only_where_nothing_failed_again(quarantined
     assert "nobody" in said
 
 
-async def test_a_finding_can_be_closed_once(quarantined: str) -> None:
+async def test_a_finding_can_be_closed_once_and_only_with_who_and_why(quarantined: str) -> None:
     code, rows, _ = await run(quarantined, "findings")
     assert (code, [row["subject"] for row in rows]) == (0, ["sub_1"])
-    assert (await run(quarantined, "findings", "--close", "drift", "sub_1"))[0] == 0
-    assert (await run(quarantined, "findings", "--close", "drift", "sub_1"))[0] == 1
+    close = ("findings", "--close", "drift", "sub_1")
+    for half, missing in (((), "--actor"), (("--actor", "eve"), "--because"), (("--because", "looked"), "--actor")):
+        code, _, said = await run(quarantined, *close, *half)
+        assert (code, said) == (1, f"{missing} is required.\n")
+    assert (await run(quarantined, *close, "--actor", "eve", "--because", "looked"))[0] == 0
+    assert (await run(quarantined, *close, "--actor", "eve", "--because", "looked"))[0] == 1
+    with psycopg.connect(quarantined) as connection:
+        kept = connection.execute("SELECT operation, actor, reason, identity FROM operator_requests").fetchall()
+    assert kept == [("close_finding", "eve", "looked", None)]
     assert (await run(quarantined, "findings"))[1] == []
     assert len((await run(quarantined, "findings", "--all"))[1]) == 1
     code, _, said = await run(quarantined, "findings", "--close", "gossip", "sub_1")

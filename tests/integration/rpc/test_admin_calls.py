@@ -18,6 +18,8 @@ from billing.admin.v1 import (
 )
 from billing.v1 import entitlement_pb2, watch_pb2
 from google.protobuf.message import Message
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from billing_service.access import Role
 from billing_service.domain.checkout import CheckoutRequest
@@ -197,6 +199,26 @@ async def test_a_mutation_that_is_repeated_gets_its_answer_and_with_other_parame
         "create_grant", "link_stripe_customer", "close_finding", "replay_events", "erase_customer",
     ]  # fmt: skip
     assert {row[1] for row in recorded} == {"eve@ops.example"}
+
+
+async def test_who_asked_is_kept_by_what_they_showed_beside_what_they_said(office: Office) -> None:
+    """Nobody passes for another by a word. The log line of the call names them and the request, and neither actor nor reason."""
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        wish = grant_pb2.CreateGrantRequest(**asked(customer_id="ann", mode=1, plan={"plan_key": "pro"}))
+        made = (await office.CreateGrant(wish)).grant
+        end = grant_pb2.RevokeGrantRequest(**asked(grant_id=made.grant_id) | {"request_id": "eve@ops.example"})
+        await office.RevokeGrant(end)
+    (found,) = (await office.ListGrants(grant_pb2.ListGrantsRequest(include_ended=True))).grants
+    assert (made.actor, made.identity, made.revoke_identity) == ("eve@ops.example", "admin", "")
+    assert (found.identity, found.revoke_actor, found.revoke_identity) == ("admin", "eve@ops.example", "admin")
+    assert office.world.sql("SELECT DISTINCT actor, identity FROM operator_requests") == [("eve@ops.example", "admin")]
+    calls = [line for line in lines if line["event"] == "call" and "Grant" in line["method"]]
+    assert [(one["caller"], one.get("request_id")) for one in calls[:2]] == [
+        ("admin", wish.request_id),
+        ("admin", None),
+    ]
+    assert "eve@" not in str(lines)
+    assert "ticket" not in str(lines)
 
 
 async def test_grants_are_listed_a_page_at_a_time_the_newest_first(office: Office) -> None:

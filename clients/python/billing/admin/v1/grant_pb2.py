@@ -28,7 +28,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62illing/admin/v1/grant.proto\x12\x10\x62illing.admin.v1\x1a\x1c\x62illing/v1/entitlement.proto\x1a\x15\x62illing/v1/plan.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x04\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12-\n\x04plan\x18\x03 \x01(\x0b\x32\x1d.billing.admin.v1.GrantedPlanH\x00\x12\x33\n\x07\x66\x65\x61ture\x18\x04 \x01(\x0b\x32 .billing.admin.v1.GrantedFeatureH\x00\x12*\n\x04mode\x18\x05 \x01(\x0e\x32\x1c.billing.admin.v1.Grant.Mode\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0crevoke_actor\x18\x0c \x01(\t\x12\x15\n\rrevoke_reason\x18\r \x01(\t\x12\'\n\x05state\x18\x0e \x01(\x0e\x32\x18.billing.v1.Source.State\"=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08MODE_ADD\x10\x01\x12\x11\n\rMODE_OVERRIDE\x10\x02\x42\x07\n\x05given\"O\n\x0bGrantedPlan\x12\x16\n\x08plan_key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\x08quantity\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0b\n\t_quantity\"Z\n\x0eGrantedFeature\x12\x19\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x18.billing.v1.FeatureValueB\x04\xe2\x41\x01\x02\"\x80\x03\n\x12\x43reateGrantRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x63tor\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x63ustomer_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x04plan\x18\x05 \x01(\x0b\x32\x1d.billing.admin.v1.GrantedPlanH\x00\x12\x33\n\x07\x66\x65\x61ture\x18\x06 \x01(\x0b\x32 .billing.admin.v1.GrantedFeatureH\x00\x12\x30\n\x04mode\x18\x07 \x01(\x0e\x32\x1c.billing.admin.v1.Grant.ModeB\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x42\x07\n\x05given\"O\n\x13\x43reateGrantResponse\x12&\n\x05grant\x18\x01 \x01(\x0b\x32\x17.billing.admin.v1.Grant\x12\x10\n\x08revision\x18\x02 \x01(\x03\"q\n\x12RevokeGrantRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x63tor\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08grant_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\"O\n\x13RevokeGrantResponse\x12&\n\x05grant\x18\x01 \x01(\x0b\x32\x17.billing.admin.v1.Grant\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x93\x01\n\x11ListGrantsRequest\x12\x1e\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1b\n\rinclude_ended\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x42\x0e\n\x0c_customer_id\"V\n\x12ListGrantsResponse\x12\'\n\x06grants\x18\x01 \x03(\x0b\x32\x17.billing.admin.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62illing/admin/v1/grant.proto\x12\x10\x62illing.admin.v1\x1a\x1c\x62illing/v1/entitlement.proto\x1a\x15\x62illing/v1/plan.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x04\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12-\n\x04plan\x18\x03 \x01(\x0b\x32\x1d.billing.admin.v1.GrantedPlanH\x00\x12\x33\n\x07\x66\x65\x61ture\x18\x04 \x01(\x0b\x32 .billing.admin.v1.GrantedFeatureH\x00\x12*\n\x04mode\x18\x05 \x01(\x0e\x32\x1c.billing.admin.v1.Grant.Mode\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0crevoke_actor\x18\x0c \x01(\t\x12\x15\n\rrevoke_reason\x18\r \x01(\t\x12\'\n\x05state\x18\x0e \x01(\x0e\x32\x18.billing.v1.Source.State\x12\x10\n\x08identity\x18\x0f \x01(\t\x12\x17\n\x0frevoke_identity\x18\x10 \x01(\t\"=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08MODE_ADD\x10\x01\x12\x11\n\rMODE_OVERRIDE\x10\x02\x42\x07\n\x05given\"O\n\x0bGrantedPlan\x12\x16\n\x08plan_key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\x08quantity\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0b\n\t_quantity\"Z\n\x0eGrantedFeature\x12\x19\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x18.billing.v1.FeatureValueB\x04\xe2\x41\x01\x02\"\x80\x03\n\x12\x43reateGrantRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x63tor\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x63ustomer_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x04plan\x18\x05 \x01(\x0b\x32\x1d.billing.admin.v1.GrantedPlanH\x00\x12\x33\n\x07\x66\x65\x61ture\x18\x06 \x01(\x0b\x32 .billing.admin.v1.GrantedFeatureH\x00\x12\x30\n\x04mode\x18\x07 \x01(\x0e\x32\x1c.billing.admin.v1.Grant.ModeB\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x42\x07\n\x05given\"O\n\x13\x43reateGrantResponse\x12&\n\x05grant\x18\x01 \x01(\x0b\x32\x17.billing.admin.v1.Grant\x12\x10\n\x08revision\x18\x02 \x01(\x03\"q\n\x12RevokeGrantRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x63tor\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08grant_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\"O\n\x13RevokeGrantResponse\x12&\n\x05grant\x18\x01 \x01(\x0b\x32\x17.billing.admin.v1.Grant\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x93\x01\n\x11ListGrantsRequest\x12\x1e\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1b\n\rinclude_ended\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x42\x0e\n\x0c_customer_id\"V\n\x12ListGrantsResponse\x12\'\n\x06grants\x18\x01 \x03(\x0b\x32\x17.billing.admin.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -74,23 +74,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTGRANTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTGRANTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_GRANT']._serialized_start=170
-  _globals['_GRANT']._serialized_end=744
-  _globals['_GRANT_MODE']._serialized_start=674
-  _globals['_GRANT_MODE']._serialized_end=735
-  _globals['_GRANTEDPLAN']._serialized_start=746
-  _globals['_GRANTEDPLAN']._serialized_end=825
-  _globals['_GRANTEDFEATURE']._serialized_start=827
-  _globals['_GRANTEDFEATURE']._serialized_end=917
-  _globals['_CREATEGRANTREQUEST']._serialized_start=920
-  _globals['_CREATEGRANTREQUEST']._serialized_end=1304
-  _globals['_CREATEGRANTRESPONSE']._serialized_start=1306
-  _globals['_CREATEGRANTRESPONSE']._serialized_end=1385
-  _globals['_REVOKEGRANTREQUEST']._serialized_start=1387
-  _globals['_REVOKEGRANTREQUEST']._serialized_end=1500
-  _globals['_REVOKEGRANTRESPONSE']._serialized_start=1502
-  _globals['_REVOKEGRANTRESPONSE']._serialized_end=1581
-  _globals['_LISTGRANTSREQUEST']._serialized_start=1584
-  _globals['_LISTGRANTSREQUEST']._serialized_end=1731
-  _globals['_LISTGRANTSRESPONSE']._serialized_start=1733
-  _globals['_LISTGRANTSRESPONSE']._serialized_end=1819
+  _globals['_GRANT']._serialized_end=787
+  _globals['_GRANT_MODE']._serialized_start=717
+  _globals['_GRANT_MODE']._serialized_end=778
+  _globals['_GRANTEDPLAN']._serialized_start=789
+  _globals['_GRANTEDPLAN']._serialized_end=868
+  _globals['_GRANTEDFEATURE']._serialized_start=870
+  _globals['_GRANTEDFEATURE']._serialized_end=960
+  _globals['_CREATEGRANTREQUEST']._serialized_start=963
+  _globals['_CREATEGRANTREQUEST']._serialized_end=1347
+  _globals['_CREATEGRANTRESPONSE']._serialized_start=1349
+  _globals['_CREATEGRANTRESPONSE']._serialized_end=1428
+  _globals['_REVOKEGRANTREQUEST']._serialized_start=1430
+  _globals['_REVOKEGRANTREQUEST']._serialized_end=1543
+  _globals['_REVOKEGRANTRESPONSE']._serialized_start=1545
+  _globals['_REVOKEGRANTRESPONSE']._serialized_end=1624
+  _globals['_LISTGRANTSREQUEST']._serialized_start=1627
+  _globals['_LISTGRANTSREQUEST']._serialized_end=1774
+  _globals['_LISTGRANTSRESPONSE']._serialized_start=1776
+  _globals['_LISTGRANTSRESPONSE']._serialized_end=1862
 # @@protoc_insertion_point(module_scope)

@@ -75,6 +75,8 @@ class Grant(_message.Message):
     REVOKE_ACTOR_FIELD_NUMBER: _builtins.int
     REVOKE_REASON_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    REVOKE_IDENTITY_FIELD_NUMBER: _builtins.int
     grant_id: _builtins.str
     """The service's own id of the grant, "grant_…"."""
     customer_id: _builtins.str
@@ -93,6 +95,10 @@ class Grant(_message.Message):
     """Where it stands now: STATE_SCHEDULED, STATE_ACTIVE, STATE_ENDING, STATE_ENDED, or STATE_UNRESOLVED where the catalog has no such
     plan or feature any more.
     """
+    identity: _builtins.str
+    """Who that was by what they showed: the name that the access file has for the token or certificate. Empty where it was not kept."""
+    revoke_identity: _builtins.str
+    """Likewise, who revoked it."""
     @_builtins.property
     def plan(self) -> Global___GrantedPlan:
         """A plan at a quantity."""
@@ -134,10 +140,12 @@ class Grant(_message.Message):
         revoke_actor: _builtins.str = ...,
         revoke_reason: _builtins.str = ...,
         state: _entitlement_pb2.Source.State.ValueType = ...,
+        identity: _builtins.str = ...,
+        revoke_identity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "feature", b"feature", "given", b"given", "plan", b"plan", "revoke_time", b"revoke_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "customer_id", b"customer_id", "expire_time", b"expire_time", "feature", b"feature", "given", b"given", "grant_id", b"grant_id", "mode", b"mode", "plan", b"plan", "reason", b"reason", "revoke_actor", b"revoke_actor", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "customer_id", b"customer_id", "expire_time", b"expire_time", "feature", b"feature", "given", b"given", "grant_id", b"grant_id", "identity", b"identity", "mode", b"mode", "plan", b"plan", "reason", b"reason", "revoke_actor", b"revoke_actor", "revoke_identity", b"revoke_identity", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_given: _TypeAlias = _typing.Literal["plan", "feature"]  # noqa: Y015
     _WhichOneofArgType_given: _TypeAlias = _typing.Literal["given", b"given"]  # noqa: Y015
