@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +10,7 @@ import grpc
 
 from billing_service.access import Credentials, Identity, Role
 from billing_service.certificates import CertificateFiles, Certificates, read_bounded, read_certificates
+from billing_service.expiry import first_end, last_end
 from billing_service.rpc.guard import OPEN, Gate
 from billing_service.rpc.tls import server_credentials
 from billing_service.settings import Settings, check_tokens, read_access
@@ -50,6 +51,16 @@ class LiveAccess:
         if first is None:
             return None
         return server_credentials(lambda: self._tls.current or first)
+
+    def ends(self) -> Mapping[str, Callable[[], float]]:
+        """Give what tells when our certificate and the clients' authorities end, by which of them, where there are any."""
+        first = self._tls.current
+        if first is None:
+            return {}
+        found = {"own": lambda: first_end((self._tls.current or first).chain)}
+        if first.client_ca is not None:
+            found["authorities"] = lambda: last_end((self._tls.current or first).client_ca or b"")
+        return found
 
     def _known_inside(self) -> Credentials:
         named, internal = self._named.current, self._internal.current

@@ -71,14 +71,26 @@ class Metrics:
         self._ready = self._gauge("billing_ready", "1 while calls can be answered.")
         self._connections = self._gauge("billing_connections", "The database's pool: in use, and the most.", "state")
         self._waiting = self._gauge("billing_waiting_events", "Events in front of the writers.", "lane")
+        self._problems = self._gauge(
+            "billing_reload_problems",
+            "Credentials and certificates that could not be read again; the ones before are still used.",
+        )
+        self._ends = self._gauge(
+            "billing_certificate_end_timestamp_seconds",
+            "When our own certificate, or the last of the clients' authorities, ends.",
+            "of",
+        )
         self._quarantined = self._gauge("billing_quarantined_events", "Events that were put aside.", "reason")
         self._findings = self._gauge("billing_open_findings", "What a person should look at.", "kind")
-        self._rereads = self._gauge("billing_rereads", "Objects to be read again from Stripe.")
-        self._reread_age = self._gauge("billing_reread_overdue_seconds", "For how long the oldest of these is due.")
-        self._reconciled = self._gauge(
+        # What the database knows is shown from the first look at it: a 0 before it would make a fall of each start, and a rise after it.
+        self._rereads = _unseen("billing_rereads", "Objects to be read again from Stripe.")
+        self._reread_age = _unseen("billing_reread_overdue_seconds", "For how long the oldest of these is due.")
+        self._reconciled = _unseen(
             "billing_reconciled_until_timestamp_seconds", "Up to where Stripe's events were compared with ours."
         )
-        self._drift = self._gauge("billing_drift", "Differences without an event, by all reconciliations so far.")
+        self._drift = _unseen("billing_drift", "Differences without an event, by all reconciliations so far.")
+        self._missed = _unseen("billing_missed_events", "Events that no webhook brought, but reconciliation, so far.")
+        self._unseen = [self._rereads, self._reread_age, self._reconciled, self._drift, self._missed]
         self._replica_reads = self._counter(
             "billing_replica_reads", "Reads that a replica might have answered, by what became of them.", "outcome"
         )
@@ -100,6 +112,12 @@ class Metrics:
         for gauge, reads in ((self._connections, connections), (self._waiting, waiting)):
             for label, read in reads.items():
                 gauge.labels(label).set_function(read)
+
+    def show_files(self, problems: Read, ends: Mapping[str, Read]) -> None:
+        """Show how many files do not hold, and when certificates end, whenever somebody looks."""
+        self._problems.set_function(problems)
+        for of, read in ends.items():
+            self._ends.labels(of).set_function(read)
 
     def call(self, method: str, code: str, duration_s: float) -> None:
         """Count a call that ended."""
@@ -149,6 +167,9 @@ class Metrics:
         self._reread_age.set(tally.reread_overdue_s)
         self._reconciled.set(tally.reconciled_until)
         self._drift.set(tally.drift)
+        self._missed.set(tally.missed)
+        while self._unseen:
+            self.registry.register(self._unseen.pop())
         self._budget.labels("left").set(tally.budget_left)
         self._tallied.set_to_current_time()
 
@@ -164,3 +185,8 @@ class Metrics:
 
     def _histogram(self, name: str, description: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, description, labels, registry=self.registry, buckets=buckets)
+
+
+def _unseen(name: str, description: str) -> Gauge:
+    """Make a gauge that is not in the registry yet."""
+    return Gauge(name, description, registry=None)

@@ -179,6 +179,7 @@ class Program:
             watches=lambda: self._watch_entitlements.watches,
             budget=budget,
         )
+        self._metrics.show_files(lambda: float(len(self._access.watch.warnings())), self._access.ends())
         if (replica := self._replica) is not None:
             self._metrics.show_replica(lambda: replica.age_s)
 

@@ -1,12 +1,15 @@
 """`python -m tools.metrics`: every metric that the alerts and the dashboard ask for exists, and every alert has its page.
 
-Asked of the programs' own registries, so that a metric that was renamed shows here and not at night.
+Asked of the programs' own registries, so that a metric that was renamed shows here and not at night. Where `promtool` is on the PATH,
+the alerts are also tried on series for which they fire, and on those for which they do not.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,8 @@ from webhook_gateway.metrics import Metrics as GatewayMetrics
 
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+TRIALS = ROOT / "tests/alerts.yml"
+TRIAL_LIMIT_S = 60
 DASHBOARD = ROOT / "deploy/grafana/dashboards/billing.json"
 PAGES = ROOT / "docs/alerts"
 _NAME = re.compile(r"\b((?:billing|gateway|process)_[a-z_]+)(?:\{([^}]*)\})?")
@@ -37,7 +42,9 @@ def known() -> dict[str, frozenset[str]]:
     service.call("method", "OK", 0.1)
     service.event("invoice.paid", "applied", 0.1)
     service.request("operation", "denied", 0.1)
-    service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1.0, 1, 1.0))
+    service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1.0, 1, 1, 1.0))
+    service.show_files(lambda: 0.0, {"own": lambda: 0.0})
+    gateway.show_files(lambda: 0.0, {"own": lambda: 0.0})
     service.visible(0.1)
     service.spent(Spender.PEOPLE)
     service.show(lambda: 1.0, {"most": lambda: 1.0}, {"live": lambda: 1.0}, lambda: 1.0, Budget())
@@ -86,12 +93,27 @@ def problems(series: dict[str, frozenset[str]]) -> Iterator[str]:
             yield from (f"dashboard, {panel['title']}: {one}" for one in problems_of(target["expr"], series))
 
 
+def trial_problems(promtool: str) -> Iterator[str]:
+    """Say what promtool has against the alerts, and which of them do not fire or fire on the trials."""
+    for words in (["check", "rules", str(ALERTS)], ["test", "rules", str(TRIALS)]):
+        done = subprocess.run(  # noqa: S603 - our own files
+            [promtool, *words], capture_output=True, text=True, check=False, timeout=TRIAL_LIMIT_S
+        )
+        if done.returncode:
+            yield f"promtool {' '.join(words[:2])}: {(done.stdout + done.stderr).strip()}"
+
+
 def main() -> int:
     """Print what does not fit."""
     series = known()
     found = list(problems(series))
+    promtool = shutil.which("promtool")
+    found += trial_problems(promtool) if promtool else ()
     sys.stdout.write("".join(f"{one}\n" for one in found))
-    sys.stdout.write(f"{len(series)} series, {len(found)} problems in the alerts, their pages and the dashboard\n")
+    how = "tried by promtool" if promtool else "not tried: no promtool here"
+    sys.stdout.write(
+        f"{len(series)} series, {len(found)} problems in the alerts ({how}), their pages and the dashboard\n"
+    )
     return 1 if found else 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -21,7 +21,7 @@ from webhook_gateway.body import BodyRefusedError, read_body
 from webhook_gateway.event import EventRefusedError, decode_head
 from webhook_gateway.forward import LATE_S, Forwarder
 from webhook_gateway.fulfillment import Committed, NotCommitted, VerifiedEvent
-from webhook_gateway.inflight import InFlight
+from webhook_gateway.inflight import InFlight, TurnedAway
 from webhook_gateway.metrics import Metrics
 from webhook_gateway.readiness import Readiness
 from webhook_gateway.refusal import MAX_BODY_BYTES, RETRY_AFTER_S, Refusal
@@ -50,6 +50,7 @@ class Gateway:
     in_flight: InFlight
     metrics: Metrics
     warnings: Callable[[], Sequence[str]] = tuple  # what an operator should know beside readiness
+    turned_away: TurnedAway = field(default_factory=TurnedAway)
     clock: Callable[[], float] = time.time  # unix seconds; Stripe's signatures are of the real time
     answer_limit_s: float = ANSWER_LIMIT_S
 
@@ -95,11 +96,17 @@ async def _livez(_request: web.Request) -> web.StreamResponse:
 async def _take_webhook(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Take one webhook, answer it, and write its one log line."""
     if not gateway.in_flight.enter():
-        return _refuse(refusal.TOO_BUSY)
+        return _turn_away(gateway)
     started_at = time.monotonic()
     told = _Told()
     try:
         answer = await _receive(gateway, request, told)
+    except ConnectionError:
+        raise  # the sender went away
+    except Exception:
+        broken = refusal.INTERNAL
+        gateway.metrics.webhook(told.event_type, told.secret, broken.code, broken.status, None)
+        raise
     finally:
         gateway.in_flight.leave()
     duration_s = time.monotonic() - started_at
@@ -110,6 +117,15 @@ async def _take_webhook(gateway: Gateway, request: web.Request) -> web.StreamRes
     if gateway.readiness.draining:
         response.force_close()
     return response
+
+
+def _turn_away(gateway: Gateway) -> web.Response:
+    """Refuse, count, and tell the log of it now and then: each line of its own would cost what is short then."""
+    answer = refusal.TOO_BUSY
+    gateway.metrics.webhook(None, None, answer.code, answer.status, None)
+    if count := gateway.turned_away.note(time.monotonic()):
+        _log.warning("webhooks_turned_away", status=answer.status, code=answer.code, count=count)
+    return _refuse(answer)
 
 
 async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Committed | Refusal:

@@ -1,10 +1,12 @@
-"""Counts the webhooks that are being answered: for their bound, and for the drain that waits for the last of them."""
+"""Counts the webhooks that are being answered: for their bound, for the drain that waits for the last of them, and what was beyond the bound."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 
 MAX_IN_FLIGHT = 1024  # each may hold a body of 1 MiB that nobody has verified yet
+LINE_PAUSE_S = 10.0  # between two lines of the log about what was turned away: a flood must not fill it
 
 
 class InFlight:
@@ -39,3 +41,20 @@ class InFlight:
         except TimeoutError:
             return False
         return True
+
+
+class TurnedAway:
+    """Says when the log is to tell of webhooks for which there was no room, and of how many."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._untold = 0
+        self._told_at = -math.inf
+
+    def note(self, now: float) -> int:
+        """Count one; give how many to tell of now, each once and not sooner than LINE_PAUSE_S after the last time, or 0."""
+        self._untold += 1
+        if now - self._told_at < LINE_PAUSE_S:
+            return 0
+        count, self._untold, self._told_at = self._untold, 0, now
+        return count

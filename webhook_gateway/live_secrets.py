@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from webhook_gateway.expiry import first_end, last_end
 from webhook_gateway.settings import Settings, check_token, parse_secrets
 from webhook_gateway.signature import NamedSecret
 from webhook_gateway.tls import Tls, read_bounded, read_tls
@@ -46,6 +47,16 @@ class LiveSecrets:
     def tls(self) -> Tls | None:
         """Give the certificates; None for plain text."""
         return self._tls.current
+
+    def ends(self) -> Mapping[str, Callable[[], float]]:
+        """Give what tells when our certificate and the authorities end, by which of them, where there are any."""
+        first = self._tls.current
+        found: dict[str, Callable[[], float]] = {}
+        if first is not None and first.certificate is not None:
+            found["own"] = lambda: first_end((self._tls.current or first).certificate or b"")
+        if first is not None and first.ca is not None:
+            found["authorities"] = lambda: last_end((self._tls.current or first).ca or b"")
+        return found
 
 
 def _reader(file: Path | None, parse: Callable[[str], Value], fixed: Value) -> Callable[[], Value]:

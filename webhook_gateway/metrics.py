@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Final
 
 from aiohttp import web
@@ -16,11 +17,38 @@ from prometheus_client import (
     generate_latest,
 )
 
+from webhook_gateway import refusal
+from webhook_gateway.signature import SignatureFault
+
 _MAX_TYPES: Final = 300  # of events; Stripe has some 250, and what is beyond counts as one
 _OTHER: Final = "other"
 _NONE: Final = "none"  # nothing was verified
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 8)  # seconds; 8 is the limit of an answer
 _MAX_BODY_BYTES: Final = 1_024
+
+
+class Answer(StrEnum):
+    """What the sender was told, in few words: what alerts ask for."""
+
+    TAKEN = "taken"
+    SIGNATURE = "signature"
+    LIVEMODE = "livemode"
+    UNREADABLE = "unreadable"
+    NOT_COMMITTED = "not_committed"
+    OVERLOADED = "overloaded"
+
+
+def answer_of(outcome: str, status: int) -> Answer:
+    """Say in which of these words an answer is counted."""
+    if status == 200:
+        return Answer.TAKEN
+    if outcome == refusal.TOO_BUSY.code:
+        return Answer.OVERLOADED
+    if status >= 500:
+        return Answer.NOT_COMMITTED
+    if outcome == refusal.LIVE_EVENT_IN_TEST_MODE.code:
+        return Answer.LIVEMODE
+    return Answer.SIGNATURE if outcome in set(SignatureFault) else Answer.UNREADABLE
 
 
 class Metrics:
@@ -37,6 +65,11 @@ class Metrics:
             ("type", "outcome", "status"),
             registry=self.registry,
         )
+        self._answers = Counter(
+            "gateway_answers", "Webhooks by what the sender was told.", ("answer",), registry=self.registry
+        )
+        for answer in Answer:
+            self._answers.labels(answer.value)  # at 0, so that the first is seen as a rise
         self._signatures = Counter(
             "gateway_signatures",
             "Signatures that held, by the name of the secret.",
@@ -52,12 +85,30 @@ class Metrics:
         self._waiting = Gauge(
             "gateway_waiting_events", "Events that wait for the service.", ("lane",), registry=self.registry
         )
+        self._problems = Gauge(
+            "gateway_reload_problems",
+            "Secrets and certificates that could not be read again; the ones before are still used.",
+            registry=self.registry,
+        )
+        self._ends = Gauge(
+            "gateway_certificate_end_timestamp_seconds",
+            "When our own certificate, or the last of the authorities, ends.",
+            ("of",),
+            registry=self.registry,
+        )
         self._ready = Gauge("gateway_draining", "1 while the gateway is shutting down.", registry=self.registry)
 
-    def webhook(self, event_type: str | None, secret: str | None, outcome: str, status: int, duration_s: float) -> None:
-        """Count a webhook. Type and secret are those of a signature that held, so nobody but Stripe chooses them."""
+    def webhook(
+        self, event_type: str | None, secret: str | None, outcome: str, status: int, duration_s: float | None
+    ) -> None:
+        """Count a webhook. Type and secret are those of a signature that held, so nobody but Stripe chooses them.
+
+        Without a duration it was turned away at the door, which says nothing of how long an answer takes.
+        """
         self._webhooks.labels(self._label(event_type), outcome, str(status)).inc()
-        self._seconds.observe(duration_s)
+        self._answers.labels(answer_of(outcome, status).value).inc()
+        if duration_s is not None:
+            self._seconds.observe(duration_s)
         if secret is not None:
             self._signatures.labels(secret).inc()
 
@@ -66,6 +117,12 @@ class Metrics:
         for lane, read in waiting.items():
             self._waiting.labels(lane).set_function(read)
         self._ready.set_function(draining)
+
+    def show_files(self, problems: Callable[[], float], ends: Mapping[str, Callable[[], float]]) -> None:
+        """Show how many files do not hold, and when certificates end, whenever somebody looks."""
+        self._problems.set_function(problems)
+        for of, read in ends.items():
+            self._ends.labels(of).set_function(read)
 
     def page(self) -> bytes:
         """Give all of it as Prometheus reads it."""

@@ -48,6 +48,7 @@ class Server:
             {lane: partial(len, one) for lane, one in zip(("live", "backlog"), self._forwarders, strict=True)},
             lambda: float(self._readiness.draining),
         )
+        self._metrics.show_files(lambda: float(len(self._live.watch.warnings())), self._live.ends())
         self._ops = web.AppRunner(build_page(self._metrics), access_log=None, shutdown_timeout=_CLOSE_S)
         self._readiness = Readiness(self._client.why_not_serving)
         self._in_flight = InFlight()

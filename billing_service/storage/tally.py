@@ -20,6 +20,7 @@ class Tally:
     reread_overdue_s: float  # of the one that is due for the longest time
     reconciled_until: float  # Unix seconds, by Stripe's clock; 0 where no run was complete
     drift: int
+    missed: int  # events that no webhook brought, but reconciliation
     budget_left: float  # requests to Stripe that may leave at once
 
 
@@ -35,6 +36,8 @@ _TALLY = sa.text("""
     SELECT 'reconciled', '', coalesce(max(until), 0)::float8 FROM reconcile_runs WHERE state = 'complete'
     UNION ALL
     SELECT 'drift', '', coalesce(sum(drift), 0)::float8 FROM reconcile_runs
+    UNION ALL
+    SELECT 'missed', '', coalesce(sum(repaired), 0)::float8 FROM reconcile_runs WHERE scope = 'events'
     UNION ALL
     SELECT 'budget', '', least(CAST(:burst AS float8),
                                tokens + extract(epoch FROM clock_timestamp() - update_time) * CAST(:rate AS float8))::float8
@@ -53,5 +56,6 @@ async def take(connection: Connection, *, rate_per_s: float, burst: int) -> Tall
         reread_overdue_s=one["overdue"],
         reconciled_until=one["reconciled"],
         drift=int(one["drift"]),
+        missed=int(one["missed"]),
         budget_left=one["budget"],
     )

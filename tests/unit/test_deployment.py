@@ -210,6 +210,11 @@ def environments() -> Mapping[str, Mapping[str, str]]:
     for name, pod in PODS.items():
         (container,) = pod["spec"]["containers"]
         found[f"pod {name}"] = {one["name"]: one["value"] for one in container["env"]}
+    for one in manifests.documents(manifests.FOLDER / "overlays" / "example" / "settings.yaml"):
+        (container,) = one["spec"]["template"]["spec"]["containers"]
+        name = one["metadata"]["name"]
+        more = {told["name"]: told["value"] for told in container["env"]}
+        found[f"example {name}"] = found[f"pod {name}"] | more
     for name in ("service", "gateway"):
         told = compose()["services"][name]["environment"]
         found[f"compose {name}"] = {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in told.items()}
@@ -247,6 +252,41 @@ def test_the_programs_start_with_what_they_are_told(
         settings.load_settings(settings.Settings)
     else:
         gateway_settings.load_settings()
+
+
+def test_the_example_mounts_the_file_that_says_who_may_call() -> None:
+    """From the Secret whose one file the script makes, where the setting says: without it nobody would be an operator."""
+    (patch,) = (
+        one["spec"]["template"]["spec"]
+        for one in manifests.documents(manifests.FOLDER / "overlays" / "example" / "settings.yaml")
+        if one["metadata"]["name"] == "billing-service"
+    )
+    (mount,), (volume,) = patch["containers"][0]["volumeMounts"], patch["volumes"]
+    assert environments()["example billing-service"]["BILLING_ACCESS_FILE"] == f"{mount['mountPath']}/callers"
+    assert mount["name"] == volume["name"]
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (source,) = volume["projected"]["sources"]
+    assert f"create secret generic {source['secret']['name']} --from-file=access/callers" in page
+
+
+def test_prometheus_finds_in_the_cluster_the_pods_that_the_alerts_are_about() -> None:
+    """By the very names of the jobs: under another name `absent(up{job=…})` would page for ever."""
+    folder = ROOT / "deploy" / "prometheus"
+    known = {
+        f"{pod['metadata']['labels']['app.kubernetes.io/name']};{port['name']}"
+        for pod in PODS.values()
+        for port in pod["spec"]["containers"][0].get("ports", [])
+    }
+    jobs = yaml.safe_load((folder / "kubernetes.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    named = {job["job_name"] for job in jobs}
+    assert named == set(re.findall(r'up\{job="([^"]+)"\}', (folder / "alerts.yml").read_text(encoding="utf-8")))
+    (namespace,) = manifests.documents(manifests.FOLDER / "overlays" / "example" / "namespace.yaml")
+    for job in jobs:
+        (found,) = job["kubernetes_sd_configs"]
+        assert found["namespaces"]["names"] == [namespace["metadata"]["name"]]
+        keep = next(one for one in job["relabel_configs"] if one["action"] == "keep")
+        assert keep["regex"] == f"{job['job_name']};ops"
+        assert keep["regex"] in known
 
 
 def test_the_secrets_that_the_script_makes_are_those_that_compose_mounts(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from billing_service.metrics import Metrics
 from billing_service.storage.tally import Tally
 from tools import metrics as checked
 from webhook_gateway.metrics import Metrics as GatewayMetrics
+from webhook_gateway.signature import SignatureFault
 
-TALLY = Tally({"malformed": 2}, {"drift": 1}, 3, 4.5, 1_790_000_000.0, 1, 7.0)
+TALLY = Tally({"malformed": 2}, {"drift": 1}, 3, 4.5, 1_790_000_000.0, 1, 2, 7.0)
 
 
 def sample(page: bytes, line: str) -> bool:
@@ -57,11 +58,47 @@ def test_types_at_the_gateway_are_bounded_too() -> None:
     assert sample(page, 'gateway_signatures_total{secret="main"} 1000.0')
 
 
+@pytest.mark.parametrize(
+    ("outcome", "status", "answer"),
+    [
+        ("applied", 200, "taken"),
+        ("duplicate", 200, "taken"),
+        *((fault.value, 400, "signature") for fault in SignatureFault),
+        ("livemode_mismatch", 400, "livemode"),
+        ("body_not_json", 400, "unreadable"),
+        ("body_too_large", 413, "unreadable"),
+        ("not_available", 503, "not_committed"),
+        ("internal", 500, "not_committed"),
+        ("overloaded", 503, "overloaded"),
+    ],
+)
+def test_every_answer_of_the_gateway_counts_in_a_word_that_begins_at_nothing(
+    outcome: str, status: int, answer: str
+) -> None:
+    """So that the first refusal after a start is a rise, whatever its type: an alert sees it at the lowest traffic."""
+    found = GatewayMetrics()
+    assert sample(found.page(), f'gateway_answers_total{{answer="{answer}"}} 0.0')
+    found.webhook(None, None, outcome, status, None)
+    assert sample(found.page(), f'gateway_answers_total{{answer="{answer}"}} 1.0')
+    assert sample(found.page(), "gateway_webhook_duration_seconds_count 0.0"), "turned away is no time to answer"
+
+
+def test_what_the_database_knows_is_not_shown_before_it_was_asked() -> None:
+    """A process that starts is no rise from 0 to what there is: neither drift nor missed events."""
+    found = Metrics()
+    assert b"billing_drift" not in found.page()
+    assert sample(found.page(), "billing_tally_timestamp_seconds 0.0"), "and that nobody asked is seen"
+    for _look in range(2):
+        found.tallied(TALLY)
+        assert sample(found.page(), "billing_drift 1.0")
+        assert sample(found.page(), "billing_missed_events 2.0")
+
+
 def test_what_is_no_longer_there_is_no_longer_shown() -> None:
     found = Metrics()
     found.tallied(TALLY)
     assert sample(found.page(), 'billing_quarantined_events{reason="malformed"} 2.0')
-    found.tallied(Tally({}, {}, 0, 0.0, 0.0, 0, 0.0))
+    found.tallied(Tally({}, {}, 0, 0.0, 0.0, 0, 0, 0.0))
     assert b'reason="malformed"' not in found.page()
     assert sample(found.page(), "billing_rereads 0.0")
 

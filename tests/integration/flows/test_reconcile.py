@@ -13,6 +13,7 @@ from billing_service.flows import reconcile_objects
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.request_budget import RequestBudget
+from billing_service.storage import tally
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
@@ -48,6 +49,8 @@ async def test_everything_that_was_lost_comes_back_and_is_counted(
     heard = [body for body in heard if json.loads(body)["type"] in HANDLED_TYPES]
     assert (run.state, run.found, run.repaired, run.failed) == (RunState.COMPLETE, total, total - len(heard), 0)
     assert run.drift == 3
+    told = await world.database.run(lambda c: tally.take(c, rate_per_s=1.0, burst=1))
+    assert (told.missed, told.drift) == (run.repaired, 3), "an alert asks for what no webhook brought"
     for name in ("ann", "bob", "eve"):
         assert (await world.read(name)).plan_keys == ("pro",)
     again = await reconcile.events()

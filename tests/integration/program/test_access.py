@@ -22,6 +22,7 @@ import pytest
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
 from billing_client import TLS, BillingClient, Options
 from billing_client.errors import UnauthenticatedError
+from cryptography import x509
 
 from tests.certificates import Authority, Pair, put
 from tests.integration.program.conftest import BOUND_S, KEY, ROOT
@@ -92,6 +93,17 @@ async def _warnings(ops: str) -> str:
         return "\n".join((await response.json())["warnings"])
 
 
+async def _files(ops: str) -> tuple[float, float]:
+    """Give what alerts ask of files: how many do not hold, and when our certificate ends."""
+    lines = dict(line.rsplit(" ", 1) for line in (await _numbers(ops)).splitlines() if not line.startswith("#"))
+    end = lines['billing_certificate_end_timestamp_seconds{of="own"}']
+    return float(lines["billing_reload_problems"]), float(end)
+
+
+def _end(pem: bytes) -> float:
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+
+
 async def _ask(address: str, ca: Path, token: str) -> bool:
     """Say whether a caller with this token is answered."""
     async with BillingClient(Options([address], token=token, tls=TLS(ca=ca))) as client:
@@ -138,21 +150,23 @@ async def test_tokens_are_rotated_and_a_bad_file_keeps_the_old_one_while_the_ser
 
 
 async def test_certificates_are_replaced_while_the_service_runs(database_url: str, tmp_path: Path) -> None:
-    """A key without its certificate is not taken; with it, who connects next sees the new one."""
+    """A key without its certificate is not taken; with it, who connects next sees the new one. Numbers say both, and when it ends."""
     first, second = Authority(), Authority("the next one")
     ca, next_ca = put(tmp_path / "ca.pem", first.pem), put(tmp_path / "next.pem", second.pem)
     first.sign("billing.test").write(tmp_path, "server")
     put(tmp_path / "access", _line("shop", "a-token") + _line("gateway", "token-of-the-gateway", "gateway"))
     async with _serving(database_url, tmp_path) as (running, where):
         assert await _ask(where["grpc"], ca, "a-token")
-        successor = second.sign("billing.test")
+        successor = second.sign("billing.test", ends_in=timedelta(days=3))
         put(tmp_path / "server.key", successor.key)
         await running.until("reload_refused", what="BILLING_TLS_CERTIFICATE")
         assert "BILLING_TLS_CERTIFICATE: " in await _warnings(where["ops"])
+        assert await _files(where["ops"]) == (1, _end((tmp_path / "server.pem").read_bytes()))
         assert await _ask(where["grpc"], ca, "a-token")
         put(tmp_path / "server.pem", successor.certificate)
         await running.until("reloaded", what="BILLING_TLS_CERTIFICATE")
         assert await _ask(where["grpc"], next_ca, "a-token")
+        assert await _files(where["ops"]) == (0, _end(successor.certificate))
 
 
 async def test_both_listeners_speak_tls_and_nothing_else(database_url: str, tmp_path: Path) -> None:

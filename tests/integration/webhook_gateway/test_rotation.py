@@ -22,6 +22,7 @@ from billing_service.rpc.tls import server_credentials
 from tests.certificates import Authority, put
 from tests.integration.webhook_gateway.fulfillment import FulfillmentServer, event_id
 from tests.integration.webhook_gateway.sender import Sender, event, signature
+from webhook_gateway.expiry import first_end, last_end
 from webhook_gateway.server import Server
 from webhook_gateway.settings import load_settings
 
@@ -152,6 +153,13 @@ async def test_a_certificate_lets_the_gateway_in_and_is_replaced_without_a_resta
             authority.sign("successor.test").write(tmp_path, "gateway")
             await _until(lambda: server._live.tls() != before)
             seen.append(await _status(sender))
+            ends = {"own": first_end(certificate.read_bytes()), "authorities": last_end(authority.pem)}
+            put(certificate, "nothing")
+            await _until(lambda: bool(server._live.watch.warnings()))
+            shown = server._metrics.registry.get_sample_value
+            assert shown("gateway_reload_problems") == 1
+            name = "gateway_certificate_end_timestamp_seconds"
+            assert {of: shown(name, {"of": of}) for of in ends} == ends
     finally:
         await listener.stop(0)
     assert seen == [200, 503, 200]
