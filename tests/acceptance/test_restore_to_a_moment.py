@@ -116,7 +116,7 @@ async def test_a_database_lost_by_mistake_comes_back_as_it_was_at_a_moment_and_t
 ) -> None:
     """Backup and moment are in the midst of webhooks, the gateway stays, and somebody pays while there is no database."""
     archive = Archive(folder / "archive")
-    first, then, after = (epoch_of(17, number, customers=4, rounds=3) for number in range(3))
+    first, then, after = (epoch_of(17, number, customers=4, rounds=2) for number in range(3))
     async with Stage(folder, SETTINGS, archive.settings) as stage:
         await stage.control("faults", **DELIVERED)
         await stage.control("webhooks", longest_pause_s=1)
@@ -129,10 +129,10 @@ async def test_a_database_lost_by_mistake_comes_back_as_it_was_at_a_moment_and_t
         living = asyncio.create_task(live(stage, after, 1))
         at_moment = await until_more(stage, known(stage))
         await living
-        session_id = await begin_to_buy(stage, "late")
+        await stage.control(f"checkout/sessions/{await begin_to_buy(stage, 'later')}/complete", outcome="paid")
+        session_id = await begin_to_buy(stage, "last")
         await delivered(stage)
         before_loss = known(stage)
-        assert at_moment.events < before_loss.events, "nothing happened after the moment"
 
         forget(stage)
         stage.stack.service.stop()
@@ -143,5 +143,5 @@ async def test_a_database_lost_by_mistake_comes_back_as_it_was_at_a_moment_and_t
         assert at_moment.history <= now_known.history < before_loss.history
 
         await paying
-        everyone = (*first.customer_ids, *then.customer_ids, *after.customer_ids, "late")
+        everyone = (*first.customer_ids, *then.customer_ids, *after.customer_ids, "later", "last")
         await right_again(stage, everyone)
