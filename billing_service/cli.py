@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 
 from billing_service.address import Addresses, ListenError
-from billing_service.catalog_source import read_catalog
+from billing_service.catalog_source import load_with_catalog
 from billing_service.domain.catalog_file import CatalogError
 from billing_service.domain.errors import BillingError
 from billing_service.logs import configure_logs
@@ -96,8 +96,7 @@ def _repair(arguments: argparse.Namespace) -> int:
     if arguments.command in {"quarantine", "findings"}:
         settings, catalog = load_settings(DatabaseSettings), None
     else:
-        settings = load_settings(Settings)
-        catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
+        settings, catalog = load_with_catalog()
     configure_logs("WARNING")
     code: int = _late(_REPAIR).run(arguments, settings, catalog)
     return code
@@ -126,8 +125,7 @@ def _workers(text: str) -> int:
 
 
 def _serve(workers: int | None) -> int:
-    settings = load_settings(Settings)
-    catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
+    settings, catalog = load_with_catalog()
     configure_logs(settings.log_level)
     _warn_of_exposure(settings)
     if workers is not None:

@@ -35,7 +35,20 @@ class LiveAccess:
         )
         self._tls: Watched[Certificates | None] = Watched("BILLING_TLS_CERTIFICATE", lambda: _certificates(files))
         self._is_open = access_file is None
-        self.watch = Watch((self._named, self._internal, self._tls), settings.reload_interval_s)
+        self._told = (self._named.current, self._internal.current)
+        self._changed: list[Callable[[], None]] = []  # a handful, of the program's start
+        self.watch = Watch((self._named, self._internal, self._tls), settings.reload_interval_s, self._tell)
+
+    def when_changed(self, call: Callable[[], None]) -> None:
+        """Have something called, on the loop of the watch, whenever others may pass than before."""
+        self._changed.append(call)
+
+    def _tell(self) -> None:
+        current = (self._named.current, self._internal.current)
+        if current != self._told:
+            self._told = current
+            for call in self._changed:
+                call()
 
     def public_gate(self) -> Gate:
         """Give the gate for callers: open where no access file is set, which the settings allow on loopback alone or by word."""

@@ -164,6 +164,8 @@ class Program:
             observe=self._metrics.call,
             shared=shared,
         )
+        for listener in self._listeners:
+            self._access.when_changed(listener.look_again)
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
         self._probe = Database(database_url, pool_size=1)
         self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)

@@ -265,12 +265,9 @@ class Settings(StripeSettings, DatabaseSettings):
     def _check_exposure(cls, value: Address, info: ValidationInfo) -> Address:
         if value.is_loopback or info.data.get("insecure_listen"):
             return value
-        if not {"access_file", "tls_certificate"} <= info.data.keys():
-            return value  # whether it is safe shows once those hold
-        needed = {"TLS_CERTIFICATE": info.data["tls_certificate"]}
-        if info.field_name == "grpc_address":
-            needed["ACCESS_FILE"] = info.data["access_file"]
-        missing = " and ".join(f"{PREFIX}{name}" for name, file in needed.items() if file is None)
+        needed = ["tls_certificate", *(["access_file"] if info.field_name == "grpc_address" else [])]
+        # One that is set and does not hold is not in there, and named by itself.
+        missing = " and ".join(f"{PREFIX}{name.upper()}" for name in needed if info.data.get(name, value) is None)
         if missing:
             raise ValueError(
                 f"is reachable from other machines, and needs {missing}; or set {PREFIX}INSECURE_LISTEN=true where "
@@ -329,6 +326,12 @@ class Settings(StripeSettings, DatabaseSettings):
 _Settings = TypeVar("_Settings", bound=EnvironmentSettings)
 
 
+_NOT_SET: Final = "is not set"
+_IN_FOLDER: Final = frozenset(
+    {"database_url", "stripe_api_key", "internal_token"}
+)  # the required ones that are secrets
+
+
 def load_settings(kind: type[_Settings]) -> _Settings:
     """Read the settings of a command from the environment.
 
@@ -336,15 +339,21 @@ def load_settings(kind: type[_Settings]) -> _Settings:
         SettingsError: something is missing or does not hold; all of it is named.
     """
     folder = os.environ.get(SECRETS_DIR) or None
-    if folder is not None and not Path(folder).is_dir():
-        raise SettingsError([f"{SECRETS_DIR}: must be the path of a folder that exists"])
+    is_lost = folder is not None and not Path(folder).is_dir()
+    problems = [f"{SECRETS_DIR}: must be the path of a folder that exists"] if is_lost else []
     try:
-        return kind(_secrets_dir=folder)  # type: ignore[call-arg]  # taken by BaseSettings, which subclasses hide
+        loaded = kind(_secrets_dir=None if is_lost else folder)  # type: ignore[call-arg]  # taken by BaseSettings, which subclasses hide
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
-        raise SettingsError([_line(str(e["loc"][0]), e["type"], e["msg"]) for e in found]) from None
+        lines = [(str(e["loc"][0]), _line(str(e["loc"][0]), e["type"], e["msg"])) for e in found]
+        # What may stand in the folder that is not there is not said to be missing.
+        problems += [line for name, line in lines if not (is_lost and name in _IN_FOLDER and line.endswith(_NOT_SET))]
+        raise SettingsError(problems) from None
+    if problems:
+        raise SettingsError(problems)
+    return loaded
 
 
 def _line(field: str, kind: str, message: str) -> str:
-    said = "is not set" if kind == "missing" else message.removeprefix("Value error, ")
+    said = _NOT_SET if kind == "missing" else message.removeprefix("Value error, ")
     return f"{PREFIX}{field.upper()}: {said}"

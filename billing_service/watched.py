@@ -51,8 +51,11 @@ class Watched(Generic[Value]):
 class Watch:
     """Looks at several values every few seconds. One that does not hold does not keep the others from being taken."""
 
-    def __init__(self, values: Sequence[Watched[Any]], interval_s: float) -> None:
-        """Take the values, and the pause between two looks."""
+    def __init__(
+        self, values: Sequence[Watched[Any]], interval_s: float, then: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take the values, the pause between two looks, and what is to be called after each."""
+        self._then = then
         self._values = tuple(values)
         self._interval_s = interval_s
 
@@ -66,6 +69,7 @@ class Watch:
             await asyncio.sleep(self._interval_s)
             for one in self._values:
                 await self._look(one)
+            self._then()
 
     async def _look(self, one: Watched[Any]) -> None:
         try:

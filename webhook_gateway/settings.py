@@ -233,6 +233,10 @@ class Settings(BaseSettings):
         return parse_secrets(self.webhook_secrets.get_secret_value())
 
 
+_NOT_SET: Final = "is not set"
+_IN_FOLDER: Final = frozenset({"internal_token", "webhook_secrets"})
+
+
 def load_settings() -> Settings:
     """Read the settings from the environment.
 
@@ -240,14 +244,20 @@ def load_settings() -> Settings:
         SettingsError: something is missing or does not hold; all of it is named.
     """
     folder = os.environ.get(_SECRETS_DIR) or None
-    if folder is not None and not Path(folder).is_dir():
-        raise SettingsError(f"{_SECRETS_DIR}: must be the path of a folder that exists")
+    is_lost = folder is not None and not Path(folder).is_dir()
+    problems = [f"{_SECRETS_DIR}: must be the path of a folder that exists"] if is_lost else []
     try:
-        return Settings(_secrets_dir=folder)  # type: ignore[call-arg]  # the environment gives the others
+        loaded = Settings(_secrets_dir=None if is_lost else folder)  # type: ignore[call-arg]  # the environment gives the others
     except ValidationError as error:
-        lines = [f"{_PREFIX}{str(e['loc'][0]).upper()}: {_say(e['type'], e['msg'])}" for e in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        found = [(str(e["loc"][0]), _say(e["type"], e["msg"])) for e in error.errors()]
+        # What may stand in the folder that is not there is not said to be missing.
+        named = [(name, said) for name, said in found if not (is_lost and name in _IN_FOLDER and said == _NOT_SET)]
+        problems += [f"{_PREFIX}{name.upper()}: {said}" for name, said in named]
+        raise SettingsError("\n".join(problems)) from None
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return loaded
 
 
 def _say(kind: str, message: str) -> str:
-    return "is not set" if kind == "missing" else message.removeprefix("Value error, ")
+    return _NOT_SET if kind == "missing" else message.removeprefix("Value error, ")

@@ -7,6 +7,7 @@ any other is refused to everybody.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -54,9 +55,13 @@ class Guard(Layer):
         super().__init__()
         self._gate = gate
         self._roles = roles
+        self._streaming: set[str] = set()  # bounded by the methods
+        self._open: dict[asyncio.Timeout, Callable[[], bool]] = {}  # bounded by gRPC's own limit of calls
 
     def applies(self, method: str, handler: Handler) -> bool:
-        """Keep health out of it."""
+        """Keep health out of it, and remember which methods are streams."""
+        if handler.request_streaming or handler.response_streaming:
+            self._streaming.add(method)
         return super().applies(method, handler) and not method.startswith(HEALTH_PREFIX)
 
     async def intercept_service(
@@ -84,7 +89,39 @@ class Guard(Layer):
         bind_contextvars(caller=identity.name)
         if not self._may(identity, method):
             raise PermissionDeniedError
-        yield
+        if method not in self._streaming:
+            yield
+            return
+        async with self._while_known(identity, context):
+            yield
+
+    @asynccontextmanager
+    async def _while_known(self, identity: Identity, context: Context) -> AsyncIterator[None]:
+        """Let a stream go on for as long as what its caller showed leads to the same identity."""
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._open[limit] = lambda: self._who(context) == identity
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise UnauthenticatedError from None
+        finally:
+            self._open.pop(limit, None)
+
+    def look_again(self) -> None:
+        """End the streams of whoever is not known any more; called when the credentials have changed."""
+        now = asyncio.get_running_loop().time()
+        for limit, is_known in self._open.items():
+            if not limit.expired() and not is_known():
+                limit.reschedule(now)
+
+    def _who(self, context: Context) -> Identity | None:
+        if self._gate.anonymous is not None:
+            return self._by_certificate(context) or self._gate.anonymous
+        shown = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        return self._by_token(shown) if shown else self._by_certificate(context)
 
     def _may(self, identity: Identity, method: str) -> bool:
         return method.startswith(REFLECTION_PREFIX) or self._roles.get(method) is identity.role

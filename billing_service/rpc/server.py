@@ -85,7 +85,7 @@ class Listener:
         self._streams = Streams()
         self._stopping: asyncio.Task[None] | None = None
         declared = {path: role for one in services for path, role in declared_roles(one).items()}
-        guard = Guard(gate, declared if roles is None else roles)
+        guard = self._guard = Guard(gate, declared if roles is None else roles)
         self._server = grpc.aio.server(
             interceptors=_interceptors(CallLog(observe), guard, share or Share(), self._admission, self._streams),
             # By itself off: with it two programs on one port both start, and each gets half of the calls.
@@ -119,6 +119,10 @@ class Listener:
         if self._credentials is None:
             return self._server.add_insecure_port(address)
         return self._server.add_secure_port(address, self._credentials)
+
+    def look_again(self) -> None:
+        """End the streams of whoever may not pass any more; called when the gate's credentials have changed."""
+        self._guard.look_again()
 
     async def set_serving(self, *, serving: bool) -> None:
         """Say through health whether calls can be answered."""

@@ -10,10 +10,10 @@ import sys
 from structlog.contextvars import bind_contextvars
 
 from billing_service.address import ListenError
-from billing_service.catalog_source import read_catalog
+from billing_service.catalog_source import load_with_catalog
 from billing_service.domain.catalog_file import CatalogError
 from billing_service.logs import configure_logs
-from billing_service.settings import Settings, SettingsError, load_settings
+from billing_service.settings import SettingsError
 from billing_service.workers.cores import pin
 
 EXIT_FAILURE = 1
@@ -30,8 +30,7 @@ def main() -> int:
     pin(options.core)
     bind_contextvars(worker=options.index)
     try:
-        settings = load_settings(Settings)
-        catalog = read_catalog(settings.catalog, "BILLING_CATALOG")
+        settings, catalog = load_with_catalog()
         configure_logs(settings.log_level)
         serving = importlib.import_module("billing_service.serving")  # late: gRPC's threads are to find us pinned
         code: int = serving.serve(settings, catalog, socket.socket(fileno=options.channel))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from billing_service.address import Address
+from billing_service.catalog_source import load_with_catalog, read_catalog
 from billing_service.settings import DatabaseSettings, Settings, SettingsError, load_settings
 from tests.certificates import Authority
 
@@ -117,6 +118,52 @@ def test_reports_every_problem_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "BILLING_GRPC_ADDRESS",
         "BILLING_INTERNAL_TOKEN",
     ]
+
+
+def test_a_folder_of_secrets_that_is_not_there_hides_no_other_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What may stand in it is not said to be missing, and what is wrong elsewhere is named all the same."""
+    for name in ("BILLING_STRIPE_API_KEY", "BILLING_DATABASE_URL", "BILLING_INTERNAL_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BILLING_SECRETS_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("BILLING_CATALOG", "")
+    monkeypatch.setenv("BILLING_LOG_LEVEL", "loud")
+    monkeypatch.setenv("BILLING_OPS_ADDRESS", "0.0.0.0:1")
+    assert sorted(problem.partition(":")[0] for problem in _problems()) == [
+        "BILLING_CATALOG",
+        "BILLING_LOG_LEVEL",
+        "BILLING_OPS_ADDRESS",
+        "BILLING_SECRETS_DIR",
+    ]
+
+
+def test_an_address_says_what_it_surely_lacks_beside_a_file_that_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_GRPC_ADDRESS", "0.0.0.0:1")
+    monkeypatch.setenv("BILLING_ACCESS_FILE", "/nowhere")
+    access, address = _problems()
+    assert access.startswith("BILLING_ACCESS_FILE: ")
+    assert "needs BILLING_TLS_CERTIFICATE; or set" in address
+
+
+def test_mistakes_in_the_catalog_are_named_with_those_in_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "catalog.toml"
+    monkeypatch.setenv("BILLING_CATALOG", str(file))
+    monkeypatch.setenv("BILLING_LOG_LEVEL", "loud")
+    for text in (b"no catalog", b"\xff"):
+        file.write_bytes(text)
+        with pytest.raises(SettingsError) as caught:
+            load_with_catalog()
+        assert {problem.partition(":")[0] for problem in caught.value.problems} == {
+            "BILLING_LOG_LEVEL",
+            "BILLING_CATALOG",
+        }
+    monkeypatch.delenv("BILLING_LOG_LEVEL")
+    monkeypatch.setenv("BILLING_CATALOG", str(_CATALOG))
+    settings, catalog = load_with_catalog()
+    assert catalog == read_catalog(settings.catalog, "BILLING_CATALOG")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "billing.example:50051", "10.0.0.7:50051"])

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
-from billing.v1 import billing_service_pb2, billing_service_pb2_grpc
+from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, watch_pb2
 from billing_client import TLS, BillingClient, Options
 from billing_client.errors import UnauthenticatedError
 from cryptography import x509
@@ -147,6 +147,42 @@ async def test_tokens_are_rotated_and_a_bad_file_keeps_the_old_one_while_the_ser
     assert b'"caller": "shop"' in log
     for secret in (b"the-old-token", b"the-new-token", b"token-of-the-gateway"):
         assert secret not in log
+
+
+async def _to_its_end(stream: Any) -> None:
+    """Read until gRPC says how it ended, which it does behind the last message."""
+    while True:
+        await stream.read()
+
+
+async def test_streams_of_a_token_that_is_taken_out_end_and_others_go_on(database_url: str, tmp_path: Path) -> None:
+    """Also where its name stays, because another token has it: whoever took the old one hears no more."""
+    authority = Authority()
+    authority.sign("billing.test").write(tmp_path, "server")
+    known = {"the-old-token": "shop", "the-new-token": "shop", "the-third-token": "desk"}
+    gateway = _line("gateway", "token-of-the-gateway", "gateway")
+    access = put(tmp_path / "access", gateway + "".join(_line(name, token) for token, name in known.items()))
+    secured = grpc.ssl_channel_credentials(authority.pem)
+    names = (("grpc.ssl_target_name_override", "billing.test"),)
+    async with (
+        _serving(database_url, tmp_path) as (running, where),
+        grpc.aio.secure_channel(where["grpc"], secured, options=names) as channel,
+    ):
+        watch = billing_service_pb2_grpc.BillingServiceStub(channel).WatchEntitlements
+        ask = watch_pb2.WatchEntitlementsRequest(customer_ids=["ann"])
+        streams = {token: watch(ask, metadata=(("authorization", f"Bearer {token}"),)) for token in known}
+        for stream in streams.values():
+            assert await asyncio.wait_for(stream.read(), BOUND_S)
+        put(access, gateway + "".join(_line(name, token) for token, name in known.items() if token != "the-old-token"))
+        await running.until("reloaded", what="BILLING_ACCESS_FILE")
+        async with asyncio.timeout(BOUND_S):
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await _to_its_end(streams["the-old-token"])
+        assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        line = await running.until("call", method="/billing.v1.BillingService/WatchEntitlements")
+        assert (line["code"], line["caller"]) == ("UNAUTHENTICATED", "shop")
+        assert not streams["the-new-token"].done()
+        assert not streams["the-third-token"].done()
 
 
 async def test_certificates_are_replaced_while_the_service_runs(database_url: str, tmp_path: Path) -> None:

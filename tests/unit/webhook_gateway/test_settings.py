@@ -91,8 +91,11 @@ def test_secrets_can_stand_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert token is not None
     assert token.get_secret_value() == "token-1"
     monkeypatch.setenv("GATEWAY_SECRETS_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(SettingsError, match="GATEWAY_SECRETS_DIR: must be the path"):
+    monkeypatch.setenv("GATEWAY_ADDRESS", "nowhere")
+    with pytest.raises(SettingsError) as refused:
         load_settings()
+    lines = str(refused.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["GATEWAY_SECRETS_DIR", "GATEWAY_ADDRESS"]
 
 
 def test_settings_do_not_print_their_secrets() -> None:
