@@ -5,7 +5,9 @@
 Both are filled with what one recorded customer's life left behind, in every table that a webhook touches, and analysed. A round sends
 so many events to each in turn, by a service and a gateway of their own, started for the round. Every customer is met once, in an order
 that is scattered over all of them: the smallest database is put back to its beginning before each round, so that nobody has more
-invoices of his own there than in the large one. Processor time is what the service, the gateway and PostgreSQL used (`/proc`).
+invoices of his own there than in the large one. Processor time is what the service, the gateway and PostgreSQL used (`/proc`). Beside it
+PostgreSQL's own counters, to tell what of it is the search and what is pages that were not at hand: how many an event looked at, how many of these
+were not in its buffers, and how many were written to the log whole, as each is that changes for the first time after a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import psycopg
 
 from benchmarks import results
 from benchmarks.bodies import CUSTOMERS_A_GROUP, GROUP, Stream
@@ -30,6 +35,8 @@ LONGEST_S: Final = 120.0  # of one round
 STRIDE: Final = 7_368_787  # shares no divisor with any power of ten
 WARM_SHARE: Final = 0.2  # of a round's events, before it is measured
 PROGRAMS: Final = ("service", "gateway", "postgres")
+TOLD_S: Final = 1.5  # a connection tells its counters a second after its last transaction
+PAGES: Final = ("looked_at", "not_in_buffers", "logged_whole")
 
 
 @dataclass
@@ -43,6 +50,7 @@ class Size:
     next_position: int = 0
     rates: list[float] = field(default_factory=list)
     cpu_us: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PROGRAMS})
+    pages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PAGES})
 
     @property
     def cpu_us_each(self) -> list[float]:
@@ -57,6 +65,7 @@ class Size:
             "per_s": round(statistics.median(self.rates)),
             "cpu_us": round(statistics.median(self.cpu_us_each)),
             **parts,
+            **{f"pages_{name}": round(statistics.median(values), 1) for name, values in self.pages.items()},
         }
 
 
@@ -115,15 +124,19 @@ def one_round(stage: Stage, size: Size, events: int) -> None:
         warm = int(events * WARM_SHARE)
         send(stage, pair, size, warm)
         stage.settle()
+        looked_before = looked(url)
         before = used(stage, pair)
         stream, outcome = send(stage, pair, size, events - warm)
         after = used(stage, pair)
+        looked_after = looked(url)
         verify(url, stream, outcome)
     finally:
         pair.stop()
     size.rates.append(outcome.rate_per_s)
     for name in PROGRAMS:
         size.cpu_us[name].append((after[name] - before[name]) * 1e6 / (events - warm))
+    for name in PAGES:
+        size.pages[name].append((looked_after[name] - looked_before[name]) / (events - warm))
 
 
 def send(stage: Stage, pair: Pair, size: Size, count: int) -> tuple[Stream, Outcome]:
@@ -137,6 +150,17 @@ def send(stage: Stage, pair: Pair, size: Size, count: int) -> tuple[Stream, Outc
 def used(stage: Stage, pair: Pair) -> dict[str, float]:
     """Give the processor time that each program has used so far, in seconds."""
     return {"service": pair.service.cpu_s(), "gateway": pair.gateway.cpu_s(), "postgres": stage.postgres_cpu_s()}
+
+
+def looked(url: str) -> dict[str, float]:
+    """Give PostgreSQL's counters of pages so far, once every connection has told its own."""
+    time.sleep(TOLD_S)
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT blks_read + blks_hit, blks_read, (SELECT wal_fpi FROM pg_stat_wal) FROM pg_stat_database"
+            " WHERE datname = current_database()"
+        ).fetchone()
+    return dict(zip(PAGES, map(float, found or ()), strict=True))
 
 
 def report(sizes: Sequence[Size]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from typing import Any, Final
 
 import grpc
 import psycopg
+import uvloop
 from billing.v1 import billing_service_pb2_grpc, entitlement_pb2
 
 from benchmarks import results
@@ -421,7 +422,7 @@ def main() -> None:
     results.add_argument(parser)
     options = parser.parse_args()
     if options.serve:
-        asyncio.run(serve(options.serve))
+        uvloop.run(serve(options.serve))  # as the service itself does
         return
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, set(cores[1:] or cores))  # Postgres inherits it

@@ -36,6 +36,7 @@ _IDS = re.compile(r"\b(?:cus|sub|si|in|il|pi|ch|inpay|re|cs_test|evt)_[A-Za-z0-9
 # In the order in which rows may be inserted. Requests of ours and the queue of re-reads are left out: they come and go.
 TABLES = (
     "customers", "customer_facts", "stripe_customers", "stripe_objects", "stripe_links", "entitlement_changes", "stripe_events",
+    "derivations",
 )  # fmt: skip
 _DRAWN = frozenset({"receipt", "position", "fact_id"})  # by the database, for each row
 # What sessions carry at many companies; with it the body has the size that Stripe's own has.

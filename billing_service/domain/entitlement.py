@@ -83,33 +83,43 @@ class _Live:
 
 def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: Catalog, now: datetime) -> Entitlements:
     """Work out what a customer may use at `now`; pure."""
-    sources = [access.at(now) if access.grant is None else _granted(access, catalog, now) for access in accesses]
-    changes = [access.next_change(now) for access in accesses]
-    live = [
-        _Live(source, access.plan, change, access.grant)
-        for access, source, change in zip(accesses, sources, changes, strict=True)
-        if source.state in GIVING
-    ]
+    sources: list[Source] = []
+    changes: list[datetime] = []
+    live: list[_Live] = []
+    scheduled: list[Access] = []
+    for access in accesses:
+        source = access.at(now) if access.grant is None else _granted(access, catalog, now)
+        change = access.next_change(now)
+        sources.append(source)
+        if change is not None:
+            changes.append(change)
+        if source.state in GIVING:
+            live.append(_Live(source, access.plan, change, access.grant))
+        elif source.state is SourceState.SCHEDULED:
+            scheduled.append(access)
     default = _default(live, catalog)
     if default is not None:
         live.append(default)
         sources.append(default.source)
-    by_rank = sorted(live, key=_rank, reverse=True)
-    entitlement = _only if len(live) == 1 else _entitlement
-    scheduled = [
-        access for access, source in zip(accesses, sources, strict=False) if source.state is SourceState.SCHEDULED
-    ]
-    entitlements = [entitlement(feature, live) for feature in catalog.features.values()]
+    features = catalog.features.values()
+    entitlements = _only(features, live[0]) if len(live) == 1 else [_entitlement(feature, live) for feature in features]
+    if scheduled:
+        entitlements = [_until_begun(one, scheduled) for one in entitlements]
     return Entitlements(
         customer_id=customer_id,
         revision=revision,
-        entitlements=tuple([_until_begun(one, scheduled) for one in entitlements] if scheduled else entitlements),
+        entitlements=tuple(entitlements),
         sources=tuple(sources),
-        plan_keys=tuple(dict.fromkeys(one.plan.plan_key for one in by_rank if one.plan is not None)),
+        plan_keys=_plan_keys(live),
         read_time=now,
-        next_change_time=_earliest(changes),
+        next_change_time=min(changes, default=None),
         catalog_version=catalog.version,
     )
+
+
+def _plan_keys(live: Sequence[_Live]) -> tuple[str, ...]:
+    by_rank = live if len(live) == 1 else sorted(live, key=_rank, reverse=True)
+    return tuple(dict.fromkeys([one.plan.plan_key for one in by_rank if one.plan is not None]))
 
 
 def _granted(access: Access, catalog: Catalog, now: datetime) -> Source:
@@ -153,15 +163,18 @@ def _rank(one: _Live) -> int:
     return one.rank
 
 
-def _only(feature: Feature, live: Sequence[_Live]) -> Entitlement:
+def _only(features: Iterable[Feature], one: _Live) -> list[Entitlement]:
     """Give what `_entitlement` gives where one source alone is live, as for nearly everybody: there is nothing to merge."""
-    one = live[0]
-    value = one.value(feature.feature_key)
-    if value is None:
-        return Entitlement(feature.feature_key, NOTHING[feature.type], None, None)
-    if isinstance(value, int):
-        value = min(value, MAX_INTEGER)
-    return Entitlement(feature.feature_key, value, one.source, one.change)
+    found: list[Entitlement] = []
+    source, change = one.source, one.change
+    for feature in features:
+        value = one.value(feature.feature_key)
+        if value is None:
+            found.append(Entitlement(feature.feature_key, NOTHING[feature.type], None, None))
+        else:
+            least = min(value, MAX_INTEGER) if isinstance(value, int) else value
+            found.append(Entitlement(feature.feature_key, least, source, change))
+    return found
 
 
 def _entitlement(feature: Feature, live: Sequence[_Live]) -> Entitlement:

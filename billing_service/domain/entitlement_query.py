@@ -20,6 +20,16 @@ class EntitlementsQuery:
     after_checkout_session_id: str | None = None
     as_of: datetime | None = None  # None: now
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks what the customer may use now, and nothing else."""
+        return not (
+            self.feature_keys
+            or self.min_revision
+            or self.after_checkout_session_id is not None
+            or self.as_of is not None
+        )
+
 
 def require_features(feature_keys: Sequence[str], known: Container[str]) -> None:
     """Refuse keys that are no features of the catalog.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlements
@@ -14,6 +15,7 @@ from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.read_past import ReadPast
 
+_Made = TypeVar("_Made")
 Answer = tuple[Entitlements, CheckoutOutcome | None]
 
 
@@ -49,6 +51,14 @@ class GetEntitlements:
             settled = await self._after(query.customer_id, query.after_checkout_session_id)
             return only(settled.entitlements, keys), settled.outcome
         return only(await self._read(query.customer_id, query.min_revision), keys), None
+
+    async def into(
+        self, query: EntitlementsQuery, make: Callable[[Entitlements, CheckoutOutcome | None], _Made]
+    ) -> _Made:
+        """Answer, and give what `make` makes of the answer. Raises as the call does."""
+        if query.is_plain:
+            return await self._read.into(query.customer_id, lambda answer: make(answer, None))
+        return make(*await self(query))
 
     async def many(self, queries: Sequence[EntitlementsQuery]) -> list[Entitlements]:
         """Answer several, in their order; those of now in one query. How many there may be is checked before.

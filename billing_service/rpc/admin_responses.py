@@ -21,7 +21,8 @@ from billing_service.flows.fulfill import Outcome
 from billing_service.flows.link_stripe_customer import Linked
 from billing_service.flows.replay_on_request import ReplayedPage
 from billing_service.rpc.admin_requests import FINDING_KINDS, OUTCOMES, REASONS, SCOPES
-from billing_service.rpc.responses import CAUSES, SOURCE_STATES, feature_value, get_entitlements_response, timestamp
+from billing_service.rpc.entitlement_wire import SOURCE_STATES, feature_value
+from billing_service.rpc.responses import CAUSES, get_entitlements_response, timestamp
 from billing_service.rpc.responses import source_message as source_message_of
 from billing_service.storage.checkouts import Intent
 from billing_service.storage.erasures import Erasure

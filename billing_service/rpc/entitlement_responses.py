@@ -10,7 +10,8 @@ from billing.v1 import entitlement_pb2
 from billing_service.domain.check import Check, CheckReason
 from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlements
-from billing_service.rpc.responses import feature_value, get_entitlements_response, source_message, timestamp
+from billing_service.rpc.entitlement_wire import feature_value
+from billing_service.rpc.responses import get_entitlements_response, source_message, timestamp
 
 _CheckMessage = entitlement_pb2.CheckEntitlementResponse
 

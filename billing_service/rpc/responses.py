@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 from typing import Final
 
 from billing.internal.v1 import fulfillment_service_pb2
 from billing.v1 import billing_service_pb2, checkout_pb2, entitlement_pb2, plan_pb2, watch_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from billing_service.domain.access import Source, SourceState, SourceType
-from billing_service.domain.catalog import Catalog, FeatureValue, Plan, PlanMode, Unlimited
+from billing_service.domain.access import Source
+from billing_service.domain.catalog import Catalog, Plan, PlanMode
 from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
-from billing_service.domain.entitlement import Entitlement, Entitlements
+from billing_service.domain.entitlement import Entitlements
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
 from billing_service.flows.watch_entitlements import ChangeCause, WatchKind, WatchMessage
+from billing_service.rpc.entitlement_wire import (
+    SOURCE_STATES,
+    SOURCE_TYPES,
+    entitlements_wire,
+    feature_value,
+    since_epoch,
+)
 
-_SourceMessage = entitlement_pb2.Source
 _SessionMessage = checkout_pb2.CheckoutSession
 _WatchResponse = watch_pb2.WatchEntitlementsResponse
 _ResultMessage = fulfillment_service_pb2.FulfillResult
@@ -30,26 +35,6 @@ CHECKOUT_STATES: Final[Mapping[CheckoutState, checkout_pb2.CheckoutSession.State
     CheckoutState.COMPLETE: _SessionMessage.STATE_COMPLETE,
     CheckoutState.PAYMENT_FAILED: _SessionMessage.STATE_PAYMENT_FAILED,
     CheckoutState.EXPIRED: _SessionMessage.STATE_EXPIRED,
-}
-SOURCE_TYPES: Final[Mapping[SourceType, entitlement_pb2.Source.Type.ValueType]] = {
-    SourceType.DEFAULT_PLAN: _SourceMessage.TYPE_DEFAULT_PLAN,
-    SourceType.SUBSCRIPTION: _SourceMessage.TYPE_SUBSCRIPTION,
-    SourceType.PURCHASE: _SourceMessage.TYPE_PURCHASE,
-    SourceType.GRANT: _SourceMessage.TYPE_GRANT,
-}
-SOURCE_STATES: Final[Mapping[SourceState, entitlement_pb2.Source.State.ValueType]] = {
-    SourceState.ACTIVE: _SourceMessage.STATE_ACTIVE,
-    SourceState.TRIALING: _SourceMessage.STATE_TRIALING,
-    SourceState.GRACE: _SourceMessage.STATE_GRACE,
-    SourceState.ENDING: _SourceMessage.STATE_ENDING,
-    SourceState.PENDING_PAYMENT: _SourceMessage.STATE_PENDING_PAYMENT,
-    SourceState.PAYMENT_OVERDUE: _SourceMessage.STATE_PAYMENT_OVERDUE,
-    SourceState.PAUSED: _SourceMessage.STATE_PAUSED,
-    SourceState.ENDED: _SourceMessage.STATE_ENDED,
-    SourceState.UNRESOLVED: _SourceMessage.STATE_UNRESOLVED,
-    SourceState.REFUNDED: _SourceMessage.STATE_REFUNDED,
-    SourceState.DISPUTED: _SourceMessage.STATE_DISPUTED,
-    SourceState.SCHEDULED: _SourceMessage.STATE_SCHEDULED,
 }
 WATCH_KINDS: Final[Mapping[WatchKind, watch_pb2.WatchEntitlementsResponse.Kind.ValueType]] = {
     WatchKind.SNAPSHOT_BEGIN: _WatchResponse.KIND_SNAPSHOT_BEGIN,
@@ -80,17 +65,12 @@ OUTCOMES: Final[Mapping[Outcome, fulfillment_service_pb2.FulfillResult.Outcome.V
 }
 
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 def timestamp(moment: datetime | None) -> Timestamp | None:
     """Convert an aware time; protobuf reads a naive one as UTC whatever was meant, so that would be a defect."""
     if moment is None:
         return None
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone is not to leave the service")
-    since = moment - _EPOCH  # Timestamp.FromDatetime does the same, several times slower
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
+    seconds, nanos = since_epoch(moment)
+    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def create_checkout_session_response(created: CreatedCheckout) -> checkout_pb2.CreateCheckoutSessionResponse:
@@ -121,58 +101,7 @@ def _checkout_session(session: CheckoutSession) -> checkout_pb2.CheckoutSession:
 
 def get_entitlements_response(entitlements: Entitlements) -> entitlement_pb2.GetEntitlementsResponse:
     """Convert what one customer may use."""
-    sources = [source_message(source) for source in entitlements.sources]
-    message = entitlement_pb2.GetEntitlementsResponse(
-        customer_id=entitlements.customer_id,
-        revision=entitlements.revision,
-        sources=sources,
-        plan_keys=entitlements.plan_keys,
-        read_time=timestamp(entitlements.read_time),
-        next_change_time=timestamp(entitlements.next_change_time),
-        catalog_version=entitlements.catalog_version,
-        facts_time=timestamp(entitlements.facts_time),
-    )
-    known = {id(source): made for source, made in zip(entitlements.sources, sources, strict=True)}
-    message.MergeFromString(_entitlement_fields(entitlements.entitlements, known))
-    return message
-
-
-# The hot path. Messages may be given in pieces, one after the other (https://protobuf.dev/programming-guides/encoding/#last-one-wins):
-# what a feature's key and value are, which is the same for many customers, and why, which is the same for most features of
-# one. Put together as bytes they cost a third of what they cost as messages.
-_ENTITLEMENTS_TAG: Final = bytes(
-    (entitlement_pb2.GetEntitlementsResponse.DESCRIPTOR.fields_by_name["entitlements"].number << 3 | 2,)
-)
-
-
-def _entitlement_fields(entitlements: Sequence[Entitlement], sources: Mapping[int, entitlement_pb2.Source]) -> bytes:
-    """Give the bytes of the field `entitlements`; `sources` has the messages of sources, by identity, that were made already."""
-    whys: dict[tuple[int, datetime | None], bytes] = {}
-    parts: list[bytes] = []
-    for one in entitlements:
-        what = _what(one.feature_key, one.value)
-        reason = (id(one.source), one.next_change_time)
-        why = whys.get(reason)
-        if why is None:
-            source = None if one.source is None else sources.get(id(one.source)) or source_message(one.source)
-            times = timestamp(one.next_change_time)
-            why = entitlement_pb2.Entitlement(source=source, next_change_time=times).SerializeToString()
-            whys[reason] = why
-        parts += (_ENTITLEMENTS_TAG, _varint(len(what) + len(why)), what, why)
-    return b"".join(parts)
-
-
-@lru_cache(maxsize=4_096, typed=True)  # typed: True and 1 are equal, and are not the same answer
-def _what(feature_key: str, value: FeatureValue) -> bytes:
-    return entitlement_pb2.Entitlement(feature_key=feature_key, value=feature_value(value)).SerializeToString()
-
-
-def _varint(number: int) -> bytes:
-    low = []
-    while number > 0x7F:
-        low.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*low, number))
+    return entitlement_pb2.GetEntitlementsResponse.FromString(entitlements_wire(entitlements))
 
 
 def source_message(source: Source) -> entitlement_pb2.Source:
@@ -189,17 +118,6 @@ def source_message(source: Source) -> entitlement_pb2.Source:
         grant_id=source.grant_id or "",
         override=source.override,
     )
-
-
-def feature_value(value: FeatureValue) -> plan_pb2.FeatureValue:
-    """Convert a value; the order matters: True is an int to Python, and UNLIMITED a str."""
-    if isinstance(value, bool):
-        return plan_pb2.FeatureValue(bool_value=value)
-    if isinstance(value, Unlimited):
-        return plan_pb2.FeatureValue(unlimited=True)
-    if isinstance(value, int):
-        return plan_pb2.FeatureValue(integer_value=value)
-    return plan_pb2.FeatureValue(text_value=value)
 
 
 def watch_response(message: WatchMessage) -> watch_pb2.WatchEntitlementsResponse:

@@ -81,8 +81,8 @@ class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
     ) -> entitlement_pb2.GetEntitlementsResponse:
         """Say what a customer may use now."""
         del context
-        answer, outcome = await self._flows.get_entitlements(entitlement_requests.entitlements_query(request))
-        return entitlement_responses.read_response(answer, outcome)
+        query = entitlement_requests.entitlements_query(request)
+        return await self._flows.get_entitlements.into(query, entitlement_responses.read_response)
 
     async def CheckEntitlement(  # noqa: N802 - the contract's name
         self, request: entitlement_pb2.CheckEntitlementRequest, context: Context

@@ -5,7 +5,8 @@ from __future__ import annotations
 from billing.v1 import subscription_pb2
 
 from billing_service.domain.subscription import ScheduledChange, Subscription, UpdatePreview
-from billing_service.rpc.responses import SOURCE_STATES, feature_value, timestamp
+from billing_service.rpc.entitlement_wire import SOURCE_STATES, feature_value
+from billing_service.rpc.responses import timestamp
 
 
 def update_subscription_response(changed: Subscription) -> subscription_pb2.UpdateSubscriptionResponse:

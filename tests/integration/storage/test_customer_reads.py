@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -14,7 +15,8 @@ import pytest
 from billing_service.deadline import deadline_after
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.domain.facts import NO_FACTS, PurchaseFacts
-from billing_service.storage.customer_reads import MAX_BATCH, SETTINGS, STATEMENT, CustomerReads
+from billing_service.storage.customer_reads import MAX_BATCH, QUIET_TURN_S, SETTINGS, STATEMENT, CustomerReads
+from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Database, UnwritableError
 
 ODD = ["a b", 'quo"te', "back\\slash", "{brace}", "comma,", "NULL", "ümlaut", "日本", "%s", "x" * 200]
@@ -64,6 +66,41 @@ async def test_the_same_customer_is_looked_up_once_for_all_who_ask(reads: Custom
     fill(database_url, 1)
     rows = await asyncio.gather(*(reads.row("c1") for _ in range(50)))
     assert {row.revision for row in rows} == {1}
+
+
+async def test_callers_are_given_what_is_made_of_their_rows_and_hear_where_that_fails(database_url: str) -> None:
+    """Of each row by itself: one of which nothing can be made is no trouble of its neighbours."""
+    fill(database_url, 3)
+
+    def made(row: CustomerRow) -> str:
+        if row.revision == 2:
+            raise LookupError("nothing")
+        return f"{row.customer_id} at {row.revision}"
+
+    database = Database(database_url)
+    reads = CustomerReads(database, make=made)
+    found = await asyncio.gather(*(reads.into(f"c{number}") for number in (1, 2, 3)), return_exceptions=True)
+    assert (found[0], found[2]) == ("c1 at 1", "c3 at 3")
+    assert isinstance(found[1], LookupError)
+    await database.close()
+
+
+async def test_reads_that_come_one_at_a_time_in_a_busy_loop_share_queries(
+    reads: CustomerReads, database_url: str
+) -> None:
+    """Each turn of the loop has work of its own, as with calls that gRPC hands over; a query waits for company then."""
+    fill(database_url, 40)
+    await reads.row("c1")
+    before, waiting = await executions(reads), []
+    for number in range(1, 41):
+        waiting.append(asyncio.ensure_future(reads.row(f"c{number}")))
+        end = perf_counter() + 2 * QUIET_TURN_S
+        while perf_counter() < end:
+            pass
+        await asyncio.sleep(0)
+    rows = await asyncio.gather(*waiting)
+    assert [row.revision for row in rows] == list(range(1, 41))
+    assert await executions(reads) - before < 20
 
 
 async def test_a_read_sees_every_commit_before_it(reads: CustomerReads, database_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from billing.internal.v1 import fulfillment_service_pb2
 from billing.v1 import checkout_pb2, entitlement_pb2, plan_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from billing_service.domain.access import Source, SourceState, SourceType
 from billing_service.domain.catalog import UNLIMITED, FeatureValue, PlanMode
@@ -22,14 +25,23 @@ from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
-from billing_service.rpc import entitlement_responses, responses
+from billing_service.rpc import entitlement_responses, entitlement_wire, responses
 
 _NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 _CATALOG = Path(__file__).parents[3] / "catalog.toml"
+_ANSWER = Entitlements("u1", 0, (), (), (), _NOW, None, "hash")
+_SOURCES = {
+    "bought": Source(SourceType.SUBSCRIPTION, SourceState.ACTIVE, "pro", 1, "si_1", "sub_1", _NOW, _NOW),
+    "many": Source(SourceType.PURCHASE, SourceState.ENDING, "team", 1_000_000, "cs_" + "x" * 200, None, _NOW, None),
+    "given": Source(
+        SourceType.GRANT, SourceState.SCHEDULED, None, 1, None, None, _NOW, None, "grant_" + "0" * 32, override=True
+    ),
+    "default": Source(SourceType.DEFAULT_PLAN, SourceState.ACTIVE, "free", 1, None, None, None, None),
+}
 _TABLES: list[tuple[type[StrEnum], Mapping[Any, int], Any, str]] = [
     (CheckoutState, responses.CHECKOUT_STATES, checkout_pb2.CheckoutSession.State, "STATE_"),
-    (SourceType, responses.SOURCE_TYPES, entitlement_pb2.Source.Type, "TYPE_"),
-    (SourceState, responses.SOURCE_STATES, entitlement_pb2.Source.State, "STATE_"),
+    (SourceType, entitlement_wire.SOURCE_TYPES, entitlement_pb2.Source.Type, "TYPE_"),
+    (SourceState, entitlement_wire.SOURCE_STATES, entitlement_pb2.Source.State, "STATE_"),
     (PlanMode, responses.PLAN_MODES, plan_pb2.PlanMode, "PLAN_MODE_"),
     (CheckReason, entitlement_responses.REASONS, entitlement_pb2.CheckEntitlementResponse.Reason, "REASON_"),
     (CheckoutOutcome, entitlement_responses.OUTCOMES, entitlement_pb2.CheckoutOutcome, "CHECKOUT_OUTCOME_"),
@@ -52,7 +64,7 @@ def test_every_value_of_the_domain_is_the_one_of_the_same_name_on_the_wire(
     [(True, "bool_value"), (False, "bool_value"), (0, "integer_value"), (UNLIMITED, "unlimited"), ("", "text_value")],
 )
 def test_a_feature_value_keeps_its_type(value: FeatureValue, kind: str) -> None:
-    assert responses.feature_value(value).WhichOneof("kind") == kind
+    assert entitlement_wire.feature_value(value).WhichOneof("kind") == kind
 
 
 def _session(url: str | None) -> CheckoutSession:
@@ -143,18 +155,56 @@ def test_an_answer_is_on_the_wire_what_its_messages_would_be() -> None:
         Entitlement("feature", value, deciders[number % 3], _NOW if number % 2 else None)
         for number, value in enumerate(values)
     )
-    message = responses.get_entitlements_response(
-        Entitlements("u1", 4, entitlements, sources, ("team", "pro"), _NOW, None, "hash")
+    answer = Entitlements("u1", 4, entitlements, sources, ("team", "pro"), _NOW, None, "hash")
+    message = responses.get_entitlements_response(answer)
+    assert message == _of_messages(answer)
+
+
+@settings(max_examples=200)
+@given(
+    facts=st.lists(st.sampled_from(sorted(_SOURCES)), max_size=3),
+    customer_id=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=150),
+    revision=st.integers(0, 2**63 - 1),
+    moment=st.datetimes(timezones=st.just(UTC)),
+)
+def test_every_answer_is_the_one_that_messages_would_make(
+    facts: list[str], customer_id: str, revision: int, moment: datetime
+) -> None:
+    """Whatever sources somebody has, at whatever time: not only the whole, each byte of it."""
+    made = replace(_ANSWER, sources=tuple(_SOURCES[name] for name in facts), customer_id=customer_id, revision=revision)
+    features = [Entitlement(name, 7, source, moment) for name, source in _SOURCES.items()]  # also of sources not listed
+    answer = replace(made, entitlements=tuple(features), read_time=moment, next_change_time=moment, facts_time=moment)
+    message, plain = responses.get_entitlements_response(answer), _of_messages(answer)
+    assert message == plain
+    assert message.SerializeToString(deterministic=True) == plain.SerializeToString(deterministic=True)
+
+
+def test_an_answer_with_a_time_without_a_zone_does_not_leave() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        responses.get_entitlements_response(replace(_ANSWER, read_time=_NOW.replace(tzinfo=None)))
+
+
+def _of_messages(answer: Entitlements) -> entitlement_pb2.GetEntitlementsResponse:
+    """Build an answer the plain way."""
+    return entitlement_pb2.GetEntitlementsResponse(
+        customer_id=answer.customer_id,
+        revision=answer.revision,
+        entitlements=[
+            entitlement_pb2.Entitlement(
+                feature_key=one.feature_key,
+                value=entitlement_wire.feature_value(one.value),
+                source=None if one.source is None else responses.source_message(one.source),
+                next_change_time=responses.timestamp(one.next_change_time),
+            )
+            for one in answer.entitlements
+        ],
+        sources=[responses.source_message(source) for source in answer.sources],
+        plan_keys=answer.plan_keys,
+        read_time=responses.timestamp(answer.read_time),
+        next_change_time=responses.timestamp(answer.next_change_time),
+        catalog_version=answer.catalog_version,
+        facts_time=responses.timestamp(answer.facts_time),
     )
-    for made, one in zip(message.entitlements, entitlements, strict=True):
-        plain = entitlement_pb2.Entitlement(
-            feature_key=one.feature_key,
-            value=responses.feature_value(one.value),
-            source=None if one.source is None else responses.source_message(one.source),
-            next_change_time=responses.timestamp(one.next_change_time),
-        )
-        assert made == plain
-        assert made.SerializeToString(deterministic=True) == plain.SerializeToString(deterministic=True)
 
 
 def _source(plan_key: str, stripe_id: str) -> Source:

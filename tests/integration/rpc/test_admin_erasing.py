@@ -1,0 +1,194 @@
+"""Operators have a customer's personal data erased, over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import psycopg
+import pytest
+from billing.admin.v1 import (
+    customer_pb2,
+    event_pb2,
+    finding_pb2,
+    grant_pb2,
+)
+
+from billing_service.flows import erase_customer
+from billing_service.storage import erasures
+from tests.integration.rpc.office import BOUND_S, Office, asked
+
+
+async def test_erasing_takes_out_what_names_the_customer_and_leaves_what_was_paid_for(office: Office) -> None:
+    world = office.world
+    await office.bought("ann", "ben")
+    grant = {"customer_id": "ann", "mode": 1, "plan": {"plan_key": "team"}, "reason": "Ann asked"}
+    await office.CreateGrant(grant_pb2.CreateGrantRequest(**asked(**grant)))
+    cus = world.sql("SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = 'ann'")[0][0]
+    attached = {"id": "evt_pm", "object": "event", "type": "payment_method.attached", "created": 1, "livemode": False,
+                "data": {"object": {"id": "pm_1", "object": "payment_method", "customer": cus}}}  # fmt: skip
+    await world.fulfill([json.dumps(attached).encode(), json.dumps({"broken": cus}).encode()])
+    world.sql(
+        "UPDATE customers SET stripe_customer_key = gen_random_uuid(), stripe_customer_request ="  # noqa: S608 - of this test
+        f" '{{\"email\": \"ann@example.com\"}}', stripe_customer_id = '{cus}' WHERE customer_id = 'ann'"
+    )
+    before = await office.customer("ann")
+    bens = world.sql("SELECT count(*) FROM stripe_events WHERE position('ben' IN convert_from(payload, 'UTF8')) > 0")
+    done = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    assert (done.state, done.quarantined_events, done.stripe_customer_body) == (
+        customer_pb2.Erasure.STATE_DONE,
+        1,
+        True,
+    )
+    assert (done.event_bodies > 3, done.reasons) == (True, 2)
+    text = "convert_from(payload, 'UTF8')"
+    named = f"position('{cus}' IN {text}) > 0 OR position('\"ann\"' IN {text}) > 0"
+    for table in ("stripe_events", "quarantined_events"):
+        assert world.sql(f"SELECT count(*) FROM {table} WHERE {named}") == [(0,)]  # noqa: S608 - of this test
+    assert (
+        world.sql("SELECT count(*) FROM stripe_events WHERE position('ben' IN convert_from(payload, 'UTF8')) > 0")
+        == bens
+    )
+    after = await office.customer("ann")
+    assert (after.entitlements.plan_keys, after.entitlements.revision) == (
+        before.entitlements.plan_keys, before.entitlements.revision,
+    )  # fmt: skip
+    assert (list(after.stripe_bindings), after.HasField("erase_time")) == (list(before.stripe_bindings), True)
+    assert {row[0] for row in world.sql("SELECT reason FROM grants")} == {""}
+    left = world.sql("SELECT octet_length(i.fingerprint), octet_length(r.fingerprint) FROM checkout_intents i"
+                     " JOIN checkout_requests r USING (intent_id) WHERE customer_id = 'ann'")  # fmt: skip
+    assert all(one == (0, 0) for one in left)
+    assert "ann@example.com" not in str(world.sql("SELECT stripe_customer_request FROM customers"))
+
+
+async def test_what_comes_after_an_erasure_is_emptied_too_and_asking_again_counts_on(office: Office) -> None:
+    world = office.world
+    await office.bought("ann")
+    first = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    left = "SELECT count(*) FROM stripe_events WHERE octet_length(payload) > 0 AND object_id LIKE 'sub%'"
+    later = [body.replace(b'"evt_', b'"evt_later_') for body in await world.events("customer.subscription.created")]
+    await world.fulfill(later)
+    assert world.sql(left) == [(1,)]
+    await office.erase.later()
+    assert world.sql(left) == [(0,)]
+    again = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    assert (again.state, again.event_bodies) == (customer_pb2.Erasure.STATE_DONE, first.event_bodies + 1)
+    missing = customer_pb2.EraseCustomerRequest(**asked(customer_id="nobody"))
+    assert await office.refused(office.EraseCustomer(missing)) == "CUSTOMER_NOT_FOUND"
+
+
+async def test_an_erasing_that_is_not_done_with_the_answer_goes_on_in_the_service(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase_customer, "ANSWER_S", 0.0)
+    monkeypatch.setattr(erasures, "LOOKED_AT", 2)
+    world = office.world
+    await office.bought("ann", "ben")
+    begun = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    assert begun.state == customer_pb2.Erasure.STATE_RUNNING
+    going_on = asyncio.create_task(office.erase.run())
+    async with asyncio.timeout(BOUND_S):
+        while world.sql("SELECT 1 FROM erasures WHERE done_time IS NULL"):  # noqa: ASYNC110 - the task's own
+            await asyncio.sleep(0.05)
+    going_on.cancel()
+    await asyncio.wait({going_on})
+    for name, some in (("ann", False), ("ben", True)):
+        cus = world.sql(f"SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = '{name}'")[0][0]  # noqa: S608 - of this test
+        named = f"position('{cus}' IN convert_from(payload, 'UTF8')) > 0"
+        assert world.sql(f"SELECT count(*) > 0 FROM stripe_events WHERE {named}") == [(some,)]  # noqa: S608 - likewise
+
+
+async def test_no_reason_is_left_that_may_name_the_customer_nor_what_it_could_be_guessed_from(office: Office) -> None:
+    """Of what was asked about them, and of what was asked about nobody in particular; who asked, for what and when stays."""
+    world = office.world
+    await office.bought("ann", "ben")
+    world.sql(
+        "INSERT INTO findings (kind, subject, customer_id, detail) VALUES ('drift', 'sub_a', 'ann', '{\"a\": 1}')"
+    )
+    world.sql("INSERT INTO findings (kind, subject, detail) VALUES ('denied_by_stripe', 'sub_x', '{}')")
+    spoken = {"reason": "Ann Smith, 1 Main Street, called"}
+    tied = finding_pb2.CloseFindingRequest(**asked(kind=finding_pb2.Finding.KIND_DRIFT, subject="sub_a", **spoken))
+    await office.CloseFinding(tied)
+    await office.CloseFinding(
+        finding_pb2.CloseFindingRequest(
+            **asked(kind=finding_pb2.Finding.KIND_DENIED_BY_STRIPE, subject="sub_x", **spoken)
+        )
+    )
+    malformed = event_pb2.QuarantinedEvent.REASON_MALFORMED
+    await office.ReplayEvents(event_pb2.ReplayEventsRequest(**asked(quarantine_reason=malformed, **spoken)))
+    await office.CreateGrant(
+        grant_pb2.CreateGrantRequest(**asked(customer_id="ben", mode=1, plan={"plan_key": "team"}, reason="Ben asked"))
+    )
+    before = (
+        "UPDATE operator_requests SET answer = answer || '{\"detail\": {\"a\": 1}}' WHERE operation = 'close_finding'"
+    )
+    world.sql(before)  # as an older release kept it
+    done = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    assert (done.state, done.reasons) == (customer_pb2.Erasure.STATE_DONE, 3)
+    rows = world.sql(
+        "SELECT operation, reason, octet_length(fingerprint), actor, answer FROM operator_requests ORDER BY create_time"
+    )
+    assert [row[:4] for row in rows] == [
+        ("close_finding", "", 0, "eve@ops.example"),
+        ("close_finding", "", 0, "eve@ops.example"),
+        ("replay_events", "", 0, "eve@ops.example"),
+        ("create_grant", "Ben asked", 32, "eve@ops.example"),
+        ("erase_customer", "ticket 7", 32, "eve@ops.example"),
+    ]
+    assert rows[0][4] == {"kind": "drift", "subject": "sub_a"}
+    assert await office.refused(office.CloseFinding(tied)) == "REQUEST_ID_REUSED"
+
+
+async def test_every_object_of_a_customer_is_gone_through_however_many_there_are(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than are looked at in one round, and more bodies of them than are emptied in one batch; also in quarantine."""
+    monkeypatch.setattr(erase_customer, "OBJECTS_AT_ONCE", 3)
+    monkeypatch.setattr(erasures, "LOOKED_AT", 2)
+    world = office.world
+    await office.bought("ann", "ben")
+    cus = world.sql("SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = 'ann'")[0][0]
+    world.sql(
+        "INSERT INTO stripe_objects (object_id, kind, stripe_customer_id, payload_terminal, payload_created, payload_rank,"  # noqa: S608 - of this test
+        " payload_event_id, payload_receipt, payload_view) SELECT 'in_' || n, 'invoice',"
+        f" '{cus}', false, 1, 1, 'evt', n, '{{}}' FROM generate_series(1, 11) AS n"
+    )
+    world.sql(  # none of them names the customer
+        "INSERT INTO stripe_events (event_id, type, created, object_id, livemode, outcome, payload)"
+        " SELECT 'evt_o' || n, 'invoice.paid', 1, 'in_' || n, false, 'applied', 'a name' FROM generate_series(1, 11) AS n"
+    )
+    world.sql(
+        "INSERT INTO quarantined_events (event_key, payload, reason, detail)"
+        " SELECT 'q' || n, convert_to('{\"broken\": \"in_' || n || '\"', 'UTF8'), 'malformed', ''"
+        " FROM generate_series(1, 15) AS n"
+    )
+    done = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    assert (done.state, done.quarantined_events) == (customer_pb2.Erasure.STATE_DONE, 11)
+    assert world.sql("SELECT count(*) FROM stripe_events WHERE payload = 'a name'") == [(0,)]
+    assert world.sql("SELECT count(*) FROM quarantined_events") == [(4,)]
+
+
+async def test_a_body_that_is_being_recorded_while_the_erasing_begins_is_not_missed(
+    office: Office, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is before the end of the walk, and it is seen only once its transaction has ended: nothing is done before that."""
+    world = office.world
+    await office.bought("ann")
+    cus = world.sql("SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = 'ann'")[0][0]
+    with psycopg.connect(database_url) as writer:
+        writer.execute(
+            "INSERT INTO stripe_events (event_id, type, created, object_id, livemode, outcome, payload)"
+            " VALUES ('evt_edge', 'payment_method.attached', 1, 'pm_1', false, 'ignored', %s)",
+            [json.dumps({"customer": cus}).encode()],
+        )
+        monkeypatch.setattr(erase_customer, "ANSWER_S", 2.0)  # longer than it would take without the writer
+        begun = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+        assert begun.state == customer_pb2.Erasure.STATE_RUNNING
+    monkeypatch.setattr(erase_customer, "RUNNING_INTERVAL_S", 0.05)
+    going_on = asyncio.create_task(office.erase.run())
+    async with asyncio.timeout(BOUND_S):
+        while world.sql("SELECT 1 FROM erasures WHERE done_time IS NULL"):  # noqa: ASYNC110 - the task's own
+            await asyncio.sleep(0.05)
+    going_on.cancel()
+    await asyncio.wait({going_on})
+    assert world.sql("SELECT octet_length(payload) FROM stripe_events WHERE event_id = 'evt_edge'") == [(0,)]
