@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 
 import grpc
 import pytest
 from billing.internal.v1 import fulfillment_service_pb2 as pb
+from structlog.testing import capture_logs
 
 from tests.integration.webhook_gateway.conftest import Running, StartGateway
 from tests.integration.webhook_gateway.fulfillment import TOKEN, FulfillmentServer, event_id
 from tests.integration.webhook_gateway.sender import Answer, Sender, event, signature
+from webhook_gateway import server
 from webhook_gateway.forward import Limits
 from webhook_gateway.fulfillment import CallFailed, Failure, FulfillmentClient, VerifiedEvent
+from webhook_gateway.inflight import InFlight
 
 MEBIBYTE = 1024 * 1024
 SHORT = Limits(batch_s=0.5)  # for what is known to fail: nobody needs to wait 5 s for it
@@ -195,6 +199,26 @@ async def test_a_full_queue_has_stripe_come_again(start_gateway: StartGateway, f
     assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "overloaded", "5")
     fulfillment.open.set()
     assert {answer.status for answer in await asyncio.gather(first, *others)} == {200}
+
+
+async def test_what_there_is_no_room_for_is_refused_at_the_door_counted_and_told_once_in_a_while(
+    start_gateway: StartGateway, fulfillment: FulfillmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has looked at what it is: it counts as of no type. Of five in a moment the log tells of the first at once."""
+    monkeypatch.setattr(server, "InFlight", partial(InFlight, limit=1))
+    with capture_logs() as lines:
+        gateway = await start_gateway()
+        first = await hold_one(gateway, fulfillment)
+        answers = [await gateway.sender.post(event()) for _ in range(5)]
+        assert {(one.status, one.code, one.headers["Retry-After"]) for one in answers} == {(503, "overloaded", "5")}
+        shown = gateway.server._metrics.registry.get_sample_value
+        labels = {"type": "none", "outcome": "overloaded", "status": "503"}
+        assert shown("gateway_webhooks_total", labels) == shown("gateway_answers_total", {"answer": "overloaded"}) == 5
+        fulfillment.open.set()
+        assert (await first).status == 200
+    told = [line for line in lines if line["event"] == "webhooks_turned_away"]
+    assert (told[0]["log_level"], told[0]["code"], told[0]["count"]) == ("warning", "overloaded", 1)
+    assert len(told) < len(answers)
 
 
 async def test_while_the_service_is_away_stripe_comes_again_until_it_is_back(
