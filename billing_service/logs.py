@@ -19,7 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from billing_service import tracing
 from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
-from billing_service.storage.database import UnwritableError
+from billing_service.storage.unwritable import UnwritableError
 from billing_service.stripe_api.errors import StripeCallError
 
 MAX_FRAMES: Final = 40  # of one exception, the innermost ones

@@ -21,7 +21,8 @@ from billing_service.domain.views import ObjectKind
 from billing_service.flows.reads import Reads
 from billing_service.logs import named
 from billing_service.storage import rereads
-from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.database import Database
+from billing_service.storage.unwritable import UnwritableError
 from billing_service.stripe_api.errors import StripeCallError
 
 READ_LIMIT_S = 12.0  # less than a lease

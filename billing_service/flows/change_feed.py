@@ -18,9 +18,10 @@ import structlog
 from billing_service.domain.errors import BillingError, WatcherTooSlowError
 from billing_service.logs import named
 from billing_service.storage import history
-from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.database import Database
 from billing_service.storage.history import BEGINNING, CHANNEL, LoggedChange, Place
 from billing_service.storage.listener import listen
+from billing_service.storage.unwritable import UnwritableError
 
 MOST_READ = 1_000  # changes in one go
 MOST_WAITING = 1_000  # for one watch

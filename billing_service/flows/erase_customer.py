@@ -23,8 +23,9 @@ from billing_service.domain.operator import Order
 from billing_service.flows.operator_request import Asked, once
 from billing_service.logs import named
 from billing_service.storage import customers, erasures, events, grants, operator_requests, quarantine, stripe_customers
-from billing_service.storage.database import Connection, Database, UnwritableError
+from billing_service.storage.database import Connection, Database
 from billing_service.storage.erasures import Erasure, Looked
+from billing_service.storage.unwritable import UnwritableError
 
 ANSWER_S: Final = 3.0  # of looking through bodies before the answer; a small installation is done by then
 PAUSE_S: Final = 0.02  # between two batches, so that nobody who works notices

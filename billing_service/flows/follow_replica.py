@@ -16,8 +16,9 @@ import structlog
 
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage import replica_beats
-from billing_service.storage.database import Connection, Database, UnwritableError
+from billing_service.storage.database import Connection, Database
 from billing_service.storage.replica_reads import ReplicaReads, ReplicaRow, StaleReplicaError
+from billing_service.storage.unwritable import UnwritableError
 
 BEATS: Final = 4  # within the time by which an answer may be old: one may be lost, and one be on its way
 BEAT_LIMIT_S: Final = 2.0  # of one write; a primary that takes longer leaves the replica unused, which is what is meant

@@ -30,9 +30,10 @@ from billing_service.flows.arrival import Arrival
 from billing_service.flows.lanes import BACKLOG, LIVE, Lane, LaneQueue, lane_of
 from billing_service.flows.prices import Prices
 from billing_service.storage import events, quarantine, rereads
-from billing_service.storage.database import Connection, Database, UnwritableError
+from billing_service.storage.database import Connection, Database
 from billing_service.storage.events import EventRow, RecordedOutcome
 from billing_service.storage.rereads import Ask
+from billing_service.storage.unwritable import UnwritableError
 
 BATCH_LIMIT_S = 8.0  # for one transaction, retries included
 CALL_LIMIT_S = 15.0  # for one call that came without a deadline

@@ -18,8 +18,9 @@ from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.price_memory import items_of
 from billing_service.logs import named
 from billing_service.storage import prices as price_rows
-from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.database import Database
 from billing_service.storage.prices import PriceRow
+from billing_service.storage.unwritable import UnwritableError
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeCallError
 from billing_service.stripe_api.prices import PriceProblem, lookup_keys_of, resolve_prices

@@ -19,9 +19,10 @@ from billing_service.flows.reads import Reads
 from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.logs import named
 from billing_service.storage import findings, rereads
-from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.database import Database
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.rereads import Claim
+from billing_service.storage.unwritable import UnwritableError
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeCallError, StripeDefinite, StripeDenied
 

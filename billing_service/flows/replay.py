@@ -19,8 +19,9 @@ from billing_service.flows.fulfill import Outcome, parse
 from billing_service.flows.reconcile import FulfillBatch
 from billing_service.logs import named
 from billing_service.storage import quarantine
-from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.database import Database
 from billing_service.storage.quarantine import Reason
+from billing_service.storage.unwritable import UnwritableError
 
 MOST = 64  # events in one go, so that live webhooks do not queue behind them
 USED_TYPES = frozenset({*HANDLED_TYPES, *(f"{THIN_PREFIX}{one}" for one in HANDLED_TYPES)})

@@ -22,8 +22,9 @@ from billing_service.flows.prices import Prices
 from billing_service.logs import named
 from billing_service.storage import customer_facts, customers, derivations, history
 from billing_service.storage.customers import NEVER_LOOKED_AT, DueCustomer
-from billing_service.storage.database import Connection, Database, UnwritableError
+from billing_service.storage.database import Connection, Database
 from billing_service.storage.history import Cause, CauseKind, Change
+from billing_service.storage.unwritable import UnwritableError
 
 MOST = 100  # customers in one transaction
 LONGEST_WAIT_S = 1.0  # between looks; a clock may jump, and another process may make something due

@@ -30,7 +30,8 @@ from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
 from billing_service.storage.customers import CustomerRow
-from billing_service.storage.database import ConnectionLostError, Database, UnwritableError, translated
+from billing_service.storage.database import ConnectionLostError, Database, translated
+from billing_service.storage.unwritable import UnwritableError
 
 MAX_BATCH: Final = 500  # keys of one query; the rest goes with the next one
 WAIT_LIMIT_S: Final = 10.0  # of one caller, or what his deadline leaves

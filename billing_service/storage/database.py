@@ -23,6 +23,7 @@ from psycopg.pq import TransactionStatus
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage.connection import Connection
+from billing_service.storage.unwritable import UnwritableError
 
 __all__ = ["Connection", "Database"]
 _Result = TypeVar("_Result")
@@ -72,15 +73,6 @@ class ConnectionLostError(DatabaseUnavailableError):
 
 class ReadOnlyError(DatabaseUnavailableError):
     """The connection is to a server that takes no writes: a standby, or what was the primary before a failover."""
-
-
-class UnwritableError(Exception):
-    """The database refuses the data itself; running again does not help. `rule` names the constraint or SQLSTATE."""
-
-    def __init__(self, rule: str) -> None:
-        """Take the rule that the data breaks; never a value."""
-        self.rule = rule
-        super().__init__(rule)
 
 
 class Database:

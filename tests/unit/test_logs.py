@@ -18,7 +18,7 @@ from billing_service.domain.errors import (
 )
 from billing_service.domain.json_fields import MalformedError
 from billing_service.logs import named
-from billing_service.storage.database import UnwritableError
+from billing_service.storage.unwritable import UnwritableError
 from billing_service.stripe_api.errors import StripeDefinite
 from tools import log_errors
 

@@ -18,7 +18,8 @@ from psycopg import sql
 
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage.connection import Connection
-from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.database import Database
+from billing_service.storage.unwritable import UnwritableError
 from sandbox.postgres import EmbeddedPostgres
 
 _ROW = sa.text("SELECT 1 AS one")

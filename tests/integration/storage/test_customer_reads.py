@@ -18,7 +18,8 @@ from billing_service.domain.facts import NO_FACTS, PurchaseFacts
 from billing_service.storage import customer_reads
 from billing_service.storage.customer_reads import MAX_BATCH, QUIET_TURN_S, SETTINGS, STATEMENT, CustomerReads
 from billing_service.storage.customers import CustomerRow
-from billing_service.storage.database import Database, UnwritableError
+from billing_service.storage.database import Database
+from billing_service.storage.unwritable import UnwritableError
 
 ODD = ["a b", 'quo"te', "back\\slash", "{brace}", "comma,", "NULL", "ümlaut", "日本", "%s", "x" * 200]
 PURCHASE = {"checkout_session_id": "cs_1", "plan_key": "export_pass", "quantity": 1, "created": 1, "paid_time": 1}

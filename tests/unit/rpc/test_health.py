@@ -66,4 +66,3 @@ async def test_a_watcher_that_does_not_read_keeps_nobody_from_hearing_the_truth(
     assert (await anext(reading)).status == _NOT_SERVING
     await one.tell(serving=True)
     assert (await anext(_watch(one))).status == _NOT_SERVING, "nothing is said after the end"
-    assert (await anext(stuck)).status == _NOT_SERVING
