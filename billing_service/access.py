@@ -76,9 +76,10 @@ class Credentials:
         found = {self.certificates[name] for name in names if name in self.certificates}
         return found.pop() if len(found) == 1 else None
 
-    def have(self, role: Role) -> bool:
-        """Say whether anybody has this role."""
-        identities = (*(known.identity for known in self.tokens), *self.certificates.values())
+    def have(self, role: Role, *, by_certificate: bool = True) -> bool:
+        """Say whether anybody has this role; `by_certificate`: also one who could show nothing but a certificate."""
+        certified = self.certificates.values() if by_certificate else ()
+        identities = (*(known.identity for known in self.tokens), *certified)
         return any(identity.role is role for identity in identities)
 
     def with_tokens(self, identity: Identity, tokens: Collection[str]) -> Credentials:

@@ -291,7 +291,8 @@ class Settings(StripeSettings, DatabaseSettings):
         """Somebody must be able to bring events."""
         if value is None and "access_file" in info.data:
             file = info.data["access_file"]
-            if file is None or not read_access(file).have(Role.GATEWAY):
+            certified = info.data.get("tls_client_ca") is not None  # nobody can show a certificate otherwise
+            if file is None or not read_access(file).have(Role.GATEWAY, by_certificate=certified):
                 raise ValueError("is not set")
         return value
 

@@ -25,7 +25,7 @@ from billing_service.domain.views import (
 )
 
 OVER = frozenset({SubscriptionStatus.CANCELED, SubscriptionStatus.INCOMPLETE_EXPIRED})
-_PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
+_PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
 

@@ -101,13 +101,15 @@ class WatchEntitlements:
         if self._watches >= MOST_WATCHES:
             raise OverloadedError
         self._watches += 1
-        subscription = await self._feed.subscribe(customer_ids)
+        subscription = None
         try:
+            subscription = await self._feed.subscribe(customer_ids)
             async for message in self._watch(subscription, place, scope_of(customer_ids)):
                 yield message
         finally:
             self._watches -= 1
-            self._feed.unsubscribe(subscription)
+            if subscription is not None:
+                self._feed.unsubscribe(subscription)
 
     @property
     def watches(self) -> int:

@@ -97,7 +97,11 @@ class Guard(Layer):
 
     @asynccontextmanager
     async def _while_known(self, identity: Identity, context: Context) -> AsyncIterator[None]:
-        """Let a stream go on for as long as what its caller showed leads to the same identity."""
+        """Let a stream go on for as long as what its caller showed leads to the same identity.
+
+        It ends with UNAVAILABLE: its caller may have another token by now, and shows that when he connects again. Who has none
+        is refused at the door.
+        """
         limit = asyncio.timeout(None)
         try:
             async with limit:
@@ -106,7 +110,12 @@ class Guard(Layer):
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise UnauthenticatedError from None
+            try:
+                await context.abort(
+                    grpc.StatusCode.UNAVAILABLE, "what opened this stream is not valid any more; connect again"
+                )
+            except grpc.aio.InternalError:  # gRPC could not send it: the caller went first
+                raise asyncio.CancelledError from None
         finally:
             self._open.pop(limit, None)
 

@@ -35,6 +35,7 @@ from billing_service.storage.unwritable import UnwritableError
 
 MAX_BATCH: Final = 500  # keys of one query; the rest goes with the next one
 WAIT_LIMIT_S: Final = 10.0  # of one caller, or what his deadline leaves
+CONNECT_LIMIT_S: Final = 8.0  # to connect and prepare
 QUERY_LIMIT_S: Final = 3.0  # a look-up by key takes a millisecond; a connection that is silent for so long is given up
 # Only a busy loop ever makes a key wait. It brings a caller each millisecond or two (several where others have the processor,
 # too), so whoever waits 20 ms there has company for it, and the callers behind are answered sooner than by queries of two keys.
@@ -294,12 +295,16 @@ class CustomerReads:
 
     async def _connect(self) -> None:
         """Connect and prepare, then send what has gathered. Whoever waited meanwhile is told where that fails."""
+        connection = None
         try:
-            connection = await self._database.connect()
-            for setting in SETTINGS:
-                await connection.execute(setting)
-            await connection.execute(self._statement)
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                connection = await self._database.connect()
+                for setting in SETTINGS:
+                    await connection.execute(setting)
+                await connection.execute(self._statement)
         except Exception as error:  # noqa: BLE001 - it is the callers' to hear of, whatever it is; this task has none
+            if connection is not None:
+                connection.pgconn.finish()  # one that cannot be used for this is of no use at all
             waiting, self._waiting, self._sent = [*self._sent, *self._waiting], [], []
             self._stage = _Stage.IDLE
             for read in waiting:

@@ -286,6 +286,10 @@ def test_the_internal_token_is_needed_unless_somebody_else_may_bring_events(
     assert _problems() == ("BILLING_INTERNAL_TOKEN: is not set",)
     monkeypatch.setenv("BILLING_ACCESS_FILE", _access(tmp_path, "gateway"))
     assert load_settings(Settings).internal_tokens() == ()
+    certified = tmp_path / "certified"
+    certified.write_text("certificate gateway gateway gateway.test\n", encoding="utf-8")
+    monkeypatch.setenv("BILLING_ACCESS_FILE", str(certified))
+    assert _problems() == ("BILLING_INTERNAL_TOKEN: is not set",), "without TLS nobody can show a certificate"
 
 
 def test_redirect_hosts_are_names_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:

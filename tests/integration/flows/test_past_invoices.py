@@ -104,20 +104,18 @@ async def test_a_subscription_that_comes_after_its_invoices_finds_them(service: 
     assert (await kept(service, "ann")).subscriptions[0].invoice_status == "paid"
 
 
-async def test_what_was_written_off_before_a_dropped_change_still_decides(service: Service) -> None:
+async def test_what_went_void_before_a_dropped_change_still_decides(service: Service) -> None:
     """The latest invoice is of a change that was dropped: the one before it says how the period stands, past or not."""
-    written_off = invoice(
-        "ann", "uncollectible", id="in_ann_1", created=START + MONTH, billing_reason="subscription_cycle"
-    )
+    given_up = invoice("ann", "void", id="in_ann_1", created=START + MONTH, billing_reason="subscription_cycle")
     dropped = invoice("ann", "void", id="in_ann_2", created=START + 2 * MONTH, billing_reason="subscription_update")
     await service.outcomes(
         *purchase("ann"),
-        event("invoice.marked_uncollectible", written_off, created=START + MONTH),
+        event("invoice.voided", given_up, created=START + MONTH),
         event("invoice.voided", dropped, created=START + 2 * MONTH),
     )
     latest = subscription("ann", latest_invoice="in_ann_2")
     await service.outcomes(event("customer.subscription.updated", latest, created=START + 2 * MONTH))
-    assert (await kept(service, "ann")).subscriptions[0].invoice_status == "uncollectible"
+    assert (await kept(service, "ann")).subscriptions[0].invoice_status == "void"
 
 
 def happenings(draw: random.Random) -> Iterator[bytes]:

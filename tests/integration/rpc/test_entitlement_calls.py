@@ -128,7 +128,10 @@ async def test_a_purchase_of_somebody_else_is_not_found(caller: Caller) -> None:
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
     assert error_info(raised.value).reason == "CHECKOUT_SESSION_NOT_FOUND"
     own = pb.GetEntitlementsRequest(customer_id="ann", after_checkout_session_id=session_id)
-    assert (await caller.billing.GetEntitlements(own)).checkout_outcome == pb.CHECKOUT_OUTCOME_ENTITLED
+    found = await caller.billing.GetEntitlements(own)
+    assert found.checkout_outcome == pb.CHECKOUT_OUTCOME_ENTITLED
+    error = await caller.refused(after_checkout_session_id=session_id, min_revision=found.revision + 1)
+    assert error_info(error).reason == "REVISION_NOT_REACHED", "a revision that is asked for holds beside a session too"
 
 
 async def test_the_past_is_answered_and_what_lies_before_it_is_out_of_range(caller: Caller) -> None:

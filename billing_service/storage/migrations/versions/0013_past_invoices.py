@@ -7,7 +7,7 @@ down_revision = "0012"
 
 # Each commits by itself and may be done again; the index is made outside a transaction: webhooks would wait for as long as it takes.
 # What is there already counts as not past until it is written again: it is loaded as it always was, and so is what a program of the
-# release before writes.
+# release before adds. What that one writes over an invoice that is past leaves it past: from paid and void nothing leads on.
 STATEMENTS = (
     """
     ALTER TABLE stripe_objects
