@@ -67,11 +67,11 @@ def curves_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]],
         index = list(curves).index(name)
         y = bottom - 20 * (len(curves) - index)
         parts += [_box(WIDTH - 330, y - 9, 14, 10, colour), _text(WIDTH - 310, y, name)]
-    for percent, ms in aims.items():
-        x, y = at(percent, ms)
+    for share, ms in aims.items():
+        x, y = at(share, ms)
         parts += [_line(x - 6, y, x + 6, y, BAD, 2), _line(x, y - 6, x, y + 6, BAD, 2)]
-        left = min(x + 9, WIDTH - 140)  # the words are that wide, and stay on the page
-        parts.append(_text(left, y + 18, f"aim: {percent:g} % within {ms:g} ms", size=11))
+        beside = min(x + 9, WIDTH - 140)  # the words are that wide, and stay on the page
+        parts.append(_text(beside, y + 18, f"aim: {share:g} % within {ms:g} ms", size=11))
     return _page(height, parts)
 
 

@@ -24,6 +24,7 @@ from billing_client.aio import BillingClient
 from billing_client.errors import BillingError
 
 Value = bool | int | str | None  # None: an integer without a limit
+AGAIN_S = 5.0  # between two tries of a cache whose watch ended for a reason that is final for a watch
 _Kind = WatchEntitlementsResponse
 
 
@@ -206,7 +207,19 @@ class EntitlementCache:
         )
 
     async def _run(self) -> None:
-        """Follow the watch for ever; what is being sent as a snapshot takes the place of the old one once it is whole."""
+        """Follow the watch for ever. Once it was heard, whatever is final for a watch (a token that was taken out before its
+        successor was here) is tried again: a cache that stopped would answer by its policies until its process ends.
+        """
+        while True:
+            try:
+                await self._follow()
+            except BillingError:
+                if not self._ready.is_set():
+                    raise
+            await asyncio.sleep(AGAIN_S)
+
+    async def _follow(self) -> None:
+        """Follow one watch; what is being sent as a snapshot takes the place of the old one once it is whole."""
         coming: dict[str, dict[str, Check]] = {}
         strangers = self._strangers
         request = WatchEntitlementsRequest(customer_ids=self._customer_ids or ())

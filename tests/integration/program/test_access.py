@@ -20,12 +20,14 @@ import aiohttp
 import grpc
 import pytest
 from billing.v1 import billing_service_pb2, billing_service_pb2_grpc, watch_pb2
-from billing_client import TLS, BillingClient, Options
+from billing_client import TLS, BillingClient, Closed, EntitlementCache, Options
+from billing_client import cache as cache_module
 from billing_client.errors import UnauthenticatedError
 from cryptography import x509
 
 from tests.certificates import Authority, Pair, put
 from tests.integration.program.conftest import BOUND_S, KEY, ROOT
+from tests.integration.program.test_watch import eventually
 
 _ASK = billing_service_pb2.ListPlansRequest()
 
@@ -183,6 +185,33 @@ async def test_streams_of_a_token_that_is_taken_out_end_and_others_go_on(databas
         assert (line["code"], line["caller"]) == ("UNAVAILABLE", "shop")
         assert not streams["the-new-token"].done()
         assert not streams["the-third-token"].done()
+
+
+async def test_a_cache_lives_through_a_rotation_also_where_its_new_token_comes_late(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documented order gives the new token first. One that comes after the old one is gone is refused once, and not for ever."""
+    monkeypatch.setattr(cache_module, "AGAIN_S", 0.05)
+    authority = Authority()
+    authority.sign("billing.test").write(tmp_path, "server")
+    ca = put(tmp_path / "ca.pem", authority.pem)
+    gateway = _line("gateway", "token-of-the-gateway", "gateway")
+    access = put(tmp_path / "access", gateway + _line("shop", "the-old-token"))
+    shown = ["the-old-token"]
+    watch = "/billing.v1.BillingService/WatchEntitlements"
+    async with _serving(database_url, tmp_path) as (running, where):
+        how = Options([where["grpc"]], token=lambda: shown[0], tls=TLS(ca=ca, server_name="billing.test"))
+        client = BillingClient(how)
+        policies = {"projects": Closed()}
+        cache = EntitlementCache(client, policies=policies, customer_ids=["ann"], stale_after=timedelta(seconds=2))
+        async with client, cache, asyncio.timeout(BOUND_S):
+            await cache.ready()
+            put(access, gateway + _line("shop", "the-new-token"))
+            assert (await running.until("call", method=watch))["code"] == "UNAVAILABLE"
+            assert (await running.until("call", method=watch))["code"] == "UNAUTHENTICATED"
+            await eventually(lambda: cache.check("ann", "projects").fell_back)
+            shown[0] = "the-new-token"
+            await eventually(lambda: not cache.check("ann", "projects").fell_back)
 
 
 async def test_certificates_are_replaced_while_the_service_runs(database_url: str, tmp_path: Path) -> None:
