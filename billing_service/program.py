@@ -119,51 +119,22 @@ class Program:
             now,
             settings.reconcile_interval_s,
         )
-        self._retention = Retention(
-            self._database,
-            Kept(
-                payloads=timedelta(days=settings.payload_retention_days),
-                events=timedelta(days=settings.event_retention_days),
-                history=timedelta(days=settings.history_retention_days),
-            ),
-            now,
-        )
+        self._retention = Retention(self._database, _kept(settings), now)
         self._tallies = Tallies(self._database, budget, self._metrics.tallied)
         self._replay = Replay(self._database, self._fulfill.backlog)
         self._feed = ChangeFeed(
             self._database, database_url, lambda made: self._metrics.visible((now() - made).total_seconds())
         )
         self._time_changes = TimeChanges(self._database, self._prices, now)
-        self._replica = self._replica_database = None
-        if settings.read_database_url is not None:
-            self._replica_database = Database(settings.read_database_url.get_secret_value(), pool_size=1)
-            self._replica = FollowReplica(
-                self._database,
-                self._replica_database,
-                settings.read_max_staleness_ms / 1000,
-                self._metrics.replica_read,
-            )
+        self._replica_database = _replica_database(settings)
+        self._replica = self._followed(self._replica_database)
         self._read = ReadEntitlements(self._database, self._prices, now, self._replica)
         self._watch_entitlements = WatchEntitlements(self._database, self._prices, self._feed, now)
         asked = AskedReads(self._database, self._reads, now)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
-        self._access = LiveAccess(settings)
-        self._public = public_listener(
-            BillingServicer(self._billing_flows(now), settings.redirect_hosts),
-            gate=self._access.public_gate(),
-            credentials=self._access.credentials(),
-            observe=self._metrics.call,
-            shared=shared,
-        )
         self._erase = EraseCustomer(self._database, now)
-        self._internal = internal_listener(
-            FulfillmentServicer(self._fulfill),
-            AdminServicer(self._admin_flows(now), now),
-            gate=self._access.internal_gate(),
-            credentials=self._access.credentials(),
-            observe=self._metrics.call,
-            shared=shared,
-        )
+        self._access = LiveAccess(settings)
+        self._public, self._internal = self._made_listeners(now, shared=shared)
         for listener in self._listeners:
             self._access.when_changed(listener.look_again)
         # Of its own, so that a pool that is full of waiting calls does not look like a database that is away.
@@ -171,6 +142,31 @@ class Program:
         self._watch = ReadinessWatch(self._probe, self._announce, self._prices.plans)
         self._ops = ops(Sources(self._health, self._numbers))
         self._show_numbers(budget)
+
+    def _followed(self, replica: Database | None) -> FollowReplica | None:
+        if replica is None:
+            return None
+        staleness_s = self._settings.read_max_staleness_ms / 1000
+        return FollowReplica(self._database, replica, staleness_s, self._metrics.replica_read)
+
+    def _made_listeners(self, now: Callable[[], datetime], *, shared: bool) -> tuple[Listener, Listener]:
+        """Make the public one and the internal one; what they serve is there already."""
+        public = public_listener(
+            BillingServicer(self._billing_flows(now), self._settings.redirect_hosts),
+            gate=self._access.public_gate(),
+            credentials=self._access.credentials(),
+            observe=self._metrics.call,
+            shared=shared,
+        )
+        internal = internal_listener(
+            FulfillmentServicer(self._fulfill),
+            AdminServicer(self._admin_flows(now), now),
+            gate=self._access.internal_gate(),
+            credentials=self._access.credentials(),
+            observe=self._metrics.call,
+            shared=shared,
+        )
+        return public, internal
 
     def _show_numbers(self, budget: Budget) -> None:
         """Have the metrics show what is known here at any moment."""
@@ -344,3 +340,16 @@ async def _ended(*tasks: asyncio.Task[object]) -> None:
         _, late = await asyncio.wait(tasks, timeout=TASKS_END_S)
         if late:
             _log.warning("tasks_do_not_end", waited_s=TASKS_END_S, work=sorted(task.get_name() for task in late))
+
+
+def _kept(settings: Settings) -> Kept:
+    return Kept(
+        payloads=timedelta(days=settings.payload_retention_days),
+        events=timedelta(days=settings.event_retention_days),
+        history=timedelta(days=settings.history_retention_days),
+    )
+
+
+def _replica_database(settings: Settings) -> Database | None:
+    url = settings.read_database_url
+    return None if url is None else Database(url.get_secret_value(), pool_size=1)

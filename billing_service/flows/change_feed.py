@@ -125,9 +125,7 @@ class ChangeFeed:
         else:
             for customer_id in one.customer_ids:
                 self._by_customer.setdefault(customer_id, set()).add(one)
-        if not self._watched.is_set():
-            self._wake.set()  # what was told while nobody watched was not looked at
-            self._watched.set()
+        self._watched.set()  # what was told meanwhile is remembered by `_wake`
         return one
 
     def unsubscribe(self, one: Subscription) -> None:

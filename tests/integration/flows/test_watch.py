@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from billing_service.domain.errors import InvalidFieldsError, WatcherTooSlowError
+from billing_service.domain.errors import DatabaseUnavailableError, InvalidFieldsError, WatcherTooSlowError
 from billing_service.domain.watch_cursor import WatchCursor
 from billing_service.flows import change_feed, watch_entitlements
 from billing_service.flows.change_feed import ChangeFeed
@@ -125,6 +125,32 @@ async def until(stream: AsyncGenerator[WatchMessage, None], view: View, holds: A
 
 def whole(view: View) -> bool:
     return view.snapshots > 0 and not view.in_snapshot
+
+
+async def test_what_changed_while_nobody_watched_is_not_waited_for(
+    service: Service, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is not read then. Who comes first has it read at once, and not when the next change is told."""
+    monkeypatch.setattr(change_feed, "POLL_S", 10 * BOUND_S)
+    async with opened(watcher) as stream:
+        await until(stream, View(), whole)  # from here on the feed rests for as long as nobody tells it anything
+    await service.outcomes(*purchase("ann"))
+    view = View()
+    async with opened(watcher) as stream:
+        await until(stream, view, whole)
+    assert view.plans == {"ann": ("pro",)}
+
+
+async def test_a_watch_that_could_not_begin_is_not_counted(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def subscribe(_customer_ids: object) -> None:
+        raise DatabaseUnavailableError
+
+    monkeypatch.setattr(watcher.feed, "subscribe", subscribe)
+    for _ in range(3):
+        async with opened(watcher) as stream:
+            with pytest.raises(DatabaseUnavailableError):
+                await anext(stream)
+    assert watcher.watch.watches == 0
 
 
 async def test_a_snapshot_then_each_change_with_its_cause(service: Service, watcher: Watcher) -> None:

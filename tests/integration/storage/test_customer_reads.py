@@ -64,6 +64,19 @@ async def test_who_comes_together_shares_one_query(reads: CustomerReads, databas
     assert await executions(reads) == 1
 
 
+async def test_a_connection_that_cannot_be_prepared_is_not_kept(database_url: str) -> None:
+    """On a replica of an older schema each read would leave one behind, until the server has no more to give."""
+    database = Database(database_url)
+    try:
+        reads = CustomerReads(database, "PREPARE customer_rows AS SELECT missing FROM customers")
+        for _ in range(3):
+            with pytest.raises(psycopg.errors.UndefinedColumn):
+                await reads.row("ann")
+        assert all(connection.closed for connection in database._own)
+    finally:
+        await database.close()
+
+
 async def test_the_same_customer_is_looked_up_once_for_all_who_ask(reads: CustomerReads, database_url: str) -> None:
     fill(database_url, 1)
     rows = await asyncio.gather(*(reads.row("c1") for _ in range(50)))
