@@ -245,19 +245,18 @@ class CustomerReads:
             return  # a notice between queries
         if self._watchdog is not None:
             self._watchdog.cancel()
-        sent, self._sent = self._sent, []
         results, self._results = self._results, []
         result = results[-1]
         if result.status == pq.ExecStatus.TUPLES_OK:
-            self._deliver(sent, result)
+            self._deliver(self._sent, result)
         else:
             error = translated(psycopg.errors.error_from_result(result))
             if isinstance(error, ConnectionLostError):
-                self._sent = sent
                 self._lost(error)
                 return
-            for read in sent:
+            for read in self._sent:
                 fail(read, error)
+        self._sent = []  # not before: whoever is left where a defect ends this asks again, and is not forgotten
         self._next()
 
     def _deliver(self, sent: Sequence[Read], result: PGresult) -> None:
@@ -302,6 +301,8 @@ class CustomerReads:
                 for setting in SETTINGS:
                     await connection.execute(setting)
                 await connection.execute(self._statement)
+            self._socket = connection.pgconn.socket
+            asyncio.get_running_loop().add_reader(self._socket, self._resume, self._receive)
         except Exception as error:  # noqa: BLE001 - it is the callers' to hear of, whatever it is; this task has none
             if connection is not None:
                 connection.pgconn.finish()  # one that cannot be used for this is of no use at all
@@ -310,8 +311,7 @@ class CustomerReads:
             for read in waiting:
                 fail(read, translated(error))
             return
-        self._connection, self._socket = connection, connection.pgconn.socket
-        asyncio.get_running_loop().add_reader(self._socket, self._resume, self._receive)
+        self._connection = connection
         self._waiting, self._sent = [*self._sent, *self._waiting], []
         self._send()
 

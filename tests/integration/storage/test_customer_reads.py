@@ -77,6 +77,24 @@ async def test_a_connection_that_cannot_be_prepared_is_not_kept(database_url: st
         await database.close()
 
 
+async def test_a_defect_in_the_answering_is_heard_of_by_everybody_who_waits(
+    reads: CustomerReads, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits out his deadline for an answer that was dropped on its way."""
+    fill(database_url, 1)
+    await reads.row("c1")
+
+    def broken(*_: object) -> None:
+        raise LookupError("a defect")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reads, "_deliver", broken)
+        with deadline_after(20):
+            heard = await asyncio.wait_for(asyncio.gather(reads.row("c1"), reads.row("c2"), return_exceptions=True), 8)
+    assert [type(one) for one in heard] == [LookupError, LookupError]
+    assert (await reads.row("c1")).revision == 1
+
+
 async def test_the_same_customer_is_looked_up_once_for_all_who_ask(reads: CustomerReads, database_url: str) -> None:
     fill(database_url, 1)
     rows = await asyncio.gather(*(reads.row("c1") for _ in range(50)))
