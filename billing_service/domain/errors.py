@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class BillingError(Exception):
@@ -21,6 +21,12 @@ class BillingError(Exception):
         self.message = message or (type(self).__doc__ or "").strip()
         self.metadata: dict[str, str] = dict(metadata or {})
         super().__init__(self.message)
+
+    def with_metadata(self, **more: str) -> Self:
+        """Give the same error with more to carry. This one stays as it is: many callers may have been given it."""
+        other = type(self).__new__(type(self), *self.args)
+        other.__dict__.update({**self.__dict__, "metadata": {**self.metadata, **more}})
+        return other
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class GetEntitlements:
         found: list[Entitlements] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, BillingError):
-                answer.metadata["request_index"] = str(index)
+                raise answer.with_metadata(request_index=str(index))
             if isinstance(answer, BaseException):
                 raise answer
             found.append(answer[0])
