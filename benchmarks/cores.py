@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import reads
+from benchmarks import reads, reads_load
 from benchmarks.errors import BenchmarkError
 from benchmarks.programs import Running, cpu_of_tree_s, python, start
 from sandbox.ports import HOST, free_port
@@ -111,7 +111,7 @@ def h2load(port: int, body: Path, seconds: int) -> tuple[float, int]:
     command = [
         "h2load", f"--clients={CONNECTIONS}", f"--max-concurrent-streams={IN_FLIGHT // CONNECTIONS}",
         f"--duration={seconds}", f"--data={body}", "--header=content-type: application/grpc", "--header=te: trailers",
-        f"http://{HOST}:{port}{reads.PATH.decode()}",
+        f"http://{HOST}:{port}{reads_load.PATH.decode()}",
     ]  # fmt: skip
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate, counts = _FOUND.search(said), _DONE.search(said)
