@@ -48,9 +48,19 @@ _INT64: Final = 0xFFFF_FFFF_FFFF_FFFF  # a negative number is sent as the unsign
 _VARINT, _LENGTH = 0, 2  # wire types
 
 
+def _encoded(number: int) -> bytes:
+    number &= _INT64
+    low = []
+    while number > 0x7F:
+        low.append(number & 0x7F | 0x80)
+        number >>= 7
+    low.append(number)
+    return bytes(low)
+
+
 def _tag(message: type[Message], field: str, kind: int = _LENGTH) -> bytes:
-    """Give what goes before a field; those here have numbers of at most 15, so it is one byte."""
-    return bytes((message.DESCRIPTOR.fields_by_name[field].number << 3 | kind,))
+    """Give what goes before a field."""
+    return _encoded(message.DESCRIPTOR.fields_by_name[field].number << 3 | kind)
 
 
 _Answer = entitlement_pb2.GetEntitlementsResponse
@@ -172,16 +182,6 @@ def since_epoch(moment: datetime) -> tuple[int, int]:
         raise ValueError("a time without a zone is not to leave the service")
     since = moment - _EPOCH
     return since.days * 86_400 + since.seconds, since.microseconds * 1_000
-
-
-def _encoded(number: int) -> bytes:
-    number &= _INT64
-    low = []
-    while number > 0x7F:
-        low.append(number & 0x7F | 0x80)
-        number >>= 7
-    low.append(number)
-    return bytes(low)
 
 
 _varint = lru_cache(maxsize=4_096)(_encoded)  # of lengths, which are few
