@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
 
-.PHONY: help setup run test test-slow check runtime lint types contracts protos generate generated typescript docs manifests images torture watch-torture bench compose-smoke failover rolling lock clean
+.PHONY: help setup run test test-slow check runtime tracked lint types contracts protos generate generated typescript docs manifests images torture watch-torture bench compose-smoke failover rolling lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,12 +62,15 @@ rolling: $(STAMP) ## two services and two gateways restarted in turn under load:
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.rolling --rounds $(ROUNDS) --rate 200
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" $(BIN)/python -m tests.rolling --rounds 1 --rate 200 --workers 2
 
-check: lint types contracts protos generated docs manifests ## everything that must stay true beside the tests
+check: tracked lint types contracts protos generated docs manifests ## everything that must stay true beside the tests
 
 runtime: ## both programs import with requirements/runtime.txt alone, as the image has them
 	@rm -rf build/runtime && $(PYTHON) -m venv build/runtime
 	@build/runtime/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/$(STUBS)" build/runtime/bin/python -P tools/runtime_imports.py
+
+tracked: $(STAMP) ## no link, no ignored file and no index's address is committed
+	@$(BIN)/python -m tools.tracked
 
 lint: $(STAMP) ## ruff: rules and format; and no text of an exception in a log line
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m tools.log_errors
