@@ -3,7 +3,8 @@
 A recorded event is cut at its marks; rendering one puts the customer's number, the visit and the time into them.
 
 - `@@` stands behind every id of the recorded customer: the customer's number makes it another one's.
-- `##` stands behind ids that are new with each visit: an event's, an invoice's, a session's.
+- `##` makes ids new with each visit. It stands in front, in those that Stripe lets begin with the time (an event's, an invoice's), so that
+  what is new is at one end of an index; behind, in those that Stripe draws at random (a session's).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ PERIOD_END_MARK = '"$period_end$"'
 MONTH_S = 30 * 86_400
 GROUP = 5  # events of two customers: two renewals, each an invoice and its subscription, and one purchase
 CUSTOMERS_A_GROUP = 2
+LATER = (
+    "zz"  # in an order of bytes behind whatever a recorded id begins with: the population is older than what is sent
+)
 VISIT_S = 3  # between two visits of one customer, by Stripe's clock; of events nearer than that the order would be looked up at Stripe
 
 INVOICE = "invoice.paid"
@@ -71,14 +75,14 @@ def place(stream: Stream, position: int) -> tuple[str, str]:
     """Give what a position's customer and visit marks become."""
     group, within = divmod(position, GROUP)
     number = (group * CUSTOMERS_A_GROUP + _ORDER[within][1]) * stream.stride % stream.population
-    return f"c{number}", f"{stream.series}{group}"
+    return f"c{number}", f"{LATER}{stream.series}{group:09d}"
 
 
 def event_id(stream: Stream, position: int) -> str:
     """Give the id of the event at a position."""
     name, _ = _ORDER[position % GROUP]
     customer, visit = place(stream, position)
-    return f"evt_{name.replace('.', '_')}{customer}{visit}"
+    return f"evt_{visit}{name.replace('.', '_')}{customer}"
 
 
 def event_type(position: int) -> str:

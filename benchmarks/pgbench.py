@@ -123,7 +123,7 @@ def _script(name: str, kind: _Kind, recording: Recording, customers: int) -> str
     return "\n".join(
         [
             rf"\set customer random(0, {customers - 1})",
-            r"\set visit random(1, 1000000000000)",
+            r"\set visit :visit + 1",  # each client's own
             "BEGIN;",
             *lines,
             "COMMIT;",
@@ -135,6 +135,7 @@ def _script(name: str, kind: _Kind, recording: Recording, customers: int) -> str
 def _variables(recording: Recording) -> dict[str, str]:
     """Give the texts that scripts send: a real body and view per type, the recorded customer's facts and entitlements."""
     found: dict[str, str] = {
+        "visit": "1000000",
         "facts": _text(_column(recording, "customers", "facts")),
         "customer_name": _text(_column(recording, "customers", "customer_id")).replace("@@", "c"),
         "given": _text(_column(recording, "entitlement_changes", "after")),
