@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
 from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlements
@@ -16,7 +16,16 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.read_past import ReadPast
 
 _Made = TypeVar("_Made")
+_Made_co = TypeVar("_Made_co", covariant=True)
 Answer = tuple[Entitlements, CheckoutOutcome | None]
+
+
+class Make(Protocol[_Made_co]):
+    """What makes something of an answer; most have no purchase to tell of."""
+
+    def __call__(self, entitlements: Entitlements, outcome: CheckoutOutcome | None = None, /) -> _Made_co:
+        """Make it."""
+        ...
 
 
 class GetEntitlements:
@@ -54,12 +63,11 @@ class GetEntitlements:
             return only(settled.entitlements, keys), settled.outcome
         return only(await self._read(query.customer_id, query.min_revision), keys), None
 
-    async def into(
-        self, query: EntitlementsQuery, make: Callable[[Entitlements, CheckoutOutcome | None], _Made]
-    ) -> _Made:
+    def into(self, query: EntitlementsQuery, make: Make[_Made]) -> Awaitable[_Made]:
         """Answer, and give what `make` makes of the answer. Raises as the call does."""
-        if query.is_plain:
-            return await self._read.into(query.customer_id, lambda answer: make(answer, None))
+        return self._read.into(query.customer_id, make) if query.is_plain else self._made(query, make)
+
+    async def _made(self, query: EntitlementsQuery, make: Make[_Made]) -> _Made:
         return make(*await self(query))
 
     async def many(self, queries: Sequence[EntitlementsQuery]) -> list[Entitlements]:

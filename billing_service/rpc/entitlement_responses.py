@@ -10,7 +10,7 @@ from billing.v1 import entitlement_pb2
 from billing_service.domain.check import Check, CheckReason
 from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlements
-from billing_service.rpc.entitlement_wire import feature_value
+from billing_service.rpc.entitlement_wire import entitlements_wire, feature_value
 from billing_service.rpc.responses import get_entitlements_response, source_message, timestamp
 
 _CheckMessage = entitlement_pb2.CheckEntitlementResponse
@@ -37,14 +37,13 @@ REASONS: Final[Mapping[CheckReason, entitlement_pb2.CheckEntitlementResponse.Rea
 }
 
 
-def read_response(
-    entitlements: Entitlements, outcome: CheckoutOutcome | None
-) -> entitlement_pb2.GetEntitlementsResponse:
-    """Convert what one customer may use, and what has come of a purchase where one was asked about."""
-    message = get_entitlements_response(entitlements)
-    if outcome is not None:
-        message.checkout_outcome = OUTCOMES[outcome]
-    return message
+def read_wire(entitlements: Entitlements, outcome: CheckoutOutcome | None = None) -> bytes:
+    """Give the GetEntitlementsResponse of what one customer may use, and what has come of a purchase where one was asked about."""
+    wire = entitlements_wire(entitlements)
+    if outcome is None:
+        return wire
+    # What is read one after the other is merged into one message.
+    return wire + entitlement_pb2.GetEntitlementsResponse(checkout_outcome=OUTCOMES[outcome]).SerializeToString()
 
 
 def batch_response(answers: Iterable[Entitlements]) -> entitlement_pb2.BatchGetEntitlementsResponse:

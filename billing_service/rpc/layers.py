@@ -75,8 +75,17 @@ def rebuilt(
     handler: Handler, kind: str, behaviour: Callable[..., Any], deserializer: Callable[[bytes], Any] | None
 ) -> Handler:
     """Make a handler of the same kind with another behaviour."""
+    return _handler(kind, behaviour, deserializer, handler.response_serializer)
+
+
+def _handler(
+    kind: str,
+    behaviour: Callable[..., Any],
+    deserializer: Callable[[bytes], Any] | None,
+    serializer: Callable[[Any], bytes] | None,
+) -> Handler:
     make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
-    return make(behaviour, request_deserializer=deserializer, response_serializer=handler.response_serializer)
+    return make(behaviour, request_deserializer=deserializer, response_serializer=serializer)
 
 
 def _around_coroutine(behaviour: Callable[..., Any], around: Around) -> Callable[..., Any]:
@@ -97,7 +106,7 @@ def _around_generator(behaviour: Callable[..., Any], around: Around) -> Callable
 
 
 class RequestDecoding(grpc.aio.ServerInterceptor):
-    """Decodes single requests inside the other layers.
+    """Decodes single requests inside the other layers, and lets an answer pass that is the bytes of its message already.
 
     gRPC itself answers bytes that are no such message with UNKNOWN and the decoder's own words; decoded in here, the
     call is logged and answered like any other that breaks the contract.
@@ -133,7 +142,19 @@ def _decoding(handler: Handler) -> Handler:
         async for message in call(raw, context):
             yield message
 
-    return rebuilt(handler, kind, stream if inspect.isasyncgenfunction(behaviour) else unary, None)
+    is_stream = inspect.isasyncgenfunction(behaviour)
+    return _handler(kind, stream if is_stream else unary, None, _unless_bytes(handler.response_serializer))
+
+
+def _unless_bytes(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """Have answers of the hot path, which are put together as bytes, not made into messages only to be written again."""
+    if serialize is None:
+        return None
+
+    def written(answer: Any) -> bytes:
+        return answer if type(answer) is bytes else serialize(answer)
+
+    return written
 
 
 def decoded(decode: Callable[[bytes], Any] | None, raw: bytes) -> Any:

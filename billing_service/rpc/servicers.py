@@ -76,13 +76,13 @@ class BillingServicer(billing_service_pb2_grpc.BillingServiceServicer):
         session = await self._flows.get_checkout_session(requests.checkout_session_id(request))
         return responses.get_checkout_session_response(session)
 
-    async def GetEntitlements(  # noqa: N802 - the contract's name
+    async def GetEntitlements(  # type: ignore[override]  # noqa: N802 - the contract's name; `layers` lets ready bytes pass
         self, request: entitlement_pb2.GetEntitlementsRequest, context: Context
-    ) -> entitlement_pb2.GetEntitlementsResponse:
-        """Say what a customer may use now."""
+    ) -> bytes:
+        """Say what a customer may use now: a GetEntitlementsResponse, written."""
         del context
         query = entitlement_requests.entitlements_query(request)
-        return await self._flows.get_entitlements.into(query, entitlement_responses.read_response)
+        return await self._flows.get_entitlements.into(query, entitlement_responses.read_wire)
 
     async def CheckEntitlement(  # noqa: N802 - the contract's name
         self, request: entitlement_pb2.CheckEntitlementRequest, context: Context

@@ -12,7 +12,7 @@ several times what the look-up does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from enum import Enum
 from math import inf
@@ -133,8 +133,11 @@ class CustomerReads:
             raise TypeError("rows are made into something else here: `into` gives that")
         return row
 
-    async def into(self, customer_id: str, then: Then | None = None, *, limit_s: float = WAIT_LIMIT_S) -> Any:
-        """Give what `make`, and `then` for this caller alone, make of the row. Raises as `row` does, and what these raise."""
+    def into(self, customer_id: str, then: Then | None = None, *, limit_s: float = WAIT_LIMIT_S) -> Awaitable[Any]:
+        """Give what `make`, and `then` for this caller alone, make of the row. Raises as `row` does, and what these raise.
+
+        To be awaited at once. It is no coroutine: each of those between a call and its answer costs every call.
+        """
         loop = asyncio.get_running_loop()
         read = Read(_key(customer_id), loop.create_future(), loop.time() + remaining_s(limit_s), then)
         self._waiting.append(read)
@@ -143,8 +146,8 @@ class CustomerReads:
         if read.end < self._sweep_at:
             self._sweep(read.end)
         if tracing.is_recording():
-            return await tracing.awaited("postgresql SELECT customers", read.answer)
-        return await read.answer
+            return tracing.awaited("postgresql SELECT customers", read.answer)
+        return read.answer
 
     def _sweep(self, at: float = inf) -> None:
         """Tell those whose time is over; come again when the next one's is. One timer for all: they are cheaper than one each."""

@@ -179,6 +179,15 @@ def test_every_answer_is_the_one_that_messages_would_make(
     assert message.SerializeToString(deterministic=True) == plain.SerializeToString(deterministic=True)
 
 
+@pytest.mark.parametrize("seconds", [-1, 0, 1, 2**28 - 1, 2**28, 1_790_000_000, 2**35 - 1, 2**35])
+def test_a_whole_second_is_written_as_protobuf_writes_it(seconds: int) -> None:
+    """Those of our days have a shorter way; where it begins and where it ends nothing differs."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    answer = replace(_ANSWER, read_time=moment, next_change_time=moment)
+    plain = _of_messages(answer).SerializeToString(deterministic=True)
+    assert responses.get_entitlements_response(answer).SerializeToString(deterministic=True) == plain
+
+
 def test_an_answer_with_a_time_without_a_zone_does_not_leave() -> None:
     with pytest.raises(ValueError, match="zone"):
         responses.get_entitlements_response(replace(_ANSWER, read_time=_NOW.replace(tzinfo=None)))
