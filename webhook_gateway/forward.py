@@ -1,8 +1,10 @@
 """Gathers the events that arrive while a call is in flight and sends them as the next one.
 
-The first event goes at once, alone; nothing ever waits for company. Tasks of their own make the calls, so that a caller
-who goes away takes nobody with him. Few calls are in flight at a time, which is what makes batches grow with load; more than one,
-so that the service works on the next while PostgreSQL writes the last.
+The first event goes at once, alone. Tasks of their own make the calls, so that a caller who goes away takes nobody with him. Few calls
+are in flight at a time, which is what makes batches grow with load; more than one, so that the service works on the next while
+PostgreSQL writes the last. They share what is here: a call takes no more than its part, and beside one that is in flight the next waits
+for its part, briefly. Else the senders that were just answered would begin a call of one event, all others would be in the other call,
+and neither the service nor PostgreSQL would have anything to do while the other works.
 
 Events of one Stripe customer are in one call at a time. In two, they would be in two transactions, and the second would wait for
 the first with all that it holds: a renewal is an invoice and a subscription at once, so that nearly every pair of batches would share
@@ -40,8 +42,10 @@ class Limits:
     queue_events: int = 1024
     queue_bytes: int = 64 * 1024 * 1024
     calls: int = 2  # in flight at once
+    company_s: float = 0.02  # the longest that an event waits for others, and only beside a call that is in flight
 
 
+FEW = 4  # are not shared out: a call costs more than what so many bring
 LATE_S = 120.0  # an event that is older than this when it comes belongs to a backlog; Stripe delivers within seconds
 # Half of what the gateway holds at once, so that a backlog of any size leaves room for what happens now.
 BACKLOG = Limits(batch_events=64, queue_events=448, queue_bytes=32 * 1024 * 1024, calls=1)
@@ -51,6 +55,7 @@ BACKLOG = Limits(batch_events=64, queue_events=448, queue_bytes=32 * 1024 * 1024
 class _Waiting:
     event: VerifiedEvent
     answer: asyncio.Future[Answer]
+    leave_at: float  # with company or without, as far as a call is free; the loop's time
 
     def settle(self, answer: Answer) -> None:
         if not self.answer.done():  # its caller may have gone
@@ -67,6 +72,8 @@ class Forwarder:
         self._queue: deque[_Waiting] = deque()
         self._queue_bytes = 0
         self._under_way: set[str] = set()  # the Stripe customers of whom a call has events
+        self._events_under_way = 0
+        self._timer: asyncio.TimerHandle | None = None  # for those who wait for company
         self._work = asyncio.Event()
         self._closing = False
         self._tasks = {asyncio.create_task(self._run(), name="forwarder") for _ in range(self._limits.calls)}
@@ -84,7 +91,8 @@ class Forwarder:
             return NotCommitted(Failure.DRAINING)
         if self._is_full(event):
             return NotCommitted(Failure.OVERLOADED)
-        waiting = _Waiting(event, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(event, loop.create_future(), loop.time() + self._limits.company_s)
         self._append(waiting)
         try:
             async with asyncio.timeout(timeout_s):
@@ -128,6 +136,9 @@ class Forwarder:
         try:
             while not (self._closing and not self._queue):
                 await self._work.wait()
+                if self._waits_for_company():
+                    self._work.clear()
+                    continue
                 batch = self._take()
                 if batch:
                     await self._deliver_or_report(batch)
@@ -139,12 +150,29 @@ class Forwarder:
             for waiting in (*batch, *self._queue):
                 waiting.settle(NotCommitted(Failure.DRAINING))
 
+    def _share(self) -> int:
+        """Say how many of all that are here one call is to have, if all calls have as many."""
+        return -(-(len(self._queue) + self._events_under_way) // self._limits.calls)
+
+    def _waits_for_company(self) -> bool:
+        """Say whether what is queued is to wait for more: a call is in flight, and this would be much less than it has."""
+        if self._closing or not self._events_under_way or len(self._queue) >= self._share():
+            return False
+        loop = asyncio.get_running_loop()
+        leave_at = self._queue[0].leave_at if self._queue else 0.0
+        if loop.time() >= leave_at:
+            return False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(leave_at, self._work.set)
+        return True
+
     def _take(self) -> list[_Waiting]:
         """Take the next batch from the queue, in the order of arrival and up to the limits; leave whom a call is about already."""
         batch: list[_Waiting] = []
         left: list[_Waiting] = []
-        size = 0
-        while self._queue and len(batch) < self._limits.batch_events:
+        size, most = 0, min(max(self._share(), FEW), self._limits.batch_events)
+        while self._queue and len(batch) < most:
             waiting = self._queue.popleft()
             size += len(waiting.event.payload)
             if waiting.event.stripe_customer_id in self._under_way:
@@ -158,9 +186,11 @@ class Forwarder:
         self._queue.extendleft(reversed(left))
         self._queue_bytes -= sum(len(waiting.event.payload) for waiting in batch)
         self._under_way.update(_customers(batch))
+        self._events_under_way += len(batch)
         return batch
 
     def _release(self, batch: Sequence[_Waiting]) -> None:
+        self._events_under_way -= len(batch)
         self._under_way.difference_update(_customers(batch))
         self._work.set()
 

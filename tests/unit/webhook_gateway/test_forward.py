@@ -37,6 +37,37 @@ class Calls:
         return self.verdict(ids) or (APPLIED,) * len(events)
 
 
+class Gated(Calls):
+    """Holds each call by itself, until it is answered or everything is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open.clear()
+        self._gates: list[asyncio.Event] = []
+
+    async def __call__(self, events: Sequence[VerifiedEvent], timeout_s: float) -> tuple[Answer, ...] | CallFailed:
+        """Make one call."""
+        self.batches.append([event.event_id for event in events])
+        self.timeouts.append(timeout_s)
+        gate = asyncio.Event()
+        self._gates.append(gate)
+        waits = {asyncio.create_task(one.wait()) for one in (gate, self.open)}
+        _, left = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for one in left:
+            one.cancel()
+        return (APPLIED,) * len(events)
+
+    def answer(self, index: int) -> None:
+        """Answer one call."""
+        self._gates[index].set()
+
+    async def made(self, count: int) -> None:
+        """Wait until so many calls were made."""
+        async with asyncio.timeout(LONG_S):
+            while len(self.batches) < count:  # noqa: ASYNC110 - a list that grows tells nobody
+                await asyncio.sleep(0)
+
+
 def event(name: str | int, size: int = 10, customer: str | None = None) -> VerifiedEvent:
     return VerifiedEvent(str(name), b"x" * size, stripe_customer_id=customer)
 
@@ -232,6 +263,78 @@ async def test_events_of_one_customer_are_in_one_call_at_a_time_and_in_their_ord
         calls.open.set()
         assert await asyncio.gather(*first, *others) == [APPLIED] * 4
     assert calls.batches == [["a1"], ["b1", "x"], ["a2"]]
+
+
+async def test_what_is_here_is_shared_between_the_calls() -> None:
+    """Else one call would have everything, and nothing would be left to do for whoever waits for the other."""
+    calls = Gated()
+    async with forwarding(calls, at_once=2) as forwarder:
+        tasks = await send(forwarder, *(event(n) for n in range(10)))
+        await calls.made(2)
+        assert calls.batches == [["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]]
+        calls.open.set()
+        assert await asyncio.gather(*tasks) == [APPLIED] * 10
+
+
+async def test_few_are_not_shared_out() -> None:
+    """A call costs more than what each of them brings."""
+    calls = Gated()
+    async with forwarding(calls, at_once=2) as forwarder:
+        tasks = await send(forwarder, event("a"), event("b"), event("c"))
+        await calls.made(1)
+        calls.open.set()
+        assert await asyncio.gather(*tasks) == [APPLIED] * 3
+    assert calls.batches == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize("more", [3, 1])
+async def test_beside_a_call_in_flight_the_next_leaves_with_its_share(more: int) -> None:
+    """A few that come first wait for the others, and go as soon as they are as many as in the call, or the call has ended."""
+    calls = Gated()
+    async with forwarding(calls, Limits(company_s=LONG_S), at_once=2) as forwarder:
+        tasks = await send(forwarder, *(event(n) for n in range(8)))
+        await calls.made(2)
+        calls.answer(1)
+        await asyncio.gather(*tasks[4:])
+        tasks += await send(forwarder, event("a"))
+        await asyncio.sleep(0)
+        tasks += await send(forwarder, *(event(f"b{n}") for n in range(more)))
+        if more == 1:
+            calls.answer(0)
+        await calls.made(3)
+        assert calls.batches[2] == ["a", *(f"b{n}" for n in range(more))]
+        calls.open.set()
+        assert await asyncio.gather(*tasks) == [APPLIED] * (9 + more)
+
+
+async def test_the_wait_for_company_is_bounded() -> None:
+    calls = Gated()
+    async with forwarding(calls, Limits(company_s=0.001), at_once=2) as forwarder:
+        tasks = await send(forwarder, *(event(n) for n in range(8)))
+        await calls.made(2)
+        calls.answer(1)
+        await asyncio.gather(*tasks[4:])
+        tasks += await send(forwarder, event("a"))
+        await calls.made(3)
+        assert calls.batches[2] == ["a"]
+        calls.open.set()
+        assert await asyncio.gather(*tasks) == [APPLIED] * 9
+
+
+async def test_closing_waits_for_nobodys_company() -> None:
+    calls = Gated()
+    forwarder = Forwarder(calls, Limits(company_s=LONG_S))
+    tasks = await send(forwarder, *(event(n) for n in range(8)))
+    await calls.made(2)
+    calls.answer(1)
+    await asyncio.gather(*tasks[4:])
+    tasks += await send(forwarder, event("a"))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(forwarder.close(LONG_S))
+    await calls.made(3)
+    calls.open.set()
+    assert await asyncio.gather(*tasks) == [APPLIED] * 9
+    await closing
 
 
 async def test_closing_waits_for_what_waits_for_its_customer() -> None:
