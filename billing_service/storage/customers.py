@@ -116,11 +116,15 @@ _ERASE = sa.text("""
 """)
 
 
-def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
-    """Make sure that the rows exist, and lock them in the order of ids. Third in the order of locks."""
-    ordered = sorted(ids)
-    connection.send(_ENSURE, {"ids": ordered})
-    return connection.send(_LOCK, {"ids": ordered})
+def lock(connection: Connection, ids: Collection[str], *, new: Collection[str] | None = None) -> Answer[Result]:
+    """Make sure that the rows exist, and lock them in the order of ids. Third in the order of locks.
+
+    `new` names those of which a row may be missing, where the others are known to have one.
+    """
+    perhaps = sorted(ids if new is None else new)
+    if perhaps:
+        connection.send(_ENSURE, {"ids": perhaps})
+    return connection.send(_LOCK, {"ids": sorted(ids)})
 
 
 def load(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, CustomerRow]]:
