@@ -220,7 +220,9 @@ async def _bind(connection: Connection, reached: Reach, claims: Mapping[str, str
             detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claims[stripe_id]}
             findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
     if bound:
-        customers.lock(connection, set(bound.values()), new=set(fresh.values()))  # a binding refers to its customer's row
+        customers.lock(
+            connection, set(bound.values()), new=set(fresh.values())
+        )  # a binding refers to its customer's row
     if fresh:
         stripe_customers.bind(connection, fresh)
     return bound

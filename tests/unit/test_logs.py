@@ -39,6 +39,7 @@ try:
     fail()
 except RuntimeError:
     log.exception("failed")
+log.info("odd", half="\\ud800", long=2**70, thing=logging)
 logging.getLogger("library").warning("request %s failed", "hunter2")
 logging.getLogger("stripe").info("hunter2")
 logging.getLogger("httpx").info("hunter2")
@@ -53,10 +54,12 @@ def test_lines_are_json_with_utc_times_and_without_what_may_be_secret_or_persona
     assert [(line["event"], line["level"], line["logger"]) for line in lines] == [
         ("seen", "info", "billing_service.test"),
         ("failed", "error", "billing_service.test"),
+        ("odd", "info", "billing_service.test"),
         ("request %s failed", "warning", "library"),
     ]
     assert all(datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0) for line in lines)
     assert lines[0]["call_id"] == "call-1"
+    assert (lines[2]["half"], lines[2]["long"]) == ("\ud800", 2**70)  # never refused, whatever it is
     assert [raised["type"] for raised in lines[1]["exception"]] == ["builtins.RuntimeError", "builtins.KeyError"]
     assert "fail" in lines[1]["exception"][0]["frames"][-1]
 
