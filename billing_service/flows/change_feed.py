@@ -24,7 +24,8 @@ from billing_service.storage.listener import listen
 from billing_service.storage.unwritable import UnwritableError
 
 MOST_READ = 1_000  # changes in one go
-MOST_WAITING = 1_000  # for one watch
+MOST_WAITING = 1_000  # for one watch; and as many again in its hands, while it tells them
+MOST_WAITING_BYTES = 4 * 2**20  # of the same, as text: above 4 KiB a change it is this that counts
 POLL_S = 1.0  # where no notification comes, or nobody watches
 RETRY_S = 1.0
 
@@ -39,16 +40,18 @@ class Subscription:
     place: Place  # where it began: what is after it is handed over
     lost: bool = False  # the log does not go on from what was handed over: the database was restored
     _waiting: deque[LoggedChange] = field(default_factory=deque)
+    _waiting_bytes: int = 0
     _overrun: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def hand(self, change: LoggedChange) -> None:
-        """Hand a change over, unless too many wait already."""
-        if len(self._waiting) >= MOST_WAITING:
+        """Hand a change over, unless too many wait already, or too much; one alone is never too much."""
+        if self._waiting and not self._has_room(change):
             self._overrun = True
-            self._waiting.clear()
+            self._empty()
         if not self._overrun:
             self._waiting.append(change)
+            self._waiting_bytes += change.size_bytes
         self._wake.set()
 
     def lose(self) -> None:
@@ -65,7 +68,7 @@ class Subscription:
         if self._overrun:
             raise WatcherTooSlowError
         taken = list(self._waiting)
-        self._waiting.clear()
+        self._empty()
         self._wake.clear()
         if self.lost:
             self._wake.set()
@@ -74,12 +77,20 @@ class Subscription:
     def give_back(self, changes: Sequence[LoggedChange]) -> None:
         """Put changes back that are not to be told yet, before what came since."""
         self._waiting.extendleft(reversed(changes))
+        self._waiting_bytes += sum(change.size_bytes for change in changes)
         if changes:
             self._wake.set()
 
     async def wait(self) -> None:
         """Wait until something waits; the caller bounds it."""
         await self._wake.wait()
+
+    def _has_room(self, change: LoggedChange) -> bool:
+        return len(self._waiting) < MOST_WAITING and self._waiting_bytes + change.size_bytes <= MOST_WAITING_BYTES
+
+    def _empty(self) -> None:
+        self._waiting.clear()
+        self._waiting_bytes = 0
 
 
 class ChangeFeed:

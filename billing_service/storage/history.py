@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
+from sys import getsizeof
 
 import msgspec
 import sqlalchemy as sa
@@ -76,6 +77,11 @@ class LoggedChange:
     def entitlements(self) -> Entitlements:
         """What was answered after it; worked out once, however many watch."""
         return entitlements_of(self)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory its text takes, which is most of it."""
+        return getsizeof(self.after)
 
 
 @dataclass(frozen=True)

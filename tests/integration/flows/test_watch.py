@@ -289,10 +289,12 @@ async def test_a_changed_catalog_has_everybody_looked_at_again_once(
     assert (await service.read("ann")).revision == 1
 
 
+@pytest.mark.parametrize(("bound", "most"), [("MOST_WAITING", 5), ("MOST_WAITING_BYTES", 2_500)])
 async def test_a_reader_who_is_too_slow_is_told_and_holds_nobody_up(
-    service: Service, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+    service: Service, watcher: Watcher, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    monkeypatch.setattr(change_feed, "MOST_WAITING", 5)
+    """Whether too many changes wait for him or too large ones: eight of 600 bytes here."""
+    monkeypatch.setattr(change_feed, bound, most)
     slow, quick = View(), View()
     async with opened(watcher) as asleep, opened(watcher) as awake:
         await until(asleep, slow, whole)
@@ -305,6 +307,19 @@ async def test_a_reader_who_is_too_slow_is_told_and_holds_nobody_up(
     async with opened(watcher, None, slow.cursor) as stream:
         await until(stream, slow, lambda v: len(v.plans) == 8)
     assert slow.snapshots == 1
+
+
+async def test_a_change_that_is_larger_than_what_may_wait_is_told_when_nothing_else_waits(
+    service: Service, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could come past it otherwise; and what was told takes no room any more."""
+    monkeypatch.setattr(change_feed, "MOST_WAITING_BYTES", 1)
+    view = View()
+    async with opened(watcher) as stream:
+        await until(stream, view, whole)
+        for name in ("ann", "bob"):
+            await service.outcomes(*purchase(name))
+            await until(stream, view, lambda v, name=name: name in v.plans)
 
 
 async def test_a_restored_database_is_told_with_a_new_snapshot(

@@ -251,14 +251,15 @@ async def test_a_table_that_is_locked_holds_a_caller_until_his_deadline(
     assert (await reads.row("c1")).revision == 1
 
 
-def test_the_hot_read_is_one_look_up_in_the_index(database_url: str) -> None:
-    """Whatever the statistics say, before the first ANALYZE and after it."""
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_the_hot_read_is_one_look_up_in_the_index(database_url: str, count: int) -> None:
+    """Whatever the statistics say, before the first ANALYZE and after it; and as cheap at a million customers."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         for setting in SETTINGS:
             connection.execute(setting)
         connection.execute(STATEMENT)
         assert scan(connection)["Node Type"] == "Index Scan"
-        fill(database_url, 20_000)
+        fill(database_url, count)
         assert scan(connection)["Index Name"] == "customers_pkey"
         connection.execute("VACUUM ANALYZE customers")
         found = scan(connection)
