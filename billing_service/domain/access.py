@@ -10,12 +10,12 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from billing_service.domain.catalog import Plan, Policy
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts
 from billing_service.domain.payments import DisputeStanding
 from billing_service.domain.views import InvoiceStatus, ItemView, SubscriptionStatus
@@ -50,7 +50,7 @@ class SourceState(StrEnum):
 GIVING = frozenset({SourceState.ACTIVE, SourceState.TRIALING, SourceState.GRACE, SourceState.ENDING})
 
 
-@dataclass(frozen=True)
+@frozen
 class Source:
     """What gives a customer access to a plan, as it stands at one moment."""
 
@@ -71,7 +71,7 @@ class Source:
         return self.state in GIVING
 
 
-@dataclass(frozen=True)
+@frozen
 class Access:
     """What a source gives over time: `state` within `[start, end)`, `after` from `end` on."""
 
@@ -193,7 +193,8 @@ def accesses(facts: CustomerFacts, resolve: ResolvePlan, find: FindPlan) -> tupl
     ]
     purchases = [_purchase_access(purchase, find(purchase.plan_key)) for purchase in facts.purchases]
     grants = [_grant_access(grant, find(grant.plan_key) if grant.plan_key else None) for grant in facts.grants]
-    return tuple(sorted([*items, *purchases, *grants], key=_order))
+    found = [*items, *purchases, *grants]
+    return tuple(found if len(found) == 1 else sorted(found, key=_order))
 
 
 def _order(access: Access) -> tuple[datetime, str]:
@@ -282,6 +283,8 @@ def _withheld(facts: SubscriptionFacts | PurchaseFacts, policy: Policy) -> Sourc
     if isinstance(facts, PurchaseFacts) and _is_refunded(facts, policy):
         return SourceState.REFUNDED
     match facts.dispute:
+        case None:
+            return None
         case DisputeStanding.OPEN if policy.open_dispute_suspends:
             return SourceState.DISPUTED
         case DisputeStanding.LOST if policy.lost_dispute_revokes:

@@ -8,7 +8,7 @@ are merged for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from billing_service.domain.access import GIVING, Access, Source, SourceState, SourceType
@@ -22,6 +22,7 @@ from billing_service.domain.catalog import (
     Plan,
     Unlimited,
 )
+from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts, fits
 
 MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
@@ -33,7 +34,7 @@ NOTHING: Mapping[FeatureType, FeatureValue] = {
 }  # the value of a feature that no live source gives
 
 
-@dataclass(frozen=True)
+@frozen
 class Entitlement:
     """What one customer may use of one feature, and why."""
 
@@ -43,7 +44,7 @@ class Entitlement:
     next_change_time: datetime | None  # when time alone may change it
 
 
-@dataclass(frozen=True)
+@frozen
 class Entitlements:
     """What one customer may use at one time."""
 
@@ -58,7 +59,7 @@ class Entitlements:
     facts_time: datetime | None = None  # what was committed before is in here; None: all that was when it was asked for
 
 
-@dataclass(frozen=True)
+@frozen
 class _Live:
     """A source that gives its plan now."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from billing_service.domain.entitlement import Entitlements
 from billing_service.domain.errors import FeatureNotFoundError
+from billing_service.domain.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class EntitlementsQuery:
     """One question about one customer, each field valid by itself."""
 

@@ -67,9 +67,10 @@ class Prices:
                     await self._load()
         return self.index
 
-    def known_plans_for(self, facts: CustomerFacts) -> PlanIndex | None:
-        """Give what `plans_for` does where that has to ask nobody; None where it has to."""
-        return self.index if self._loaded and not self.index.unresolved(items_of(facts)) else None
+    @property
+    def loaded(self) -> PlanIndex | None:
+        """The plans with every price that this process knows; None until Postgres has told what was known before."""
+        return self.index if self._loaded else None
 
     async def plans_for(self, facts: CustomerFacts) -> PlanIndex:
         """Give the plans with every price that somebody holds, also one that another process learnt a moment ago.

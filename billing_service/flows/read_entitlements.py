@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from billing_service.deadline import remaining_s
-from billing_service.domain.access import accesses
+from billing_service.domain.access import Access, SourceType, accesses
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.errors import RevisionNotReachedError
 from billing_service.domain.plan_index import PlanIndex
@@ -69,13 +69,21 @@ class ReadEntitlements:
         return self._folded(row, await self._prices.plans_for(row.facts))
 
     def _folded(self, row: CustomerRow, plans: PlanIndex) -> Entitlements:
-        given = accesses(row.facts, plans.of_price, plans.of_key)
+        return self._at_the_time(row, accesses(row.facts, plans.of_price, plans.of_key), plans)
+
+    def _at_the_time(self, row: CustomerRow, given: Sequence[Access], plans: PlanIndex) -> Entitlements:
         return fold(row.customer_id, row.revision, given, plans.catalog, self._now())
 
     def _made(self, row: CustomerRow) -> Entitlements | CustomerRow:
         """Fold a row that has just come; give it as it is where the database has to be asked about a price first."""
-        plans = self._prices.known_plans_for(row.facts)
-        return row if plans is None else self._folded(row, plans)
+        plans = self._prices.loaded
+        if plans is None:
+            return row
+        given = accesses(row.facts, plans.of_price, plans.of_key)
+        for access in given:
+            if access.plan is None and access.type is SourceType.SUBSCRIPTION:
+                return row
+        return self._at_the_time(row, given, plans)
 
     async def _read(self, customer_id: str) -> Entitlements:
         found: Entitlements | CustomerRow = await self._rows.into(customer_id)

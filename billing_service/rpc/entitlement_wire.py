@@ -82,6 +82,7 @@ _END_TIME: Final = _tag(_SourceMessage, "end_time")
 _GRANT_ID: Final = _tag(_SourceMessage, "grant_id")
 _SECONDS, _NANOS = b"\x08", b"\x10"  # of a google.protobuf.Timestamp
 _FIVE_BYTES, _SIX_BYTES = 1 << 28, 1 << 35  # from where on a number takes so many, at seven bits each
+_Times = dict[int, bytes]  # of one answer, by identity: a period's end is in it three times
 
 
 def entitlements_wire(answer: Entitlements) -> bytes:
@@ -90,39 +91,42 @@ def entitlements_wire(answer: Entitlements) -> bytes:
     Raises:
         ValueError: a time has no zone.
     """
-    sources = {id(source): _source(source) for source in answer.sources}
+    times: _Times = {}
+    sources = {id(source): _source(source, times) for source in answer.sources}
     parts = [_text(_CUSTOMER_ID, answer.customer_id), _REVISION, _encoded(answer.revision)]
-    _add_entitlements(parts, answer.entitlements, sources)
+    _add_entitlements(parts, answer.entitlements, sources, times)
     for source in answer.sources:
         data = sources[id(source)]
         parts += (_SOURCES, _varint(len(data)), data)
     parts += [_known_text(_PLAN_KEYS, key) for key in answer.plan_keys]
     parts += (
-        _time(_READ_TIME, answer.read_time),
-        _time(_CHANGE_TIME, answer.next_change_time),
+        _time(_READ_TIME, answer.read_time, times),
+        _time(_CHANGE_TIME, answer.next_change_time, times),
         _known_text(_CATALOG_VERSION, answer.catalog_version),
-        _time(_FACTS_TIME, answer.facts_time),
+        _time(_FACTS_TIME, answer.facts_time, times),
     )
     return b"".join(parts)
 
 
-def _add_entitlements(parts: list[bytes], entitlements: Sequence[Entitlement], sources: Mapping[int, bytes]) -> None:
+def _add_entitlements(
+    parts: list[bytes], entitlements: Sequence[Entitlement], sources: Mapping[int, bytes], times: _Times
+) -> None:
     """Add one field for each; `sources` has the bytes of sources, by identity. Most features of a customer have the same reason."""
     last: Entitlement | None = None
     why = b""
     for one in entitlements:
         if last is None or one.source is not last.source or one.next_change_time is not last.next_change_time:
-            why = _why(one, sources)
+            why = _why(one, sources, times)
         last = one
         what = _what(one.feature_key, one.value)
         parts += (_ENTITLEMENTS, _varint(len(what) + len(why)), what, why)
 
 
-def _why(one: Entitlement, sources: Mapping[int, bytes]) -> bytes:
-    change = _time(_ENTITLEMENT_CHANGE_TIME, one.next_change_time)
+def _why(one: Entitlement, sources: Mapping[int, bytes], times: _Times) -> bytes:
+    change = _time(_ENTITLEMENT_CHANGE_TIME, one.next_change_time, times)
     if one.source is None:
         return change
-    data = sources.get(id(one.source)) or _source(one.source)
+    data = sources.get(id(one.source)) or _source(one.source, times)
     return b"".join((_SOURCE, _varint(len(data)), data, change))
 
 
@@ -131,13 +135,13 @@ def _what(feature_key: str, value: FeatureValue) -> bytes:
     return entitlement_pb2.Entitlement(feature_key=feature_key, value=feature_value(value)).SerializeToString()
 
 
-def _source(source: Source) -> bytes:
+def _source(source: Source, times: _Times) -> bytes:
     parts = (
         _kind(source.type, source.state, source.plan_key, source.quantity, source.override),
         _text(_STRIPE_ID, source.stripe_id),
         _text(_SUBSCRIPTION_ID, source.stripe_subscription_id),
-        _time(_START_TIME, source.start_time),
-        _time(_END_TIME, source.end_time),
+        _time(_START_TIME, source.start_time, times),
+        _time(_END_TIME, source.end_time, times),
         _text(_GRANT_ID, source.grant_id),
     )
     return b"".join(parts)
@@ -164,18 +168,25 @@ def _text(tag: bytes, text: str | None) -> bytes:
 _known_text = lru_cache(maxsize=4_096)(_text)  # of the catalog
 
 
-def _time(tag: bytes, moment: datetime | None) -> bytes:
+def _time(tag: bytes, moment: datetime | None, times: _Times) -> bytes:
     if moment is None:
         return b""
-    s, nanos = since_epoch(moment)
-    if (
-        not nanos and _FIVE_BYTES <= s < _SIX_BYTES
-    ):  # from 1978 to 3058: what Stripe tells. An answer has four or five of these
-        return tag + bytes((6, 8, s & 127 | 128, s >> 7 & 127 | 128, s >> 14 & 127 | 128, s >> 21 & 127 | 128, s >> 28))
-    data = _SECONDS + _encoded(s)
+    data = times.get(id(moment))
+    if data is None:
+        data = times[id(moment)] = _timestamp(*since_epoch(moment))
+    return tag + data
+
+
+def _timestamp(seconds: int, nanos: int) -> bytes:
+    """Give a google.protobuf.Timestamp with its length before it."""
+    s = seconds
+    if _FIVE_BYTES <= s < _SIX_BYTES:  # from 1978 to 3058: all that Stripe tells
+        data = bytes((8, s & 127 | 128, s >> 7 & 127 | 128, s >> 14 & 127 | 128, s >> 21 & 127 | 128, s >> 28))
+    else:
+        data = _SECONDS + _encoded(s)
     if nanos:
         data += _NANOS + _encoded(nanos)
-    return tag + _varint(len(data)) + data
+    return _varint(len(data)) + data
 
 
 def since_epoch(moment: datetime) -> tuple[int, int]:

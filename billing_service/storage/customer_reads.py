@@ -41,7 +41,7 @@ QUERY_LIMIT_S: Final = 3.0  # a look-up by key takes a millisecond; a connection
 # too), so whoever waits 20 ms there has company for it, and the callers behind are answered sooner than by queries of two keys.
 GATHER_S: Final = 0.02  # the longest that a key waits for company
 COMPANY_S: Final = 0.005  # for which a key waits that nobody joins
-LOOK_S: Final = 0.001  # between two looks whether a busy loop has become idle
+LOOK_S: Final = 0.001  # until the next look whether a busy loop has become idle; twice as long each time
 QUIET_TURN_S: Final = 0.000_03  # a turn of the loop in which something ran takes longer
 QUIET_TURNS: Final = 3  # on end: gRPC hands a call over in several turns, with gaps between
 GATHER_ENOUGH: Final = 32  # keys for which nobody waits any longer
@@ -113,6 +113,7 @@ class CustomerReads:
         self._turn_at = 0.0  # the last look
         self._seen = 0  # how many were waiting at that look
         self._quiet = 0  # turns on end in which nothing else ran
+        self._pause_s = LOOK_S  # until the next look
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._socket = -1
         self._connecting: asyncio.Task[None] | None = None
@@ -169,6 +170,7 @@ class CustomerReads:
         self._joined_at = perf_counter()
         self._leave_at = self._joined_at + GATHER_S
         self._quiet, self._seen, self._turn_at = 0, 0, 0.0
+        self._pause_s = LOOK_S
         asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
@@ -187,7 +189,8 @@ class CustomerReads:
             asyncio.get_running_loop().call_soon(self._look)
         else:  # the loop is busy, and a look in each turn would make it more so
             self._turn_at = 0.0
-            asyncio.get_running_loop().call_later(LOOK_S, self._look)
+            asyncio.get_running_loop().call_later(min(self._pause_s, self._leave_at - now), self._look)
+            self._pause_s *= 2
 
     def _send(self) -> None:
         """Send what has gathered; nobody waits for it any more where all were cancelled."""

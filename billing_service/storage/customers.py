@@ -12,13 +12,14 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.domain.facts import CustomerFacts
+from billing_service.domain.frozen import frozen
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 _decode_facts = msgspec.json.Decoder(CustomerFacts).decode
 
 
-@dataclass(frozen=True)
+@frozen
 class CustomerRow:
     """A customer's facts, and the number of changes of its entitlements."""
 
