@@ -114,6 +114,7 @@ class CustomerReads:
         self._seen = 0  # how many were waiting at that look
         self._quiet = 0  # turns on end in which nothing else ran
         self._pause_s = LOOK_S  # until the next look
+        self._look_again: asyncio.Handle | None = None  # the next look
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._socket = -1
         self._connecting: asyncio.Task[None] | None = None
@@ -144,6 +145,8 @@ class CustomerReads:
         self._waiting.append(read)
         if self._stage is _Stage.IDLE:
             self._leave()
+        elif self._stage is _Stage.GATHERING and len(self._waiting) >= GATHER_ENOUGH:
+            self._send()
         if read.end < self._sweep_at:
             self._sweep(read.end)
         if tracing.is_recording():
@@ -171,7 +174,7 @@ class CustomerReads:
         self._leave_at = self._joined_at + GATHER_S
         self._quiet, self._seen, self._turn_at = 0, 0, 0.0
         self._pause_s = LOOK_S
-        asyncio.get_running_loop().call_soon(self._look)
+        self._look_again = asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
         """Look, in two turns at least. A turn in which nothing else ran is over in no time; a few of those on end are an idle loop."""
@@ -182,18 +185,20 @@ class CustomerReads:
         waiting = len(self._waiting)
         if waiting != self._seen:
             self._seen, self._joined_at = waiting, now
-        late = now >= self._leave_at or now - self._joined_at >= COMPANY_S
-        if self._quiet >= QUIET_TURNS or late or waiting >= GATHER_ENOUGH:
+        loop = asyncio.get_running_loop()
+        if self._quiet >= QUIET_TURNS or now >= self._leave_at or now - self._joined_at >= COMPANY_S:
             self._send()
         elif self._quiet or is_first:
-            asyncio.get_running_loop().call_soon(self._look)
+            self._look_again = loop.call_soon(self._look)
         else:  # the loop is busy, and a look in each turn would make it more so
             self._turn_at = 0.0
-            asyncio.get_running_loop().call_later(min(self._pause_s, self._leave_at - now), self._look)
+            self._look_again = loop.call_later(min(self._pause_s, self._leave_at - now), self._look)
             self._pause_s *= 2
 
     def _send(self) -> None:
         """Send what has gathered; nobody waits for it any more where all were cancelled."""
+        if self._look_again is not None:
+            self._look_again.cancel()
         batch = [read for read in self._waiting if not read.answer.done()]
         self._waiting, self._sent = batch[MAX_BATCH:], batch[:MAX_BATCH]
         if not batch:
