@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0015"
-down_revision = "0014"
+revision = "0016"
+down_revision = "0015"
 
 # A row whose next version finds room on its own page needs no new entry in any index: in a large table each of those is a page of
 # its own that is read, and written whole to the log. For pages that are written from now on; nothing is rewritten.
