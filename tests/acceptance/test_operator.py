@@ -165,6 +165,7 @@ async def test_what_is_in_quarantine_is_listed_shown_and_replayed(
     assert (replayed["replayed"], replayed["failed"]) == (1, 0)
     again = operator.call("events", "replay", bad)
     assert (again.code, "1 failed" in again.out) == (1, True)
+    assert "1 quarantined" in operator.done("audit", "list", "--operation", "replay_events", "--limit", "1").out
     assert operator.call("events", "replay", good).code == 3
     assert operator.call("quarantine", "replay", "--reason", "gossip").code == 2
 

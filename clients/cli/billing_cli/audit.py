@@ -94,4 +94,6 @@ def subject(one: OperatorRequest) -> str:
     """Say what it was about: the customer, and what of theirs."""
     names = [str(one.result[key]) for key in ("grant_id", "stripe_customer_id", "subject") if key in one.result]
     runs = [f"run {number.number_value:.0f}" for number in one.result.fields["run_ids"].list_value.values]
-    return "\n".join(part for part in (one.customer_id, *names, *runs) if part) or "–"
+    became = one.result.fields["outcomes"].struct_value.fields  # of a replay
+    counts = [f"{count.number_value:.0f} {outcome}" for outcome, count in sorted(became.items())]
+    return "\n".join(part for part in (one.customer_id, *names, *runs, *counts) if part) or "–"
