@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 import uvloop
 
-from billing_service import garbage, handshakes, tracing
+from billing_service import descriptors, garbage, handshakes, tracing
 from billing_service.address import Addresses, ListenError
 from billing_service.domain.catalog import Catalog
 from billing_service.flows.admit_catalog import PlanVanishedError
@@ -44,6 +44,7 @@ def serve(settings: Settings, catalog: Catalog, parent: socket.socket | None = N
         ListenError: an address is in use.
     """
     tracing.start("billing-service")
+    descriptors.allow()
     last = threading.Timer(END_LIMIT_S, _leave)
     last.daemon = True
     try:

@@ -1,4 +1,4 @@
-"""The gRPC client of the service's internal listener: one batch out, one answer per event back, and is it healthy.
+"""The gRPC client of the service's internal listener: one batch out, one answer per event back; is it healthy, does it let us in.
 
 Here, and only here, gRPC statuses become values.
 """
@@ -23,7 +23,7 @@ from webhook_gateway.tls import Tls
 
 SERVICE_NAME = "billing.internal.v1.FulfillmentService"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # gRPC's default limit for what a server receives
-_HEALTH_TIMEOUT_S = 1.0
+_ASK_TIMEOUT_S = 1.0  # for a question of readiness
 _LEAVING_S = 10.0  # for the calls on a connection whose certificates were replaced; none takes longer
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -186,13 +186,26 @@ class FulfillmentClient:
         self._follow()
         request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
         try:
-            response = await self._health.Check(request, timeout=_HEALTH_TIMEOUT_S, metadata=self._metadata)
+            response = await self._health.Check(request, timeout=_ASK_TIMEOUT_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             return error.code().name.lower()
         if response.status == health_pb2.HealthCheckResponse.SERVING:
             return None
         name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
         return name.lower()
+
+    async def why_not_let_in(self) -> str | None:
+        """Give None unless the service refuses our token or certificate, else words for that. Takes at most 1 s.
+
+        It is asked by a batch of no event. Whatever else comes of that says nothing of the credential.
+        """
+        self._follow()
+        try:
+            await self._stub.Fulfill(pb.FulfillRequest(), timeout=_ASK_TIMEOUT_S, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _CODES_OF_CREDENTIAL:
+                return f"our token or certificate is refused ({error.code().name.lower()})"
+        return None
 
     async def close(self) -> None:
         """Close the channel at once; a call in flight is cancelled."""
@@ -229,6 +242,9 @@ _FAILURE_OF_CODE = {
     grpc.StatusCode.CANCELLED: Failure.UNAVAILABLE,
     grpc.StatusCode.ABORTED: Failure.UNAVAILABLE,
 }
+_CODES_OF_CREDENTIAL = frozenset(
+    code for code, failure in _FAILURE_OF_CODE.items() if failure is Failure.UNAUTHENTICATED
+)
 # What a single event can do to the batch that it is in. Not UNAVAILABLE and its like: smaller batches mend nothing there.
 _CODES_OF_DATA = frozenset(
     {

@@ -50,7 +50,7 @@ class Server:
         )
         self._metrics.show_files(lambda: float(len(self._live.watch.warnings())), self._live.ends())
         self._ops = web.AppRunner(build_page(self._metrics), access_log=None, shutdown_timeout=_CLOSE_S)
-        self._readiness = Readiness(self._client.why_not_serving)
+        self._readiness = Readiness(self._client.why_not_serving, self._client.why_not_let_in)
         self._in_flight = InFlight()
         self._runner = web.AppRunner(
             build_app(

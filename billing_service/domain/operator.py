@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from billing_service.domain.access import SourceState, accesses
 from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import CustomerFacts
 from billing_service.domain.grant import GrantFacts
 from billing_service.domain.plan_index import PlanIndex
+
+
+class Operation(StrEnum):
+    """What operators do; kept with each request under this name."""
+
+    CREATE_GRANT = "create_grant"
+    REVOKE_GRANT = "revoke_grant"
+    LINK_STRIPE_CUSTOMER = "link_stripe_customer"
+    REPLAY_EVENTS = "replay_events"
+    RECONCILE = "reconcile"
+    CLOSE_FINDING = "close_finding"
+    ERASE_CUSTOMER = "erase_customer"
 
 
 @dataclass(frozen=True)

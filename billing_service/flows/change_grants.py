@@ -19,7 +19,7 @@ from billing_service.domain.errors import (
     TooManyGrantsError,
 )
 from billing_service.domain.grant import fits
-from billing_service.domain.operator import Grant, GrantWish, Order, StandingGrant
+from billing_service.domain.operator import Grant, GrantWish, Operation, Order, StandingGrant
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.operator_request import Asked, once
 from billing_service.flows.price_memory import items_of, recall
@@ -60,7 +60,7 @@ class ChangeGrants:
             RequestIdReusedError: the request id was used for something else.
         """
         plans = await self._prices.plans()
-        asked = Asked(order, "create_grant", wish, wish.customer_id)
+        asked = Asked(order, Operation.CREATE_GRANT, wish, wish.customer_id)
 
         async def change(connection: Connection) -> tuple[StandingGrant, int]:
             changed = await once(connection, asked, Changed, lambda: self._create(connection, order, wish, plans))
@@ -80,7 +80,7 @@ class ChangeGrants:
         async def change(connection: Connection) -> tuple[StandingGrant, int]:
             # Whose it is never changes, so that it may be looked up before anything is locked.
             customer_id = (await _found(connection, grant_id)).customer_id
-            asked = Asked(order, "revoke_grant", grant_id, customer_id)
+            asked = Asked(order, Operation.REVOKE_GRANT, grant_id, customer_id)
             changed = await once(
                 connection, asked, Changed, lambda: self._revoke(connection, order, customer_id, grant_id, plans)
             )

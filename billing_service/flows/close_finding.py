@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from billing_service.domain.errors import FindingNotFoundError
-from billing_service.domain.operator import Order
+from billing_service.domain.operator import Operation, Order
 from billing_service.flows.operator_request import Asked, once
 from billing_service.storage import findings
 from billing_service.storage.database import Connection, Database
@@ -38,7 +38,7 @@ class CloseFinding:
             found = await findings.find(connection, kind, subject)
             if found is None:
                 raise FindingNotFoundError(f"{kind}/{subject}")
-            asked = Asked(order, "close_finding", [kind, subject], found.customer_id)
+            asked = Asked(order, Operation.CLOSE_FINDING, [kind, subject], found.customer_id)
 
             async def work() -> _Closed:
                 await findings.close(connection, kind, [subject])

@@ -19,7 +19,7 @@ import structlog
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import BillingError, CustomerNotFoundError
 from billing_service.domain.observation import METADATA_CUSTOMER_ID
-from billing_service.domain.operator import Order
+from billing_service.domain.operator import Operation, Order
 from billing_service.flows.operator_request import Asked, once
 from billing_service.logs import named
 from billing_service.storage import customers, erasures, events, grants, operator_requests, quarantine, stripe_customers
@@ -60,7 +60,7 @@ class EraseCustomer:
             CustomerNotFoundError: nothing is known of the customer.
             RequestIdReusedError: the request id was used for something else.
         """
-        asked = Asked(order, "erase_customer", customer_id, customer_id)
+        asked = Asked(order, Operation.ERASE_CUSTOMER, customer_id, customer_id)
         begin = lambda c: once(c, asked, _Begun, lambda: self._begin(c, customer_id))  # noqa: E731 - one line says it
         await self._database.run(begin)
         await self._go_on(customer_id, remaining_s(ANSWER_S), waits=True)

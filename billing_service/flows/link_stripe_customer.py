@@ -16,7 +16,7 @@ from billing_service.domain.errors import (
 )
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import Observation, is_deleted_customer
-from billing_service.domain.operator import Order
+from billing_service.domain.operator import Operation, Order
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.views import ObjectKind
 from billing_service.flows.apply import Context, refold
@@ -73,7 +73,7 @@ class LinkStripeCustomer:
             StripeRefusedError: Stripe refuses to say.
             RequestIdReusedError: the request id was used for something else.
         """
-        asked = Asked(order, "link_stripe_customer", wish, wish.customer_id)
+        asked = Asked(order, Operation.LINK_STRIPE_CUSTOMER, wish, wish.customer_id)
         before = await self._database.run(lambda connection: answered(connection, asked, Linked))
         if before is not None:
             return before

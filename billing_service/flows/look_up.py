@@ -10,11 +10,12 @@ from typing import TypeVar
 from billing_service.domain.errors import EventNotFoundError, ReconcileRunNotFoundError
 from billing_service.domain.operator import StandingGrant
 from billing_service.flows.prices import Prices
-from billing_service.storage import events, findings, grants, history, quarantine, reconcile_runs
+from billing_service.storage import events, findings, grants, history, operator_requests, quarantine, reconcile_runs
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.events import Filter, Place, RecordedEvent
 from billing_service.storage.findings import Finding, FindingKind
 from billing_service.storage.history import RecordedChange
+from billing_service.storage.operator_requests import RecordedRequest
 from billing_service.storage.quarantine import QuarantinedEvent, Reason
 from billing_service.storage.reconcile_runs import RecordedRun, Scope
 
@@ -99,6 +100,13 @@ class LookUp:
         """Give findings before a place, the last found first."""
         found = await self._database.run(lambda c: findings.page(c, kind, customer_id, before, most + 1, closed=closed))
         return _page(found, most, lambda one: findings.Place(one.update_time, one.kind, one.subject))
+
+    async def operators_record(
+        self, chosen: operator_requests.Filter, before: operator_requests.Place | None, most: int
+    ) -> Page[RecordedRequest, operator_requests.Place]:
+        """Give what operators did before a place, the last first."""
+        found = await self._database.run(lambda c: operator_requests.page(c, chosen, before, most + 1))
+        return _page(found, most, lambda one: (one.create_time, one.order.request_id))
 
     async def runs(self, scope: Scope | None, before: int | None, most: int) -> Page[RecordedRun, int]:
         """Give runs of the reconciliation before a number, the newest first."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from billing_service.domain.errors import RequestIdReusedError
-from billing_service.domain.operator import Order
+from billing_service.domain.operator import Operation, Order
 from billing_service.storage import operator_requests
 from billing_service.storage.database import Connection
 from billing_service.storage.operator_requests import StoredAnswer
@@ -23,7 +23,7 @@ class Asked:
     """One request: who and why, what is to be done, and what with. `parameters` are values that JSON can say."""
 
     order: Order
-    operation: str
+    operation: Operation
     parameters: object
     customer_id: str | None = None
 

@@ -16,7 +16,7 @@ from billing_service.domain.errors import (
     StripeRefusedError,
     StripeUnavailableError,
 )
-from billing_service.domain.operator import Order
+from billing_service.domain.operator import Operation, Order
 from billing_service.flows.operator_request import Asked, answered, keep
 from billing_service.flows.reconcile import KEPT_S, Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
@@ -87,7 +87,7 @@ class ReconcileOnRequest:
             OverloadedError: as many as may be are under way.
             RequestIdReusedError: the request id was used for something else.
         """
-        asked = Asked(order, "reconcile", wish, wish.customer_id)
+        asked = Asked(order, Operation.RECONCILE, wish, wish.customer_id)
         before = await self._database.run(lambda connection: answered(connection, asked, _Ended))
         if before is not None:
             for run_id in before.run_ids:

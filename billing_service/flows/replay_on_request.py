@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from billing_service.domain.errors import EventNotFoundError
-from billing_service.domain.operator import Order
+from billing_service.domain.operator import Operation, Order
 from billing_service.flows.fulfill import Outcome
 from billing_service.flows.operator_request import Asked, answered, keep
 from billing_service.flows.replay import Replay
@@ -47,7 +47,7 @@ class ReplayOnRequest:
             OverloadedError: too much is waiting to be written.
             RequestIdReusedError: the request id was used for something else.
         """
-        asked = Asked(order, "replay_events", wish)
+        asked = Asked(order, Operation.REPLAY_EVENTS, wish)
         before = await self._database.run(lambda connection: answered(connection, asked, ReplayedPage))
         if before is not None:
             return before

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
-from billing.admin.v1 import customer_pb2, event_pb2, finding_pb2, grant_pb2, reconcile_pb2
+from billing.admin.v1 import customer_pb2, event_pb2, finding_pb2, grant_pb2, operator_request_pb2, reconcile_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.contextvars import bind_contextvars
 
@@ -109,8 +109,8 @@ def grant_wish(message: grant_pb2.CreateGrantRequest, now: datetime) -> GrantWis
     return GrantWish(
         customer_id=message.customer_id,
         override=message.mode == grant_pb2.Grant.MODE_OVERRIDE,
-        start=_time(message.start_time) if message.HasField("start_time") else None,
-        end=_time(message.expire_time) if message.HasField("expire_time") else None,
+        start=time_of(message.start_time) if message.HasField("start_time") else None,
+        end=time_of(message.expire_time) if message.HasField("expire_time") else None,
         plan_key=message.plan.plan_key if is_plan else None,
         quantity=message.plan.quantity if is_plan and message.plan.HasField("quantity") else 1,
         feature_key=None if is_plan else message.feature.feature_key,
@@ -133,8 +133,8 @@ def _grant_problems(message: grant_pb2.CreateGrantRequest, now: datetime) -> Pro
             yield "feature.value", _value_problem(message.feature)
         case _:
             yield "given", "must have a plan or a feature"
-    yield from _time_problems(message, "start_time", "expire_time")
-    start = _time(message.start_time) if message.HasField("start_time") else None
+    yield from time_problems(message, "start_time", "expire_time")
+    start = time_of(message.start_time) if message.HasField("start_time") else None
     if start is not None and (start - now).days >= MAX_DAYS_AHEAD:
         yield "start_time", "must be at most ten years ahead"
 
@@ -219,8 +219,8 @@ def events_page(message: event_pb2.ListEventsRequest) -> tuple[Filter, str | Non
         object_ids=frozenset({message.object_id}) if message.HasField("object_id") else None,
         type=message.type if message.HasField("type") else None,
         outcome=OUTCOMES.get(message.outcome),
-        start=_time(message.start_time) if message.HasField("start_time") else None,
-        end=_time(message.end_time) if message.HasField("end_time") else None,
+        start=time_of(message.start_time) if message.HasField("start_time") else None,
+        end=time_of(message.end_time) if message.HasField("end_time") else None,
     )
     whose = message.customer_id if message.HasField("customer_id") else None
     return chosen, whose, pages.place(message, tuple[datetime, str]), pages.size(message)
@@ -233,7 +233,7 @@ def _events_problems(message: event_pb2.ListEventsRequest) -> Problems:
         if message.HasField(name):
             yield name, field_rules.key_problem(getattr(message, name))
     yield "outcome", None if message.outcome in {0, *OUTCOMES} else "must be an outcome of the contract"
-    yield from _time_problems(message, "start_time", "end_time")
+    yield from time_problems(message, "start_time", "end_time")
     yield from pages.problems(message, tuple[datetime, str])
 
 
@@ -336,7 +336,7 @@ def closed_finding(message: finding_pb2.CloseFindingRequest) -> tuple[FindingKin
 def reconcile_wish(message: reconcile_pb2.ReconcileRequest, now: datetime) -> ReconcileWish:
     """Read a ReconcileRequest."""
     refuse(_reconcile_problems(message, now))
-    since = _time(message.since_time) if message.HasField("since_time") else None
+    since = time_of(message.since_time) if message.HasField("since_time") else None
     return ReconcileWish(
         WANTED[message.scope],
         message.customer_id if message.HasField("customer_id") else None,
@@ -352,7 +352,7 @@ def _reconcile_problems(message: reconcile_pb2.ReconcileRequest, now: datetime) 
     elif message.HasField("customer_id"):
         yield "customer_id", "must be absent but for SCOPE_CUSTOMER"
     if message.HasField("since_time"):
-        since = _time(message.since_time)
+        since = time_of(message.since_time)
         if message.scope != _Run.SCOPE_EVENTS:
             yield "since_time", "must be absent but for SCOPE_EVENTS"
         elif since is None or not 0 <= (now - since).total_seconds() <= 30 * 86_400:
@@ -377,11 +377,15 @@ def runs_page(message: reconcile_pb2.ListReconcileRunsRequest) -> tuple[Scope | 
     return SCOPES.get(message.scope), pages.place(message, int), pages.size(message)
 
 
-def _time_problems(
-    message: grant_pb2.CreateGrantRequest | event_pb2.ListEventsRequest, first: str, last: str
-) -> Problems:
+Spanning: TypeAlias = (
+    grant_pb2.CreateGrantRequest | event_pb2.ListEventsRequest | operator_request_pb2.ListOperatorRequestsRequest
+)
+
+
+def time_problems(message: Spanning, first: str, last: str) -> Problems:
+    """Check two times of a request, of which both may be absent."""
     given = [name for name in (first, last) if message.HasField(name)]  # type: ignore[arg-type]  # both are messages
-    times = {name: _time(getattr(message, name)) for name in given}
+    times = {name: time_of(getattr(message, name)) for name in given}
     for name, time in times.items():
         yield name, None if time is not None else "must be a valid Timestamp, from the year 1 to 9999"
     start, end = times.get(first), times.get(last)
@@ -389,7 +393,8 @@ def _time_problems(
         yield last, f"must be after {first}"
 
 
-def _time(stamp: Timestamp) -> datetime | None:
+def time_of(stamp: Timestamp) -> datetime | None:
+    """Give a time; None where it is none."""
     try:
         return stamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):

@@ -13,6 +13,7 @@ from billing.admin.v1 import (
     event_pb2,
     finding_pb2,
     grant_pb2,
+    operator_request_pb2,
     reconcile_pb2,
 )
 
@@ -24,7 +25,7 @@ from billing_service.flows.link_stripe_customer import LinkStripeCustomer
 from billing_service.flows.look_up import LookUp
 from billing_service.flows.reconcile_on_request import ReconcileOnRequest
 from billing_service.flows.replay_on_request import ReplayOnRequest
-from billing_service.rpc import admin_requests, admin_responses, pages
+from billing_service.rpc import admin_requests, admin_responses, operators_record, pages
 from billing_service.rpc.layers import Context
 
 
@@ -193,3 +194,11 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         customer_id = admin_requests.erased_customer(request)
         erasure = await self._flows.erase_customer(admin_requests.order(request), customer_id)
         return admin_responses.erasure_response(erasure)
+
+    async def ListOperatorRequests(  # noqa: N802 - the contract's name
+        self, request: operator_request_pb2.ListOperatorRequestsRequest, context: Context
+    ) -> operator_request_pb2.ListOperatorRequestsResponse:
+        """List what operators did."""
+        del context
+        found, place = await self._flows.look_up.operators_record(*operators_record.page_asked(request))
+        return operators_record.page_told(found, pages.token(request, place))

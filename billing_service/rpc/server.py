@@ -30,6 +30,12 @@ MAX_CALLS: Final = 1_000  # at once; what a second of a busy process holds, and 
 MAX_OTHER_CALLS: Final = 200  # reflection, and what is about to be refused, beside them
 MAX_WATCHES: Final = 2_000  # streams; the flow refuses more with a reason
 
+# Each client holds one, and a second one while the first is draining; health is watched on at most 2,000.
+MAX_CONNECTIONS: Final = 3_000  # of a listener; the next one is closed before it has said anything
+HANDSHAKE_MS: Final = (
+    10_000  # one that has not said by then that it speaks HTTP/2 gives its place back; gRPC's own is two minutes
+)
+
 CUT_S: Final = 1.0  # for gRPC to end what outlived its grace
 LISTENER_STOP_S: Final = health.TELL_LIMIT_S + CUT_S  # what a stop takes beside its grace, at most
 
@@ -69,6 +75,7 @@ class Listener:
         share: Share | None = None,
         health_of: Callable[[Collection[str]], Health] = Health,
         max_calls: int = MAX_CALLS,
+        max_connections: int = MAX_CONNECTIONS,
         observe: Observe | None = None,
         shared: bool = False,
     ) -> None:
@@ -88,8 +95,13 @@ class Listener:
         guard = self._guard = Guard(gate, declared if roles is None else roles)
         self._server = grpc.aio.server(
             interceptors=_interceptors(CallLog(observe), guard, share or Share(), self._admission, self._streams),
-            # By itself off: with it two programs on one port both start, and each gets half of the calls.
-            options=(*OPTIONS, ("grpc.so_reuseport", int(shared))),
+            options=(
+                *OPTIONS,
+                ("grpc.max_allowed_incoming_connections", max_connections),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+                # By itself off: with it two programs on one port both start, and each gets half of the calls.
+                ("grpc.so_reuseport", int(shared)),
+            ),
             # Each kind has a bound of its own further in: none takes the place of another.
             maximum_concurrent_rpcs=max_calls + MAX_OTHER_CALLS + MAX_WATCHES + health.MAX_HEALTH_CALLS,
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
-from billing_service.domain.operator import Order
+from billing_service.domain.operator import Operation, Order
 from billing_service.storage.database import Connection
 
 
@@ -18,6 +22,31 @@ class StoredAnswer:
     answer: str
 
 
+@dataclass(frozen=True)
+class RecordedRequest:
+    """What an operator did."""
+
+    order: Order
+    operation: Operation | None  # None: one that a newer release wrote
+    customer_id: str | None
+    result: Mapping[str, Any]  # ids and numbers
+    create_time: datetime
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which requests are listed; what is None leaves all of them."""
+
+    customer_id: str | None = None
+    actor: str | None = None
+    identity: str | None = None
+    operation: Operation | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+Place = tuple[datetime, str]  # when a request was carried out, and its id
+
 # Waits for another transaction that has the same id: the first of the locks.
 _CLAIM = sa.text("""
     INSERT INTO operator_requests (request_id, operation, fingerprint, actor, identity, reason, customer_id, answer)
@@ -27,6 +56,20 @@ _CLAIM = sa.text("""
 """)
 _FIND = sa.text("SELECT fingerprint, answer::text AS answer FROM operator_requests WHERE request_id = :request_id")
 _ANSWER = sa.text("UPDATE operator_requests SET answer = CAST(:answer AS jsonb) WHERE request_id = :request_id")
+# Along the index by time. What is filtered out is passed over: people wrote it, and a table of them is read through in no time.
+_PAGE = sa.text("""
+    SELECT request_id, operation, actor, identity, reason, customer_id, answer::text AS answer, create_time
+    FROM operator_requests
+    WHERE (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)
+      AND (CAST(:actor AS text) IS NULL OR actor = :actor)
+      AND (CAST(:identity AS text) IS NULL OR identity = :identity)
+      AND (CAST(:operation AS text) IS NULL OR operation = :operation)
+      AND (CAST(:start AS timestamptz) IS NULL OR create_time >= :start)
+      AND (CAST(:end AS timestamptz) IS NULL OR create_time < :end)
+      AND (CAST(:before AS timestamptz) IS NULL
+           OR (create_time, request_id) < (:before, CAST(:before_id AS text) COLLATE "C"))
+    ORDER BY create_time DESC, request_id DESC LIMIT :most
+""")
 # Without the reason there is no fingerprint either, because a reason can be guessed from it; a repetition is refused then. An older release
 # kept a copy of the finding as the answer: what names it is left.
 _ERASE = """
@@ -46,13 +89,13 @@ _ERASE_OF_NOBODY = sa.text(_ERASE.format("customer_id IS NULL"))
 async def claim(
     connection: Connection,
     order: Order,
-    operation: str,
+    operation: Operation,
     fingerprint: bytes,
     customer_id: str | None,
     answer: str = "{}",
 ) -> bool:
     """Take a request id; say False where it was used before. First in the order of locks."""
-    values = {"operation": operation, "fingerprint": fingerprint, "customer_id": customer_id, "answer": answer}
+    values = {"operation": operation.value, "fingerprint": fingerprint, "customer_id": customer_id, "answer": answer}
     return (await connection.execute(_CLAIM, vars(order) | values)).one_or_none() is not None
 
 
@@ -67,6 +110,14 @@ async def answer(connection: Connection, request_id: str, answer: str) -> None:
     await connection.execute(_ANSWER, {"request_id": request_id, "answer": answer})
 
 
+async def page(connection: Connection, chosen: Filter, before: Place | None, most: int) -> Sequence[RecordedRequest]:
+    """Give the next requests before a place, the last first."""
+    time, request_id = before or (None, None)
+    kind = None if chosen.operation is None else chosen.operation.value
+    values = vars(chosen) | {"operation": kind, "before": time, "before_id": request_id, "most": most}
+    return [_recorded(row) for row in await connection.execute(_PAGE, values)]
+
+
 async def erase_reasons(connection: Connection, customer_id: str, most: int) -> int:
     """Empty the reasons of what was asked about a customer; say of how many, `most` at most. What another erasing is at is left to it."""
     return (await connection.execute(_ERASE_OF, {"customer_id": customer_id, "most": most})).rowcount
@@ -75,3 +126,16 @@ async def erase_reasons(connection: Connection, customer_id: str, most: int) -> 
 async def erase_reasons_of_nobody(connection: Connection, most: int) -> int:
     """The same for what was asked about nobody in particular: nothing tells whom such a reason names."""
     return (await connection.execute(_ERASE_OF_NOBODY, {"most": most})).rowcount
+
+
+_OPERATIONS = {one.value: one for one in Operation}
+
+
+def _recorded(row: sa.Row[Any]) -> RecordedRequest:
+    return RecordedRequest(
+        order=Order(row.request_id, row.actor, row.reason, row.identity),
+        operation=_OPERATIONS.get(row.operation),
+        customer_id=row.customer_id,
+        result=msgspec.json.decode(row.answer),
+        create_time=row.create_time,
+    )

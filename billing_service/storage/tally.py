@@ -19,7 +19,7 @@ class Tally:
     rereads: int
     reread_overdue_s: float  # of the one that is due for the longest time
     reconciled_until: float  # Unix seconds, by Stripe's clock; 0 where no run was complete
-    drift: int
+    drift: int  # that no event explains; what an event brought that no webhook had, is `missed`
     missed: int  # events that no webhook brought, but reconciliation
     budget_left: float  # requests to Stripe that may leave at once
 
@@ -35,7 +35,7 @@ _TALLY = sa.text("""
     UNION ALL
     SELECT 'reconciled', '', coalesce(max(until), 0)::float8 FROM reconcile_runs WHERE state = 'complete'
     UNION ALL
-    SELECT 'drift', '', coalesce(sum(drift), 0)::float8 FROM reconcile_runs
+    SELECT 'drift', '', coalesce(sum(drift), 0)::float8 FROM reconcile_runs WHERE scope <> 'events'
     UNION ALL
     SELECT 'missed', '', coalesce(sum(repaired), 0)::float8 FROM reconcile_runs WHERE scope = 'events'
     UNION ALL

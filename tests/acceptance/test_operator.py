@@ -165,6 +165,7 @@ async def test_what_is_in_quarantine_is_listed_shown_and_replayed(
     assert (replayed["replayed"], replayed["failed"]) == (1, 0)
     again = operator.call("events", "replay", bad)
     assert (again.code, "1 failed" in again.out) == (1, True)
+    assert "1 quarantined" in operator.done("audit", "list", "--operation", "replay_events", "--limit", "1").out
     assert operator.call("events", "replay", good).code == 3
     assert operator.call("quarantine", "replay", "--reason", "gossip").code == 2
 
@@ -249,6 +250,29 @@ async def test_what_cannot_be_given_is_named(
 async def test_a_plan_that_there_is_not_is_not_found(operator: Operator, customer_id: str) -> None:
     ran = operator.call("grants", "give", customer_id, "--plan", "prp", "--because", "x")
     assert (ran.code, "prp" in ran.said) == (3, True), ran
+
+
+async def test_what_operators_did_is_listed_with_who_and_why(operator: Operator, customer_id: str) -> None:
+    """Also when an entry is about a grant, or a run; what was refused is not there."""
+    made = operator.done("grants", "give", customer_id, "--plan", "pro", "--because", "ticket 11", "--json").row
+    grant_id = made["grant"]["grant_id"]
+    operator.done("grants", "revoke", grant_id, "--because", "ticket 12", "--actor", "bob", "--yes")
+    operator.call("grants", "give", customer_id, "--plan", "prp", "--because", "ticket 13")
+    operator.done("reconcile", "--customer", customer_id, "--json")
+    mine = ("audit", "list", "--customer", customer_id)
+    rows = operator.done(*mine, "--json").rows
+    assert [row["operation"] for row in rows] == [
+        "OPERATION_RECONCILE", "OPERATION_REVOKE_GRANT", "OPERATION_CREATE_GRANT"
+    ]  # fmt: skip
+    assert [row["result"]["grant_id"] for row in rows[1:]] == [grant_id] * 2
+    screen = operator.done(*mine).out
+    for told in ("bob (as ", "ticket 12", "revoke grant", grant_id, f"run {rows[0]['result']['run_ids'][0]:.0f}"):
+        assert told in screen
+    assert operator.done(*mine, "--actor", "bob", "--json").row == rows[1]
+    narrowed = ("--operation", "create_grant", "--identity", rows[0]["identity"], "--since", "1h")
+    assert operator.done(*mine, *narrowed, "--json").row == rows[2]
+    assert operator.done(*mine, "--until", "1h", "--json").rows == []
+    assert operator.call(*mine, "--operation", "gossip").code == 2
 
 
 # --- Findings, checkouts, status -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from billing_cli import screen
 from billing_cli.connection import Service
-from billing_cli.options import Actor, AsJson, Limit, Moment, RequestId, moment, more
+from billing_cli.options import Actor, AsJson, Limit, RequestId, When, more
 from billing_cli.replaying import Because, replay_one
 
 app: Final = typer.Typer(no_args_is_help=True, help="What Stripe sent, and what became of it.")
@@ -32,11 +32,6 @@ class Outcome(StrEnum):
     def number(self) -> event_pb2.Event.Outcome.ValueType:
         """Give the contract's value."""
         return event_pb2.Event.Outcome.Value(f"OUTCOME_{self.name}")
-
-
-When = Annotated[
-    Moment | None, typer.Option(parser=moment, metavar="TIME", help="A time in UTC, or a span: 4d, 12h, 30m.")
-]
 
 
 @app.command("list")

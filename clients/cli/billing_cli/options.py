@@ -86,6 +86,11 @@ def moment(text: str) -> Moment:
     return Moment(at if at.tzinfo else at.replace(tzinfo=UTC))
 
 
+When = Annotated[
+    Moment | None, typer.Option(parser=moment, metavar="TIME", help="A time in UTC, or a span: 4d, 12h, 30m.")
+]
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask whether to go on; where nobody can be asked, only `yes` answers.
 

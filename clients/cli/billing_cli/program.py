@@ -11,7 +11,7 @@ import typer
 from billing_client import BillingError
 from typer.core import TyperGroup
 
-from billing_cli import checkouts, customers, events, findings, grants, quarantine, runs, screen
+from billing_cli import audit, checkouts, customers, events, findings, grants, quarantine, runs, screen
 from billing_cli.connection import OPS, TARGET, TIMEOUT_S, Connection, Service
 from billing_cli.failures import Exit, UnreachableError, UsageError, exit_code, explain
 from billing_cli.reconcile import reconcile
@@ -59,6 +59,7 @@ app.add_typer(grants.app, name="grants")
 app.add_typer(findings.app, name="findings")
 app.command("reconcile")(reconcile)
 app.add_typer(runs.app, name="runs")
+app.add_typer(audit.app, name="audit")
 
 
 @app.callback()

@@ -28,6 +28,9 @@ from cryptography import x509
 from tests.certificates import Authority, Pair, put
 from tests.integration.program.conftest import BOUND_S, KEY, ROOT
 from tests.integration.program.test_watch import eventually
+from webhook_gateway import readiness
+from webhook_gateway.server import Server
+from webhook_gateway.settings import load_settings
 
 _ASK = billing_service_pb2.ListPlansRequest()
 
@@ -149,6 +152,63 @@ async def test_tokens_are_rotated_and_a_bad_file_keeps_the_old_one_while_the_ser
     assert b'"caller": "shop"' in log
     for secret in (b"the-old-token", b"the-new-token", b"token-of-the-gateway"):
         assert secret not in log
+
+
+async def _readyz(session: aiohttp.ClientSession, address: str, status: int) -> str:
+    """Ask a gateway whether it is ready until it answers with this status; give what it says."""
+    async with asyncio.timeout(BOUND_S):
+        while True:
+            async with session.get(f"http://{address}/readyz") as response:
+                said = await response.text()
+                if response.status == status:
+                    return said
+            await asyncio.sleep(0.05)
+
+
+async def test_a_gateway_that_is_refused_is_not_ready_and_is_again_without_a_webhook(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its token is taken out: /readyz says what is missing, and not which; another one in its file heals it."""
+    authority = Authority()
+    authority.sign("billing.test").write(tmp_path, "server")
+    shop = _line("shop", "a-token")
+    access = put(tmp_path / "access", shop + _line("gateway", "the-old-token", "gateway"))
+    put(tmp_path / "gateway_webhook_secrets", "main=whsec_1")
+    token = put(tmp_path / "gateway_internal_token", "the-old-token")
+    put(tmp_path / "ca.pem", authority.pem)
+    monkeypatch.setattr(readiness, "LET_IN_S", 0.0)
+    async with _serving(database_url, tmp_path) as (running, where), aiohttp.ClientSession() as session:
+        for name, value in {
+            "ADDRESS": "127.0.0.1:0",
+            "FULFILLMENT_TARGET": where["internal"],
+            "SECRETS_DIR": str(tmp_path),
+            "TLS_CA": str(tmp_path / "ca.pem"),
+            "TLS_SERVER_NAME": "billing.test",
+            "RELOAD_INTERVAL_S": "0.05",
+        }.items():
+            monkeypatch.setenv(f"GATEWAY_{name}", value)
+        gateway = Server(load_settings())
+        try:
+            address = await gateway.start()
+            said = [await _readyz(session, address, 200)]
+            put(access, shop + _line("gateway", "the-new-token", "gateway"))
+            said.append(await _readyz(session, address, 503))
+            put(token, "the-new-token")
+            said.append(await _readyz(session, address, 200))
+            put(access, shop + _line("gateway", "the-new-token", "admin"))
+            said.append(await _readyz(session, address, 503))
+        finally:
+            await gateway.stop()
+        running.process.terminate()
+        _, rest = await running.process.communicate()
+    refused = "fulfillment: our token or certificate is refused"
+    assert [json.loads(one) for one in said] == [
+        {"ready": True},
+        {"ready": False, "reason": f"{refused} (unauthenticated)"},
+        {"ready": True},
+        {"ready": False, "reason": f"{refused} (permission_denied)"},
+    ]
+    assert not any(f"the-{which}-token".encode() in b"".join(running.raw) + rest for which in ("old", "new"))
 
 
 async def _to_its_end(stream: Any) -> None:

@@ -14,6 +14,7 @@ from billing.admin.v1 import (
     event_pb2,
     finding_pb2,
     grant_pb2,
+    operator_request_pb2,
     reconcile_pb2,
 )
 from billing.v1 import entitlement_pb2, watch_pb2
@@ -92,6 +93,9 @@ BAD: Iterable[Message] = (
     reconcile_pb2.ReconcileRequest(**asked(scope=_Run.SCOPE_CUSTOMER)),
     reconcile_pb2.ReconcileRequest(**asked(scope=_Run.SCOPE_EVENTS, customer_id="ann")),
     reconcile_pb2.ListReconcileRunsRequest(scope=_Run.SCOPE_EVERYTHING),
+    operator_request_pb2.ListOperatorRequestsRequest(actor=""),
+    operator_request_pb2.ListOperatorRequestsRequest(operation=99),  # type: ignore[arg-type] # as an older client would
+    operator_request_pb2.ListOperatorRequestsRequest(page_token="AAAA"),
 )
 
 

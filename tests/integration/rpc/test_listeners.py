@@ -14,8 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]  # ships no types
 
 from billing_service.address import Address, ListenError
-from billing_service.rpc.server import public_listener
-from tests.integration.rpc.wire import Fulfills, Reads, Wire, answered, error_info, internal, public
+from billing_service.rpc import server
+from billing_service.rpc.guard import OPEN
+from billing_service.rpc.server import PUBLIC_SERVICE, Listener, public_listener
+from tests.integration.rpc.wire import Fulfills, Reads, Wire, answered, error_info, internal, listening, public
 
 _TOKEN, _NEXT_TOKEN = "a-token-of-the-gateway", "the-token-that-follows"
 _ASK = entitlement_pb2.GetEntitlementsRequest(customer_id="u1")
@@ -111,6 +113,41 @@ async def test_a_watcher_hears_of_every_change_and_does_not_hold_up_the_stop() -
         health_pb2.HealthCheckResponse.SERVING,
         health_pb2.HealthCheckResponse.NOT_SERVING,
     )
+
+
+def _two_connections() -> Listener:
+    """Give a listener that takes two connections at once."""
+    return Listener(
+        PUBLIC_SERVICE,
+        lambda grpc_server: billing_service_pb2_grpc.add_BillingServiceServicer_to_server(Reads(answered), grpc_server),
+        gate=OPEN,
+        max_connections=2,
+    )
+
+
+async def test_a_connection_beyond_the_bound_is_closed_and_who_has_one_is_answered() -> None:
+    """One that leaves makes room for the next."""
+    async with listening(_two_connections()) as wire, asyncio.timeout(20):
+        await wire.billing.GetEntitlements(_ASK)
+        _, held = await asyncio.open_connection(wire.address.host, wire.address.port)
+        beyond, writer = await asyncio.open_connection(wire.address.host, wire.address.port)
+        assert await beyond.read() == b""
+        writer.close()
+        await wire.billing.GetEntitlements(_ASK)
+        held.close()
+        async with grpc.aio.insecure_channel(str(wire.address)) as another:
+            stub: Any = billing_service_pb2_grpc.BillingServiceStub(another)
+            await stub.GetEntitlements(_ASK, wait_for_ready=True)
+
+
+async def test_connections_that_say_nothing_give_their_places_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_MS", 500)
+    async with listening(_two_connections()) as wire, asyncio.timeout(20):
+        silent = [await asyncio.open_connection(wire.address.host, wire.address.port) for _ in range(2)]
+        await wire.billing.GetEntitlements(_ASK, wait_for_ready=True)
+        for reader, writer in silent:
+            await reader.read()  # to its end
+            writer.close()
 
 
 async def _until_refused(address: Address) -> grpc.StatusCode:

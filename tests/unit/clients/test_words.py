@@ -3,9 +3,9 @@ from __future__ import annotations
 from enum import StrEnum
 
 import pytest
-from billing.admin.v1 import customer_pb2, event_pb2, finding_pb2, reconcile_pb2
+from billing.admin.v1 import customer_pb2, event_pb2, finding_pb2, operator_request_pb2, reconcile_pb2
 from billing.v1.plan_pb2 import FeatureValue
-from billing_cli import events, findings, grants, quarantine, reconcile, source_screen, words
+from billing_cli import audit, events, findings, grants, quarantine, reconcile, source_screen, words
 from billing_cli.failures import UsageError
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
     [
         (findings.Kind, finding_pb2.Finding.Kind.DESCRIPTOR, "KIND_"),
         (events.Outcome, event_pb2.Event.Outcome.DESCRIPTOR, "OUTCOME_"),
+        (audit.Operation, operator_request_pb2.OperatorRequest.Operation.DESCRIPTOR, "OPERATION_"),
         (quarantine.Reason, event_pb2.QuarantinedEvent.Reason.DESCRIPTOR, "REASON_"),
     ],
 )

@@ -92,9 +92,12 @@ def test_refuses_a_customer_id_and_a_session_id_that_cannot_be_one() -> None:
         requests.checkout_session_id(checkout_pb2.GetCheckoutSessionRequest(checkout_session_id="sub_1"))
 
 
-@pytest.mark.parametrize("count", [0, 257])
-def test_refuses_a_batch_that_is_empty_or_too_long(count: int) -> None:
-    events = [fulfillment_service_pb2.VerifiedEvent(payload=b"{}")] * count
+def test_a_batch_of_no_event_is_how_a_gateway_asks_whether_it_may_call() -> None:
+    assert requests.event_payloads(fulfillment_service_pb2.FulfillRequest()) == []
+
+
+def test_refuses_a_batch_that_is_too_long() -> None:
+    events = [fulfillment_service_pb2.VerifiedEvent(payload=b"{}")] * 257
     with pytest.raises(InvalidFieldsError, match="events"):
         requests.event_payloads(fulfillment_service_pb2.FulfillRequest(events=events))
 

@@ -7,6 +7,7 @@ from billing.admin.v1 import customer_pb2 as billing_dot_admin_dot_v1_dot_custom
 from billing.admin.v1 import event_pb2 as billing_dot_admin_dot_v1_dot_event__pb2
 from billing.admin.v1 import finding_pb2 as billing_dot_admin_dot_v1_dot_finding__pb2
 from billing.admin.v1 import grant_pb2 as billing_dot_admin_dot_v1_dot_grant__pb2
+from billing.admin.v1 import operator_request_pb2 as billing_dot_admin_dot_v1_dot_operator__request__pb2
 from billing.admin.v1 import reconcile_pb2 as billing_dot_admin_dot_v1_dot_reconcile__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -118,6 +119,11 @@ class AdminServiceStub:
                 '/billing.admin.v1.AdminService/EraseCustomer',
                 request_serializer=billing_dot_admin_dot_v1_dot_customer__pb2.EraseCustomerRequest.SerializeToString,
                 response_deserializer=billing_dot_admin_dot_v1_dot_customer__pb2.EraseCustomerResponse.FromString,
+                _registered_method=True)
+        self.ListOperatorRequests = channel.unary_unary(
+                '/billing.admin.v1.AdminService/ListOperatorRequests',
+                request_serializer=billing_dot_admin_dot_v1_dot_operator__request__pb2.ListOperatorRequestsRequest.SerializeToString,
+                response_deserializer=billing_dot_admin_dot_v1_dot_operator__request__pb2.ListOperatorRequestsResponse.FromString,
                 _registered_method=True)
 
 
@@ -278,6 +284,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOperatorRequests(self, request, context):
+        """Lists what operators did by the mutations of this service: who, what, why and when. No side effects; safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -360,6 +373,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.EraseCustomer,
                     request_deserializer=billing_dot_admin_dot_v1_dot_customer__pb2.EraseCustomerRequest.FromString,
                     response_serializer=billing_dot_admin_dot_v1_dot_customer__pb2.EraseCustomerResponse.SerializeToString,
+            ),
+            'ListOperatorRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperatorRequests,
+                    request_deserializer=billing_dot_admin_dot_v1_dot_operator__request__pb2.ListOperatorRequestsRequest.FromString,
+                    response_serializer=billing_dot_admin_dot_v1_dot_operator__request__pb2.ListOperatorRequestsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -795,6 +813,33 @@ class AdminService:
             '/billing.admin.v1.AdminService/EraseCustomer',
             billing_dot_admin_dot_v1_dot_customer__pb2.EraseCustomerRequest.SerializeToString,
             billing_dot_admin_dot_v1_dot_customer__pb2.EraseCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperatorRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.admin.v1.AdminService/ListOperatorRequests',
+            billing_dot_admin_dot_v1_dot_operator__request__pb2.ListOperatorRequestsRequest.SerializeToString,
+            billing_dot_admin_dot_v1_dot_operator__request__pb2.ListOperatorRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,6 +16,7 @@ from billing.admin.v1 import customer_pb2 as _customer_pb2
 from billing.admin.v1 import event_pb2 as _event_pb2
 from billing.admin.v1 import finding_pb2 as _finding_pb2
 from billing.admin.v1 import grant_pb2 as _grant_pb2
+from billing.admin.v1 import operator_request_pb2 as _operator_request_pb2
 from billing.admin.v1 import reconcile_pb2 as _reconcile_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -129,6 +130,8 @@ class AdminServiceStub:
 
     Errors: NOT_FOUND (CUSTOMER_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
+    ListOperatorRequests: _grpc.UnaryUnaryMultiCallable[_operator_request_pb2.ListOperatorRequestsRequest, _operator_request_pb2.ListOperatorRequestsResponse]
+    """Lists what operators did by the mutations of this service: who, what, why and when. No side effects; safe to retry."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -218,6 +221,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Errors: NOT_FOUND (CUSTOMER_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
+    ListOperatorRequests: _aio.UnaryUnaryMultiCallable[_operator_request_pb2.ListOperatorRequestsRequest, _operator_request_pb2.ListOperatorRequestsResponse]  # type: ignore[assignment]
+    """Lists what operators did by the mutations of this service: who, what, why and when. No side effects; safe to retry."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks into the service, and mends by hand what it cannot mend by itself."""
@@ -400,5 +405,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (CUSTOMER_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
+
+    @_abc_1.abstractmethod
+    def ListOperatorRequests(
+        self,
+        request: _operator_request_pb2.ListOperatorRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_request_pb2.ListOperatorRequestsResponse, _abc.Awaitable[_operator_request_pb2.ListOperatorRequestsResponse]]:
+        """Lists what operators did by the mutations of this service: who, what, why and when. No side effects; safe to retry."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from billing.options.v1 import role_pb2 as billing_dot_options_dot_v1_dot_role__
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-billing/internal/v1/fulfillment_service.proto\x12\x13\x62illing.internal.v1\x1a\x1d\x62illing/options/v1/role.proto\x1a\x1fgoogle/api/field_behavior.proto\"J\n\x0e\x46ulfillRequest\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".billing.internal.v1.VerifiedEventB\x04\xe2\x41\x01\x02\"A\n\rVerifiedEvent\x12\x15\n\x07payload\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x19\n\x0btraceparent\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"F\n\x0f\x46ulfillResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".billing.internal.v1.FulfillResult\"\x87\x02\n\rFulfillResult\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12;\n\x07outcome\x18\x02 \x01(\x0e\x32*.billing.internal.v1.FulfillResult.Outcome\"\xa6\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x13\n\x0fOUTCOME_IGNORED\x10\x03\x12\x14\n\x10OUTCOME_NOT_OURS\x10\x04\x12\x17\n\x13OUTCOME_QUARANTINED\x10\x05\x12\x12\n\x0eOUTCOME_PARKED\x10\x06\x32s\n\x12\x46ulfillmentService\x12]\n\x07\x46ulfill\x12#.billing.internal.v1.FulfillRequest\x1a$.billing.internal.v1.FulfillResponse\"\x07\x90\x02\x02\x88\xce\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-billing/internal/v1/fulfillment_service.proto\x12\x13\x62illing.internal.v1\x1a\x1d\x62illing/options/v1/role.proto\x1a\x1fgoogle/api/field_behavior.proto\"J\n\x0e\x46ulfillRequest\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".billing.internal.v1.VerifiedEventB\x04\xe2\x41\x01\x01\"A\n\rVerifiedEvent\x12\x15\n\x07payload\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x19\n\x0btraceparent\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"F\n\x0f\x46ulfillResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".billing.internal.v1.FulfillResult\"\x87\x02\n\rFulfillResult\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12;\n\x07outcome\x18\x02 \x01(\x0e\x32*.billing.internal.v1.FulfillResult.Outcome\"\xa6\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x13\n\x0fOUTCOME_IGNORED\x10\x03\x12\x14\n\x10OUTCOME_NOT_OURS\x10\x04\x12\x17\n\x13OUTCOME_QUARANTINED\x10\x05\x12\x12\n\x0eOUTCOME_PARKED\x10\x06\x32s\n\x12\x46ulfillmentService\x12]\n\x07\x46ulfill\x12#.billing.internal.v1.FulfillRequest\x1a$.billing.internal.v1.FulfillResponse\"\x07\x90\x02\x02\x88\xce\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'billing.internal.v1.fulfill
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FULFILLREQUEST'].fields_by_name['events']._loaded_options = None
-  _globals['_FULFILLREQUEST'].fields_by_name['events']._serialized_options = b'\342A\001\002'
+  _globals['_FULFILLREQUEST'].fields_by_name['events']._serialized_options = b'\342A\001\001'
   _globals['_VERIFIEDEVENT'].fields_by_name['payload']._loaded_options = None
   _globals['_VERIFIEDEVENT'].fields_by_name['payload']._serialized_options = b'\342A\001\002'
   _globals['_VERIFIEDEVENT'].fields_by_name['traceparent']._loaded_options = None

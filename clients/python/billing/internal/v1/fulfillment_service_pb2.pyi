@@ -30,7 +30,7 @@ class FulfillRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerifiedEvent]:
-        """The events, 1 to 256 of them, in the order of arrival."""
+        """The events, 256 at most, in the order of arrival."""
 
     def __init__(
         self,

@@ -52,9 +52,12 @@ class FulfillmentServiceServicer:
         answered.
 
         An event that is malformed or cannot be written does not fail the call: it is quarantined and its neighbours are
-        applied. Errors fail the whole batch and nothing of it is recorded: INVALID_ARGUMENT (INVALID_FIELDS: no event, more
-        than 256 events), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (DATABASE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED; also, from
-        gRPC itself, a message above 4 MiB).
+        applied. Errors fail the whole batch and nothing of it is recorded: INVALID_ARGUMENT (INVALID_FIELDS: more than 256 events),
+        UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (DATABASE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED; also, from gRPC itself, a
+        message above 4 MiB).
+
+        A batch of no event is answered with no result, and touches nothing: so a gateway finds out whether it may call. (The release
+        before answered it with INVALID_ARGUMENT, which says the same.)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
