@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts
 from billing_service.domain.merge import ObjectState
 from billing_service.domain.observation import Fact, is_deleted_customer
@@ -29,7 +30,7 @@ _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was writ
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
 
-@dataclass(frozen=True)
+@frozen
 class SubscriptionFacts:
     """One subscription."""
 
@@ -57,7 +58,7 @@ class SubscriptionFacts:
         return self.status not in OVER
 
 
-@dataclass(frozen=True)
+@frozen
 class PurchaseFacts:
     """One one-time purchase: a completed checkout session whose payment has not failed."""
 
@@ -72,7 +73,7 @@ class PurchaseFacts:
     customer_deleted: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class CustomerFacts:
     """All that a customer has bought, in the order in which it began, and what was given to them by hand."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from billing_service.domain.frozen import frozen
 from billing_service.domain.observation import Event, Fact, Observation, facts_of_read
 from billing_service.domain.views import (
     ChargeView,
@@ -83,7 +84,7 @@ ABSORBING = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Payload:
     """The payload register: what the event that orders highest carried."""
 

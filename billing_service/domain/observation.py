@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from billing_service.domain.frozen import frozen
 from billing_service.domain.json_fields import (
     MalformedError,
     mapping,
@@ -90,7 +91,7 @@ FAILURE_TYPES = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Claim:
     """What our metadata on the object says: whose it is, and which deployment put it there."""
 
@@ -98,7 +99,7 @@ class Claim:
     customer_id: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Observation:
     """What an event or a read says about one object, wherever it came from."""
 

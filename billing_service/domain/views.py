@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from billing_service.domain.frozen import frozen
 from billing_service.domain.json_fields import (
     MalformedError,
     decimal,
@@ -120,7 +121,7 @@ class CustomerStatus(StrEnum):
     DELETED = "deleted"
 
 
-@dataclass(frozen=True)
+@frozen
 class SessionView:
     """What we use of a checkout session."""
 
@@ -137,7 +138,7 @@ class SessionView:
     amount: int | None = None  # what was paid in all
 
 
-@dataclass(frozen=True)
+@frozen
 class ItemView:
     """What we use of a subscription item."""
 
@@ -149,7 +150,7 @@ class ItemView:
     period_end: int
 
 
-@dataclass(frozen=True)
+@frozen
 class SubscriptionView:
     """What we use of a subscription."""
 
@@ -164,7 +165,7 @@ class SubscriptionView:
     collection_paused: bool = False  # `pause_collection`, which leaves the status alone
 
 
-@dataclass(frozen=True)
+@frozen
 class InvoiceView:
     """What we use of an invoice."""
 
@@ -175,7 +176,7 @@ class InvoiceView:
     finalized_at: int | None
 
 
-@dataclass(frozen=True)
+@frozen
 class InvoicePaymentView:
     """What we use of an invoice payment: the link between an invoice and a payment intent."""
 
@@ -184,7 +185,7 @@ class InvoicePaymentView:
     payment_intent_id: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class ChargeView:
     """What we use of a charge."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from billing_service.domain.frozen import frozen
 from billing_service.domain.merge import ObjectState
 from billing_service.domain.observation import Claim, Observation
 from billing_service.domain.views import View
 
 
-@dataclass(frozen=True)
+@frozen
 class Arrival:
     """One observation as it is to be merged: the state that it would make by itself, and whose our metadata says it is."""
 

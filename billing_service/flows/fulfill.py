@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -20,6 +19,7 @@ import structlog
 from billing_service import tracing
 from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.errors import BillingError, DatabaseUnavailableError, OverloadedError
+from billing_service.domain.frozen import frozen
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.merge import of_event
 from billing_service.domain.observation import Event, Observation, read_event
@@ -63,7 +63,7 @@ class Outcome(StrEnum):
     PARKED = "parked"
 
 
-@dataclass(frozen=True)
+@frozen
 class EventResult:
     """What became of one event; `event_id` is None where it could not be read."""
 
@@ -71,7 +71,7 @@ class EventResult:
     outcome: Outcome
 
 
-@dataclass(frozen=True)
+@frozen
 class _Parsed:
     """One event of a batch: understood, or malformed with what is wrong."""
 
@@ -100,7 +100,7 @@ class _Call:
         return True
 
 
-@dataclass(frozen=True)
+@frozen
 class _Waiting:
     """One event in a queue, and where its result goes."""
 

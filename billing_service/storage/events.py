@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from billing_service.domain.frozen import frozen
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
@@ -22,7 +23,7 @@ class RecordedOutcome(StrEnum):
     NOT_OURS = "not_ours"
 
 
-@dataclass(frozen=True)
+@frozen
 class EventRow:
     """An event as it is recorded; the payload byte for byte."""
 

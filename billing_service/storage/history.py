@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from billing_service.domain.access import Source
 from billing_service.domain.catalog import UNLIMITED, FeatureValue, Unlimited
 from billing_service.domain.entitlement import Entitlement, Entitlements
+from billing_service.domain.frozen import frozen
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
@@ -45,7 +46,7 @@ class Cause:
     cause_id: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Change:
     """A customer's row as it is to be, and its entitlements before and after."""
 
