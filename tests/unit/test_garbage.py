@@ -15,7 +15,7 @@ def test_the_collector_rests_while_modules_are_loaded_and_works_afterwards_whate
     try:
         with garbage.loading():
             assert not gc.isenabled()
-            made = [[] for _ in range(9)]
+            made: list[list[str]] = [[] for _ in range(9)]
         assert gc.isenabled()
         assert gc.get_freeze_count() >= before + len(made)
         with pytest.raises(ImportError), garbage.loading():
