@@ -24,6 +24,9 @@ $(STAMP): requirements/dev.txt pyproject.toml clients/cli/pyproject.toml
 run: $(STAMP) ## everything: Postgres, stand-in Stripe, service, gateway, storefront; Ctrl-C stops it
 	@exec $(BIN)/python -m sandbox
 
+# A hundred programs are started: where an environment keeps Python from writing bytecode, as containers do, each compiles all of ours again.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP) ## unit, integration and acceptance tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from billing_service import garbage
 from billing_service.address import Addresses, ListenError
 from billing_service.catalog_source import load_with_catalog
 from billing_service.domain.catalog_file import CatalogError
@@ -66,7 +67,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def _late(module: str) -> Any:
-    return importlib.import_module(module)
+    with garbage.loading():
+        return importlib.import_module(module)
 
 
 def _parser(*, whole: bool) -> argparse.ArgumentParser:

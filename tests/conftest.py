@@ -18,6 +18,7 @@ from pathlib import Path
 import hypothesis
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 
 from sandbox.postgres import FORGETFUL, EmbeddedPostgres
@@ -32,6 +33,9 @@ from tests.overheard.plugin import (  # noqa: F401 - hooks of pytest, which it f
 # A shared machine stalls for longer than hypothesis allows one example; what is slow shows in --durations instead.
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
+# Where a test's own process logs an exception, structlog would have rich draw it with every local value: seconds, for what pytest
+# throws away unless the test fails.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 _TEMPLATE = "billing_template"
 _MEMORY_BYTES = 4 * 2**30  # far more than all workers use together

@@ -9,6 +9,7 @@ import sys
 
 from structlog.contextvars import bind_contextvars
 
+from billing_service import garbage
 from billing_service.address import ListenError
 from billing_service.catalog_source import load_with_catalog
 from billing_service.domain.catalog_file import CatalogError
@@ -32,7 +33,8 @@ def main() -> int:
     try:
         settings, catalog = load_with_catalog()
         configure_logs(settings.log_level)
-        serving = importlib.import_module("billing_service.serving")  # late: gRPC's threads are to find us pinned
+        with garbage.loading():
+            serving = importlib.import_module("billing_service.serving")  # late: gRPC's threads are to find us pinned
         code: int = serving.serve(settings, catalog, socket.socket(fileno=options.channel))
     except (SettingsError, CatalogError) as error:
         sys.stderr.write(f"worker {options.index} of billing-service serve cannot start:\n{error}\n")

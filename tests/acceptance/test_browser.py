@@ -1,5 +1,8 @@
 """A person with a browser: pricing page, checkout, account; on a desktop and on a phone.
 
+Every page is seen to fit both. What a person does with most of the buttons is done on both; the rest, whose answers do not hang on the
+screen, on a desktop alone.
+
 Set SCREENSHOTS to a folder to keep a picture of every page that is visited.
 """
 
@@ -37,6 +40,7 @@ _FLAGS = [
 ]
 _SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 _numbers = count(1)
+_on_both = pytest.mark.parametrize("person", _SIZES, indirect=True)
 
 pytestmark = [
     pytest.mark.browser,
@@ -62,12 +66,18 @@ class Person:
         await expect(self.page.get_by_role("heading", name="Plans that grow with your work")).to_be_visible()
 
     async def look(self, name: str) -> None:
-        """See that the page fits the screen's width; keep a picture where somebody wants one."""
-        assert await self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
-            f"{name} is wider than the screen"
-        )
-        if folder := os.environ.get("SCREENSHOTS"):
-            await self.page.screenshot(path=Path(folder) / f"{name}-{self._size}.png", full_page=True)
+        """See that the page fits the width of each screen, the person's own last; keep pictures where somebody wants them."""
+        for size in sorted(_SIZES, key=lambda size: size == self._size):
+            await self._turn_to(size)
+            assert await self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+                f"{name} is wider than the screen of a {size}"
+            )
+            if folder := os.environ.get("SCREENSHOTS"):
+                await self.page.screenshot(path=Path(folder) / f"{name}-{size}.png", full_page=True)
+
+    async def _turn_to(self, size: str) -> None:
+        width, height = _SIZES[size]
+        await self.page.set_viewport_size({"width": width, "height": height})
 
     async def upgrade(self) -> None:
         """Press the upgrade button of the pricing page, and arrive at the checkout."""
@@ -109,17 +119,19 @@ async def browser() -> AsyncIterator[Browser]:
         await started.close()
 
 
-@pytest_asyncio.fixture(params=_SIZES, loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="module")
 async def person(browser: Browser, world: World, request: pytest.FixtureRequest) -> AsyncIterator[Person]:
-    """A new customer, signed in, with a desktop and with a phone."""
-    width, height = _SIZES[request.param]
+    """A new customer, signed in, with a desktop or with what the test says."""
+    size = getattr(request, "param", "desktop")
+    width, height = _SIZES[size]
     context = await browser.new_context(viewport={"width": width, "height": height})
-    someone = Person(await context.new_page(), world.addresses["storefront"], request.param)
+    someone = Person(await context.new_page(), world.addresses["storefront"], size)
     await someone.sign_in(f"visitor-{next(_numbers)}")
     yield someone
     await context.close()
 
 
+@_on_both
 async def test_a_person_buys_pro_and_has_it(person: Person) -> None:
     """From the upgrade button over the hosted page back to an account that shows the plan, its features, and until when."""
     await person.upgrade()
@@ -137,6 +149,7 @@ async def test_a_person_buys_pro_and_has_it(person: Person) -> None:
     await person.look("already-subscribed")
 
 
+@_on_both
 async def test_a_person_changes_cancels_keeps_and_manages_what_they_have(person: Person) -> None:
     """All from the account page; a declined card changes nothing and says what to do."""
     await person.upgrade()
@@ -266,7 +279,9 @@ async def test_a_forged_success_url_grants_nothing(person: Person, world: World,
     await person.expect_plan("Free")
     await person.look("account-confirming")
     # The page that is open looks again by itself, which could cross the next line.
-    person.page = await person.page.context.new_page()
+    context = person.page.context
+    await person.page.close()
+    person.page = await context.new_page()
     await person.page.goto(f"{person.shop}/account?checkout_session_id={session_id}&looks=5")
     await expect(person.page.get_by_role("link", name="Check again")).to_be_visible()  # it stops looking by itself
     assert await person.page.locator("meta[http-equiv=refresh]").count() == 0

@@ -290,6 +290,7 @@ async def refusal(place: Place, port: int, *, shows: str | None, token: str | No
         return refused.value.code()
 
 
+@pytest.mark.slow  # five programs and a PostgreSQL, for each; who is refused where is in every run (tests/integration/rpc/test_guard.py)
 async def test_who_belongs_there_can_buy_and_who_shows_nothing_is_refused(place: Place) -> None:
     """A purchase goes through callers' TLS, and its webhook through that of the gateway; new certificates are taken while all of it runs."""
     assert await buy(place, "ann") == ["pro"]

@@ -7,7 +7,11 @@ import json
 import os
 import sys
 
+import pytest
+
 from tests.acceptance.world import ROOT
+
+pytestmark = pytest.mark.slow  # kills whole programs; tests/integration/test_histories.py has random lives without any
 
 
 async def test_random_lives_with_every_fault_and_crashes_end_at_stripes_own_state() -> None:

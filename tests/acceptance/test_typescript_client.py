@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(
     not (shutil.which("npm") and shutil.which("node")),
     reason="npm and node are not there: the TypeScript client was neither built nor tried",
 )
+_with_npm = pytest.mark.slow  # npm installs the lock and starts compilers; as the wheels of the Python clients
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -77,6 +78,7 @@ def build(url: str) -> None:
     run("npm", "run", "--silent", "build:test")
 
 
+@_with_npm
 @pytest.mark.usefixtures("installed")
 def test_the_typescript_stubs_are_what_buf_makes_of_the_contract(tmp_path: Path) -> None:
     generate("buf.gen.typescript.yaml", tmp_path)
@@ -94,6 +96,7 @@ def test_the_lock_names_hashes_and_no_registry() -> None:
     assert not [name for name, one in installed_ones.items() if "resolved" in one]
 
 
+@_with_npm
 @pytest.mark.usefixtures("installed")
 async def test_it_talks_to_the_running_service_and_reads_what_the_python_client_reads(
     world: World, customer_id: str, tmp_path: Path

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from billing_service.storage import migrations
 from billing_service.storage.database import connect_sync
@@ -121,12 +120,49 @@ def fill(url: str) -> None:
             connection.execute(f"INSERT INTO {table} {rows} FROM generate_series(1, {ROWS}) AS n")
 
 
-def filled_before(url: str, revision: str) -> None:
-    """Bring an empty database to the revision before one, filled."""
-    with migrating(url) as to:
-        for one in REVISIONS[: REVISIONS.index(revision)]:
-            to(one)
-            fill(url)
+class Filled:
+    """Databases at the revision before each one, filled: made once, each from the one before it, and copied for whoever wants one."""
+
+    def __init__(self, postgres: EmbeddedPostgres, admin: psycopg.Connection[Any]) -> None:
+        """Begin with none."""
+        self._postgres = postgres
+        self._admin = admin
+        self._made: set[str] = set()
+
+    @contextmanager
+    def before(self, revision: str) -> Iterator[str]:
+        """Give the URL of a database of the caller's own; it is dropped afterwards."""
+        original, copy = self._original(revision), sql.Identifier("filled_copy")
+        self._copy(original, copy)
+        try:
+            yield self._postgres.url("filled_copy")
+        finally:
+            self._admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(copy))
+
+    def _original(self, revision: str) -> sql.Identifier:
+        name = f"filled_before_{revision}"
+        if revision not in self._made:
+            place = REVISIONS.index(revision)
+            if place == 0:
+                self._admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            else:
+                earlier = REVISIONS[place - 1]
+                self._copy(self._original(earlier), sql.Identifier(name))
+                with migrating(self._postgres.url(name)) as to:
+                    to(earlier)
+                fill(self._postgres.url(name))
+            self._made.add(revision)
+        return sql.Identifier(name)
+
+    def _copy(self, original: sql.Identifier, copy: sql.Identifier) -> None:
+        self._admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(copy, original))
+
+
+@pytest.fixture(scope="session")
+def filled(postgres: EmbeddedPostgres) -> Iterator[Filled]:
+    """Those databases, on this worker's server."""
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        yield Filled(postgres, admin)
 
 
 def schema(url: str) -> list[Any]:
@@ -174,10 +210,10 @@ def rudeness(url: str, work: Callable[[Callable[[str], None]], None]) -> list[st
 
 
 @pytest.mark.parametrize("revision", REVISIONS[1:])
-def test_nobody_is_kept_out_of_a_table_while_its_rows_are_gone_through(empty_database_url: str, revision: str) -> None:
+def test_nobody_is_kept_out_of_a_table_while_its_rows_are_gone_through(filled: Filled, revision: str) -> None:
     """What touches many rows commits by itself, and is of a kind that lets others read and write."""
-    filled_before(empty_database_url, revision)
-    assert rudeness(empty_database_url, lambda to: to(revision)) == []
+    with filled.before(revision) as url:
+        assert rudeness(url, lambda to: to(revision)) == []
 
 
 @pytest.mark.parametrize(
@@ -192,14 +228,12 @@ def test_nobody_is_kept_out_of_a_table_while_its_rows_are_gone_through(empty_dat
     ids=lambda statements: statements[0].split()[0] + statements[0].split()[-1],
 )
 @pytest.mark.parametrize("alone", [True, False], ids=["by itself", "in a transaction"])
-def test_a_statement_that_keeps_others_out_is_found(
-    empty_database_url: str, statements: list[str], alone: bool
-) -> None:
+def test_a_statement_that_keeps_others_out_is_found(filled: Filled, statements: list[str], alone: bool) -> None:
     """What the test above looks for is seen, in a transaction and outside of one."""
-    filled_before(empty_database_url, "0002")
     with (
-        closing(Watch(empty_database_url)) as watch,
-        psycopg.connect(empty_database_url, autocommit=alone) as connection,
+        filled.before("0002") as url,
+        closing(Watch(url)) as watch,
+        psycopg.connect(url, autocommit=alone) as connection,
     ):
         for statement in statements:
             watch.before(connection, statement)
@@ -209,12 +243,8 @@ def test_a_statement_that_keeps_others_out_is_found(
 
 
 @pytest.mark.parametrize("revision", REVISIONS[1:])
-def test_a_migration_that_is_broken_off_anywhere_is_done_by_the_next_run(
-    empty_database_url: str, postgres: EmbeddedPostgres, revision: str
-) -> None:
+def test_a_migration_that_is_broken_off_anywhere_is_done_by_the_next_run(filled: Filled, revision: str) -> None:
     """After each statement that commits by itself; the rest is one transaction, with the note of the revision."""
-    filled_before(empty_database_url, revision)
-    name = str(conninfo_to_dict(empty_database_url)["dbname"])
     committed: list[int] = []
     seen = 0
 
@@ -237,12 +267,12 @@ def test_a_migration_that_is_broken_off_anywhere_is_done_by_the_next_run(
 
         return break_off
 
-    with psycopg.connect(postgres.url(), autocommit=True) as admin, copy_of(admin, postgres, name) as url:
+    with filled.before(revision) as url:
         with migrating(url, after=count) as to:
             to(revision)
         whole = schema(url)
     for place in committed:
-        with psycopg.connect(postgres.url(), autocommit=True) as admin, copy_of(admin, postgres, name) as url:
+        with filled.before(revision) as url:
             with migrating(url, after=broken_off_at(place)) as to, suppress(BrokenOffError):
                 to(revision)
             with migrating(url) as to:
@@ -250,23 +280,10 @@ def test_a_migration_that_is_broken_off_anywhere_is_done_by_the_next_run(
             assert schema(url) == whole, place
 
 
-@contextmanager
-def copy_of(admin: psycopg.Connection[Any], postgres: EmbeddedPostgres, name: str) -> Iterator[str]:
-    copy = sql.Identifier(f"{name}_copy")
-    admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(copy, sql.Identifier(name)))
-    try:
-        yield postgres.url(f"{name}_copy")
-    finally:
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(copy))
-
-
-def test_who_writes_while_the_log_is_numbered_waits_for_nothing_and_comes_after_what_was_there(
-    empty_database_url: str,
-) -> None:
+def test_who_writes_while_the_log_is_numbered_waits_for_nothing_and_comes_after_what_was_there(filled: Filled) -> None:
     """Between any two statements of all migrations after the fourth, as the program of that release writes."""
-    filled_before(empty_database_url, "0005")
     number = 0
-    with psycopg.connect(empty_database_url, autocommit=True) as writer:
+    with filled.before("0005") as url, psycopg.connect(url, autocommit=True) as writer:
         writer.execute("SET lock_timeout = '200ms'")
 
         def write(connection: psycopg.Connection[Any], statement: str) -> None:
@@ -282,7 +299,7 @@ def test_who_writes_while_the_log_is_numbered_waits_for_nothing_and_comes_after_
                 [1 + number],
             )
 
-        with migrating(empty_database_url, after=write) as to:
+        with migrating(url, after=write) as to:
             to(expected_revision())
         rows = writer.execute(
             "SELECT customer_id, revision FROM entitlement_changes WHERE change_time < now() ORDER BY position"

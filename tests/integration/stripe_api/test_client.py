@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import traceback
 from collections.abc import Awaitable, Callable
 
@@ -67,6 +68,25 @@ async def test_sends_what_was_rendered(api: StripeApi, server: FakeServer) -> No
         "line_items[0][quantity]": "2",
         "metadata[billing_plan_key]": "pro",
     }
+
+
+async def test_a_call_searches_for_no_module(
+    api: StripeApi, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the first, which loads what all need: one that is missing would be looked for in every folder, at each call."""
+    sought: list[str] = []
+
+    class Notes:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            sought.append(name)
+
+    for _ in range(2):
+        server.will_answer(SESSION)
+    await api.get_checkout_session("cs_test_1")
+    monkeypatch.setattr(sys, "meta_path", [Notes, *sys.meta_path])
+    await api.get_checkout_session("cs_test_1")
+    assert sought == []
 
 
 async def test_gives_plain_json_and_stripes_time(api: StripeApi, server: FakeServer) -> None:
