@@ -51,6 +51,7 @@ ON CONFLICT (object_id) DO UPDATE
 SET wanted = rereads.wanted + 1, due_time = least(rereads.due_time, excluded.due_time);
 """
 _NEW = "'new_' || :run || '_' || :client_id || '_' || :visit"
+_RANDOM = "'new_' || :chance || '_' || :client_id || '_' || :visit"
 _THERE = "'sub_' || :customer"
 
 
@@ -67,7 +68,7 @@ class _Kind:
 _KINDS = {
     INVOICE: _Kind(_EVENT + _OBJECT + _LINK + _CUSTOMER, _NEW, 4, "in_"),
     SUBSCRIPTION: _Kind(_EVENT + _OBJECT + _CHANGED + _REREAD, _THERE, 4, "sub_"),
-    SESSION: _Kind(_EVENT + _OBJECT + _LINK + _CHANGED + _REREAD, _NEW, 2, "cs_test_"),
+    SESSION: _Kind(_EVENT + _OBJECT + _LINK + _CHANGED + _REREAD, _RANDOM, 2, "cs_test_"),
 }
 
 
@@ -124,6 +125,7 @@ def _script(name: str, kind: _Kind, recording: Recording, customers: int) -> str
         [
             rf"\set customer random(0, {customers - 1})",
             r"\set visit :visit + 1",  # each client's own
+            r"\set chance random(1, 1000000000000)",
             "BEGIN;",
             *lines,
             "COMMIT;",

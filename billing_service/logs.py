@@ -14,6 +14,7 @@ import json
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from typing import BinaryIO, Final
 
 import msgspec
@@ -85,8 +86,9 @@ class _Line:
 
     def msg(self, line: bytes) -> None:
         stream = self._lines.stream
-        stream.write(line)
-        stream.flush()
+        with suppress(OSError, ValueError):  # a full disk, a reader who has gone: no reason to fail what is logged
+            stream.write(line)
+            stream.flush()
 
     debug = info = warning = error = critical = exception = msg
 
@@ -97,12 +99,9 @@ _lines: Final = _Lines()
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     try:
         return msgspec.json.encode(event, enc_hook=str) + b"\n"
-    except (
-        ValueError,
-        OverflowError,
-        TypeError,
-    ):  # half a surrogate, a number that is too long: slower, and never refused
-        return json.dumps(event, default=str).encode() + b"\n"
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        # Half a surrogate, a number that is too long, a cycle: as text, and never refused.
+        return json.dumps({str(key): str(value) for key, value in event.items()}).encode() + b"\n"
 
 
 def _add_name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

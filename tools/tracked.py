@@ -28,12 +28,13 @@ def problems(root: Path) -> Iterator[str]:
     for name in _git(root, "ls-files", "--cached", "--ignored", "--exclude-standard", "-z"):
         yield f"{name} is tracked, and .gitignore leaves it out. Take it out: git rm --cached {name}"
     for name in _git(root, "ls-files", "-z", "--", *(f":(glob){pattern}" for pattern in _LOCKS)):
-        yield from _addresses(name, (root / name).read_text(encoding="utf-8"))
+        if (root / name).is_file():  # one that is being taken out has nothing to look at
+            yield from _addresses(name, (root / name).read_text(encoding="utf-8"))
 
 
 def _addresses(name: str, text: str) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), start=1):
-        if any(word in line for word in _ADDRESSES):
+        if any(word in line for word in _ADDRESSES) or line.startswith(("-i ", "-f ")):
             yield f"{name}:{number} names an index: make the lock file anew, without addresses (make lock)."
 
 
@@ -46,10 +47,11 @@ def _git(root: Path, *arguments: str) -> list[str]:
 def main() -> int:
     """Print what is wrong; exit code 1 if anything is, 0 also where this is no checkout that git reads."""
     try:
-        found = list(problems(ROOT))
+        _git(ROOT, "rev-parse")
     except (OSError, subprocess.CalledProcessError):
         sys.stdout.write("tracked files: no git checkout that can be read here; nothing to look at.\n")
         return 0
+    found = list(problems(ROOT))
     sys.stdout.writelines(f"{problem}\n" for problem in found)
     return 1 if found else 0
 

@@ -45,7 +45,8 @@ class Limits:
     company_s: float = 0.02  # the longest that an event waits for others, and only beside a call that is in flight
 
 
-FEW = 4  # are not shared out: a call costs more than what so many bring
+FEW = 4  # make no call of their own where others are here, too: it costs more than what so many bring
+CLOCK_STEP_S = 0.001  # of uvloop's clock: what is nearer than that counts as over, or the loop would turn on the spot
 LATE_S = 120.0  # an event that is older than this when it comes belongs to a backlog; Stripe delivers within seconds
 # Half of what the gateway holds at once, so that a backlog of any size leaves room for what happens now.
 BACKLOG = Limits(batch_events=64, queue_events=448, queue_bytes=32 * 1024 * 1024, calls=1)
@@ -150,28 +151,36 @@ class Forwarder:
             for waiting in (*batch, *self._queue):
                 waiting.settle(NotCommitted(Failure.DRAINING))
 
-    def _share(self) -> int:
-        """Say how many of all that are here one call is to have, if all calls have as many."""
-        return -(-(len(self._queue) + self._events_under_way) // self._limits.calls)
+    def _free(self) -> list[_Waiting]:
+        """Give what may leave now: the others wait until a call that is about their customer has ended."""
+        return [one for one in self._queue if one.event.stripe_customer_id not in self._under_way]
 
     def _waits_for_company(self) -> bool:
-        """Say whether what is queued is to wait for more: a call is in flight, and this would be much less than it has."""
-        if self._closing or not self._events_under_way or len(self._queue) >= self._share():
+        """Say whether what is queued is to wait for more: a call is in flight, and this is less than its share of all that is here."""
+        if self._closing or not self._events_under_way:
+            return False
+        free = self._free()
+        if not free or len(free) >= (len(free) + self._events_under_way) // self._limits.calls:
             return False
         loop = asyncio.get_running_loop()
-        leave_at = self._queue[0].leave_at if self._queue else 0.0
-        if loop.time() >= leave_at:
+        if loop.time() + CLOCK_STEP_S >= free[0].leave_at:
             return False
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(leave_at, self._work.set)
+        self._timer = loop.call_at(free[0].leave_at, self._work.set)
         return True
+
+    def _most(self) -> int:
+        """Say how many one call may take: its share of what is here, or all of it where that is not worth two calls."""
+        here = len(self._queue) + self._events_under_way
+        share = here if here < 2 * FEW else -(-here // self._limits.calls)
+        return min(share, self._limits.batch_events)
 
     def _take(self) -> list[_Waiting]:
         """Take the next batch from the queue, in the order of arrival and up to the limits; leave whom a call is about already."""
         batch: list[_Waiting] = []
         left: list[_Waiting] = []
-        size, most = 0, min(max(self._share(), FEW), self._limits.batch_events)
+        size, most = 0, self._most()
         while self._queue and len(batch) < most:
             waiting = self._queue.popleft()
             size += len(waiting.event.payload)

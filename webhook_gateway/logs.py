@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
@@ -74,8 +75,9 @@ class _Line:
         self._stream = stream
 
     def msg(self, line: bytes) -> None:
-        self._stream.write(line)
-        self._stream.flush()
+        with suppress(OSError, ValueError):  # a full disk, a reader who has gone: no reason to fail what is logged
+            self._stream.write(line)
+            self._stream.flush()
 
     debug = info = warning = error = critical = exception = msg
 

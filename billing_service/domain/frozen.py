@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from functools import update_wrapper
+from inspect import signature
 from typing import Any, TypeVar, dataclass_transform
 
 _Class = TypeVar("_Class")
@@ -19,7 +21,8 @@ def frozen(cls: type[_Class]) -> type[_Class]:
     """Make a frozen dataclass of a class that has nothing but fields, with or without defaults.
 
     Raises:
-        TypeError: a field has a factory or is not given at the start, or the class has a `__post_init__`: those are for `dataclass`.
+        TypeError: a field has a factory or is not given at the start, or the class has an `InitVar` or a `__post_init__`: those are
+            for `dataclass`.
     """
     made = dataclass(frozen=True)(cls)
     made.__init__ = _initializer(made)  # type: ignore[method-assign] # the same, by another way
@@ -27,15 +30,15 @@ def frozen(cls: type[_Class]) -> type[_Class]:
 
 
 def _initializer(made: type[Any]) -> Callable[..., None]:
+    names = [field.name for field in fields(made)]
     plain = all(field.init and not field.kw_only and field.default_factory is MISSING for field in fields(made))
-    if not plain or hasattr(made, "__post_init__"):
+    if not plain or hasattr(made, "__post_init__") or list(signature(made.__init__).parameters) != ["self", *names]:
         raise TypeError(f"{made.__qualname__} has more than plain fields; make it with dataclass(frozen=True)")
     defaults = {field.name: field.default for field in fields(made) if field.default is not MISSING}
-    names = [field.name for field in fields(made)]
     taken = ", ".join(f"{name}=defaults[{name!r}]" if name in defaults else name for name in names)
-    kept = "\n".join(f"    own[{name!r}] = {name}" for name in names)
+    kept = "\n".join(f"    __own__[{name!r}] = {name}" for name in names)
     found: dict[str, Any] = {}
     # As dataclasses does it; the names are those of fields.
-    exec(f"def __init__(self, {taken}):\n    own = self.__dict__\n{kept}\n", {"defaults": defaults}, found)  # noqa: S102
-    initializer: Callable[..., None] = found["__init__"]
+    exec(f"def __init__(self, {taken}):\n    __own__ = self.__dict__\n{kept}\n", {"defaults": defaults}, found)  # noqa: S102
+    initializer: Callable[..., None] = update_wrapper(found["__init__"], made.__init__)
     return initializer

@@ -203,10 +203,10 @@ class Fulfill:
                 self._prices.hint()
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
-        if not isinstance(error, BillingError):
-            log.error("fulfill_failed", events=len(batch), exc_info=error)
         for one in batch:
             one.settle(error)
+        if not isinstance(error, BillingError):
+            log.error("fulfill_failed", events=len(batch), exc_info=error)
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         """Write a batch and settle it; where it fails for a reason of its own, one at a time.

@@ -192,7 +192,8 @@ class CustomerReads:
             self._look_again = loop.call_soon(self._look)
         else:  # the loop is busy, and a look in each turn would make it more so
             self._turn_at = 0.0
-            self._look_again = loop.call_later(min(self._pause_s, self._leave_at - now), self._look)
+            soonest = min(self._pause_s, self._leave_at - now, self._joined_at + COMPANY_S - now)
+            self._look_again = loop.call_later(soonest, self._look)
             self._pause_s *= 2
 
     def _send(self) -> None:
@@ -291,17 +292,18 @@ class CustomerReads:
             loop.remove_reader(self._socket)
             loop.remove_writer(self._socket)
             connection.pgconn.finish()
-            _log.warning("hot_read_connection_lost", reads=len(self._sent))
         self._results.clear()
-        if self._stage is not _Stage.SENT:
-            return  # what gathers goes with the next connection
-        sent, self._sent = self._sent, []
-        for read in sent:
-            read.tries += 1
-            if read.tries >= TRIES:
-                fail(read, error)
-        self._waiting = [read for read in sent if read.tries < TRIES] + self._waiting
-        self._next()
+        sent: list[Read] = []
+        if self._stage is _Stage.SENT:  # else what gathers goes with the next connection
+            sent, self._sent = self._sent, []
+            for read in sent:
+                read.tries += 1
+                if read.tries >= TRIES:
+                    fail(read, error)
+            self._waiting = [read for read in sent if read.tries < TRIES] + self._waiting
+            self._next()
+        if connection is not None:
+            _log.warning("hot_read_connection_lost", reads=len(sent))
 
     async def _connect(self) -> None:
         """Connect and prepare, then send what has gathered. Whoever waited meanwhile is told where that fails."""

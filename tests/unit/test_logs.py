@@ -46,6 +46,25 @@ logging.getLogger("httpx").info("hunter2")
 """
 
 
+@pytest.mark.parametrize("program", ["billing_service", "webhook_gateway"])
+def test_a_line_that_cannot_be_written_fails_nobody(program: str) -> None:
+    """The disk is full, or whoever reads the log has gone: what is logged about goes on."""
+    source = f"""
+import os, structlog
+from {program}.logs import configure_logs
+configure_logs()
+log = structlog.stdlib.get_logger("here")
+log.info("to a full disk")
+reader, writer = os.pipe()
+os.dup2(writer, 2), os.close(writer), os.close(reader)
+log.warning("to nobody")
+os._exit(7)
+"""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        run = subprocess.run([sys.executable, "-c", source], stderr=full, check=False, timeout=60)
+    assert run.returncode == 7
+
+
 def test_lines_are_json_with_utc_times_and_without_what_may_be_secret_or_personal() -> None:
     run = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True, timeout=60)
     lines = [json.loads(line) for line in run.stderr.splitlines()]
@@ -59,7 +78,7 @@ def test_lines_are_json_with_utc_times_and_without_what_may_be_secret_or_persona
     ]
     assert all(datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0) for line in lines)
     assert lines[0]["call_id"] == "call-1"
-    assert (lines[2]["half"], lines[2]["long"]) == ("\ud800", 2**70)  # never refused, whatever it is
+    assert (lines[2]["half"], lines[2]["long"]) == ("\ud800", str(2**70))  # never refused, whatever it is
     assert [raised["type"] for raised in lines[1]["exception"]] == ["builtins.RuntimeError", "builtins.KeyError"]
     assert "fail" in lines[1]["exception"][0]["frames"][-1]
 

@@ -10,6 +10,7 @@ from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
 
 COUNT = 400
+_IN_PLACE = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'stripe_objects'"
 _PAGES = "SELECT object_id, (ctid::text::point)[0] FROM stripe_objects"
 
 
@@ -34,7 +35,11 @@ async def test_an_object_that_is_written_again_stays_on_its_page(database_url: s
             again = state(number, 2)
             await database.run(lambda connection, again=again: save(connection, again))  # type: ignore[misc]
         after: dict[str, float] = dict(other.execute(_PAGES).fetchall())
-    await database.close()
+    await database.close()  # its numbers of the statistics are handed over
+    with psycopg.connect(database_url, autocommit=True) as other:
+        updated, in_place = other.execute(_IN_PLACE).fetchone() or (0, 0)
+    assert updated == COUNT
+    assert in_place > COUNT * 0.95
     assert len(set(before.values())) > 2
     moved = [object_id for object_id, page in after.items() if page != before[object_id]]
     assert len(moved) < COUNT // 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
+from dataclasses import FrozenInstanceError, InitVar, dataclass, field, fields, replace
 
 import msgspec
 import pytest
@@ -65,6 +65,13 @@ def test_what_it_does_not_do_is_refused_when_the_class_is_made() -> None:
         @frozen
         class _Factory:
             names: list[str] = field(default_factory=list)
+
+    with pytest.raises(TypeError, match="plain"):
+
+        @frozen
+        class _Passing:
+            name: str
+            other: InitVar[int]
 
     with pytest.raises(TypeError, match="plain"):
 

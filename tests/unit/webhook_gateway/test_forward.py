@@ -265,26 +265,47 @@ async def test_events_of_one_customer_are_in_one_call_at_a_time_and_in_their_ord
     assert calls.batches == [["a1"], ["b1", "x"], ["a2"]]
 
 
-async def test_what_is_here_is_shared_between_the_calls() -> None:
-    """Else one call would have everything, and nothing would be left to do for whoever waits for the other."""
+@pytest.mark.parametrize("count", [8, 9, 10, 11, 101])
+async def test_what_is_here_is_shared_between_the_calls(count: int) -> None:
+    """Else one call would have everything, and nothing would be left to do for whoever waits for the other. Neither waits for more."""
     calls = Gated()
-    async with forwarding(calls, at_once=2) as forwarder:
-        tasks = await send(forwarder, *(event(n) for n in range(10)))
+    async with forwarding(calls, Limits(company_s=LONG_S), at_once=2) as forwarder:
+        tasks = await send(forwarder, *(event(n) for n in range(count)))
         await calls.made(2)
-        assert calls.batches == [["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]]
+        assert [len(batch) for batch in calls.batches] == [(count + 1) // 2, count // 2]
         calls.open.set()
-        assert await asyncio.gather(*tasks) == [APPLIED] * 10
+        assert await asyncio.gather(*tasks) == [APPLIED] * count
 
 
-async def test_few_are_not_shared_out() -> None:
+@pytest.mark.parametrize("count", [3, 5, 7])
+async def test_few_are_not_shared_out(count: int) -> None:
     """A call costs more than what each of them brings."""
     calls = Gated()
     async with forwarding(calls, at_once=2) as forwarder:
-        tasks = await send(forwarder, event("a"), event("b"), event("c"))
+        tasks = await send(forwarder, *(event(n) for n in range(count)))
         await calls.made(1)
         calls.open.set()
-        assert await asyncio.gather(*tasks) == [APPLIED] * 3
-    assert calls.batches == [["a", "b", "c"]]
+        assert await asyncio.gather(*tasks) == [APPLIED] * count
+    assert calls.batches == [[str(n) for n in range(count)]]
+
+
+async def test_one_who_waits_for_his_customer_keeps_nobody_from_company() -> None:
+    """He may have waited for long: what came after him still leaves together."""
+    calls = Gated()
+    async with forwarding(calls, Limits(company_s=LONG_S), at_once=2) as forwarder:
+        tasks = await send(forwarder, *(event(n, customer=f"cus_{n}") for n in range(16)))
+        await calls.made(2)
+        held_back = await send(forwarder, event("again", customer="cus_0"))
+        forwarder._queue[0] = replace(forwarder._queue[0], leave_at=0.0)  # as if he had waited for long
+        calls.answer(1)
+        await asyncio.gather(*tasks[8:])
+        tasks += await send(forwarder, event("a"))
+        await asyncio.sleep(0)
+        tasks += await send(forwarder, *(event(f"b{n}") for n in range(7)))
+        await calls.made(3)
+        assert calls.batches[2] == ["a", *(f"b{n}" for n in range(7))]
+        calls.open.set()
+        assert await asyncio.gather(*tasks, *held_back) == [APPLIED] * 25
 
 
 @pytest.mark.parametrize("more", [3, 1])
