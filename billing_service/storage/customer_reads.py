@@ -272,8 +272,7 @@ class CustomerReads:
         self._next()
 
     def _deliver(self, sent: Sequence[Read], result: PGresult) -> None:
-        make = self._make
-        deliver(sent, result, row_of if make is None else lambda *found: make(row_of(*found)))
+        deliver(sent, result, row_of, self._make)
 
     def _next(self) -> None:
         if self._waiting:
@@ -348,22 +347,39 @@ def _array(keys: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def deliver(sent: Sequence[Read], result: PGresult, row_of: Callable[[bytes, PGresult, int | None], Any]) -> None:
-    """Give each caller the row of its key, made once for all who ask for it."""
+def deliver(
+    sent: Sequence[Read],
+    result: PGresult,
+    row_of: Callable[[bytes, PGresult, int | None], Any],
+    make: Make | None = None,
+) -> None:
+    """Give each caller the row of its key, made once for all who ask for it.
+
+    A step at a time for all of them: rows, what is made of these, what callers make of that. What fails for one is told to that one.
+    """
     found = {result.get_value(index, 0): index for index in range(result.ntuples)}
-    rows: dict[bytes, Any] = {}
-    for read in sent:
-        if read.answer.done():
-            continue
-        row = rows.get(read.key)
-        try:
-            if row is None:
-                row = rows[read.key] = row_of(read.key, result, found.get(read.key))
-            answer = row if read.then is None else read.then(row)
-        except Exception as error:  # noqa: BLE001 - what cannot be read of one customer is no trouble of the others
-            fail(read, error)
+    waiting = [read for read in sent if not read.answer.done()]
+    made = {key: _tried(row_of, key, result, found.get(key)) for key in {read.key for read in waiting}}
+    if make is not None:
+        made = {key: row if isinstance(row, Exception) else _tried(make, row) for key, row in made.items()}
+    answers = [(read, made[read.key]) for read in waiting]
+    answers = [
+        (read, answer if read.then is None or isinstance(answer, Exception) else _tried(read.then, answer))
+        for read, answer in answers
+    ]
+    for read, answer in answers:
+        if isinstance(answer, Exception):
+            fail(read, answer)
         else:
             read.answer.set_result(answer)
+
+
+def _tried(step: Callable[..., Any], *given: Any) -> Any:
+    """Take a step, or give what went wrong: what cannot be read of one customer is no trouble of the others."""
+    try:
+        return step(*given)
+    except Exception as error:  # noqa: BLE001 - see above
+        return error
 
 
 def row_of(key: bytes, result: PGresult, index: int | None) -> CustomerRow:
