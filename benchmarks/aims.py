@@ -92,8 +92,8 @@ def _backlog(found: Any) -> Iterator[Aim]:
 def _cores(found: Any) -> Iterator[Aim]:
     contenders = found["contenders"] if isinstance(found, dict) else found
     for one in contenders:
-        if "2" in one["name"]:
-            yield Aim(f"{one['name']}: beside one", one["ratio"], 1.6)
+        if one["name"] == "2-workers":
+            yield Aim("two workers, each pinned, beside one that is pinned", one["ratio"], 1.6)
 
 
 def _several(found: Any) -> Iterable[Any]:

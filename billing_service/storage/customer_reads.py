@@ -370,7 +370,7 @@ def deliver(
     for read, answer in answers:
         if isinstance(answer, Exception):
             fail(read, answer)
-        else:
+        elif not read.answer.done():
             read.answer.set_result(answer)
 
 

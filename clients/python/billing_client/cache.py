@@ -79,7 +79,7 @@ class Check:
 
     @property
     def age(self) -> timedelta:
-        """How long ago the service was heard last: the answer was right then."""
+        """How long ago the answer was known to be right: when the service was heard last, of one that was kept before it changed."""
         age_s = self.age_s
         return timedelta(0, 0, int(age_s * 1e6)) if isfinite(age_s) else timedelta.max  # integers: twice as fast
 
@@ -90,6 +90,23 @@ class Check:
 
     def __repr__(self) -> str:
         return f"Check(allowed={self.allowed}, value={self.value!r}, age={self.age}, fell_back={self.fell_back})"
+
+
+class _Heard:
+    """When the service was heard last, for as long as what it told holds."""
+
+    __slots__ = ("_live", "_until")
+
+    def __init__(self, live: Callable[[], float]) -> None:
+        self._live = live
+        self._until: float | None = None
+
+    def __call__(self) -> float:
+        return self._live() if self._until is None else self._until
+
+    def end(self) -> None:
+        """Something else is told from now on."""
+        self._until = self._live()
 
 
 class UnknownFeatureError(LookupError):
@@ -125,6 +142,7 @@ class EntitlementCache:
         self._default_policy = default_policy
         self._stale_after_s = stale_after.total_seconds()
         self._checks: dict[str, dict[str, Check]] = {}
+        self._since: dict[str, _Heard] = {}  # of each of these, so that one who keeps a check sees it grow old
         self._strangers: dict[str, Check] = {}  # what a customer has of whom nothing is known
         self._fresh_until = 0.0
         self._heard = float("-inf")
@@ -176,9 +194,10 @@ class EntitlementCache:
         if self._customer_ids is not None and customer_id not in self._customer_ids:
             raise NotWatchedError("the cache was made for other customers")
         try:
-            return self._strangers[feature_key]
+            one = self._strangers[feature_key]
         except KeyError:
             raise UnknownFeatureError(feature_key) from None
+        return self._answer(one.allowed, one.value, one.revision, one.ends)
 
     def _fallen_back(self, customer_id: str, feature_key: str) -> Check:
         policy = self._policies.get(feature_key, self._default_policy)
@@ -197,13 +216,10 @@ class EntitlementCache:
     def _answer(
         self, allowed: bool, value: Value, revision: int, ends: float | None, *, fell_back: bool = False
     ) -> Check:
+        """Give an answer of this moment, which is not told again."""
+        heard = self._heard
         return Check(
-            allowed=allowed,
-            value=value,
-            revision=revision,
-            ends=ends,
-            heard=lambda: self._heard,
-            fell_back=fell_back,
+            allowed=allowed, value=value, revision=revision, ends=ends, heard=lambda: heard, fell_back=fell_back
         )
 
     async def _run(self) -> None:
@@ -221,18 +237,23 @@ class EntitlementCache:
     async def _follow(self) -> None:
         """Follow one watch; what is being sent as a snapshot takes the place of the old one once it is whole."""
         coming: dict[str, dict[str, Check]] = {}
+        since: dict[str, _Heard] = {}
         strangers = self._strangers
         request = WatchEntitlementsRequest(customer_ids=self._customer_ids or ())
         async for message in self._client.watch_entitlements(request):
             if message.kind == _Kind.KIND_SNAPSHOT_BEGIN:
-                coming, strangers = {}, await self._learn_strangers()
+                coming, since, strangers = {}, {}, await self._learn_strangers()
             elif message.kind in {_Kind.KIND_SNAPSHOT, _Kind.KIND_CHANGE}:
-                told = message.entitlements
-                (coming if message.kind == _Kind.KIND_SNAPSHOT or not message.cursor else self._checks)[
-                    told.customer_id
-                ] = self._lines(told)
+                told, heard = message.entitlements, _Heard(lambda: self._heard)
+                is_coming = message.kind == _Kind.KIND_SNAPSHOT or not message.cursor
+                checks, ages = (coming, since) if is_coming else (self._checks, self._since)
+                if told.customer_id in ages:
+                    ages[told.customer_id].end()
+                checks[told.customer_id], ages[told.customer_id] = self._lines(told, heard), heard
             elif message.kind == _Kind.KIND_SNAPSHOT_END:
-                self._checks, self._strangers = coming, strangers
+                for old in self._since.values():
+                    old.end()
+                self._checks, self._since, self._strangers = coming, since, strangers
             if message.cursor:  # not while a first snapshot is under way: there is nothing to be fresh of
                 self._heard = time.monotonic()
                 self._fresh_until = self._heard + self._stale_after_s
@@ -250,21 +271,23 @@ class EntitlementCache:
         every = {feature.feature_key: feature.value for plan in plans.plans for feature in plan.features}
         default = next((plan for plan in plans.plans if plan.is_default), None)
         given = {feature.feature_key: feature.value for feature in default.features} if default else {}
-        return {key: self._line(given.get(key) or _off(every[key]), 0, None) for key in every}
+        heard = _Heard(lambda: self._heard)
+        return {key: self._line(given.get(key) or _off(every[key]), 0, None, heard) for key in every}
 
-    def _lines(self, told: GetEntitlementsResponse) -> dict[str, Check]:
+    def _lines(self, told: GetEntitlementsResponse, heard: _Heard) -> dict[str, Check]:
         return {
             one.feature_key: self._line(
                 one.value,
                 told.revision,
                 one.next_change_time.ToDatetime(UTC).timestamp() if one.HasField("next_change_time") else None,
+                heard,
             )
             for one in told.entitlements
         }
 
-    def _line(self, value: FeatureValue, revision: int, ends: float | None) -> Check:
+    def _line(self, value: FeatureValue, revision: int, ends: float | None, heard: _Heard) -> Check:
         plain = value_of(value)
-        return self._answer(plain is None or bool(plain), plain, revision, ends)
+        return Check(allowed=plain is None or bool(plain), value=plain, revision=revision, ends=ends, heard=heard)
 
 
 def value_of(value: FeatureValue) -> Value:

@@ -160,9 +160,13 @@ async def test_a_cached_check_shows_a_change_and_falls_back_by_policy(pair: tupl
         assert (known.value, known.revision >= 1, known.age < timedelta(seconds=BOUND_S)) == (50, True, True)
         with pytest.raises(UnknownFeatureError):
             cache.check("ann", "telepathy")
+        await fulfil(other, ended("ann"))
+        await eventually(lambda: cache.check("ann", "projects").value != 50)
+        last = cache.check("ann", "projects")
+        assert stranger.age > known.age > last.age  # one that was kept grows old
         await one.kill()
         await eventually(lambda: cache.check("ann", "projects").fell_back)
-        assert (cache.check("ann", "projects").value, cache.check("ann", "projects").allowed) == (50, True)
+        assert (cache.check("ann", "projects").value, cache.check("ann", "projects").allowed) == (last.value, True)
         assert (cache.check("ann", "api_access").allowed, cache.check("ann", "export").allowed) == (True, False)
         assert cache.check("ann", "projects").age > timedelta(seconds=1)
 
