@@ -53,10 +53,12 @@ async def until_ready(process: Process, pids: Callable[[set[int]], bool] = bool)
 
 
 def children(pid: int) -> set[int]:
-    """Give the processes that a process has started and not yet buried."""
-    return {
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    }
+    """Give the processes that a process has started, by whichever of its threads; a thread may end while we look."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
 
 
 def lives(pids: set[int]) -> bool:
