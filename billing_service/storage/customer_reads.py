@@ -19,7 +19,6 @@ from math import inf
 from time import perf_counter
 from typing import Any, Final
 
-import msgspec
 import psycopg
 import structlog
 from psycopg import pq
@@ -28,9 +27,9 @@ from psycopg.pq.abc import PGresult
 from billing_service import tracing
 from billing_service.deadline import remaining_s
 from billing_service.domain.errors import DatabaseUnavailableError
-from billing_service.domain.facts import NO_FACTS, CustomerFacts
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import ConnectionLostError, Database, translated
+from billing_service.storage.read_delivery import Make, Read, Then, deliver, fail, row_of
 from billing_service.storage.unwritable import UnwritableError
 
 MAX_BATCH: Final = 500  # keys of one query; the rest goes with the next one
@@ -42,6 +41,9 @@ QUERY_LIMIT_S: Final = 3.0  # a look-up by key takes a millisecond; a connection
 GATHER_S: Final = 0.02  # the longest that a key waits for company
 COMPANY_S: Final = 0.005  # for which a key waits that nobody joins
 LOOK_S: Final = 0.001  # until the next look whether a busy loop has become idle; twice as long each time
+LONGEST_LOOK_S: Final = (
+    0.004  # an idle loop is not to be left waiting: one turn of it may be slow, and be taken for a busy one
+)
 QUIET_TURN_S: Final = 0.000_03  # a turn of the loop in which something ran takes longer
 QUIET_TURNS: Final = 3  # on end: gRPC hands a call over in several turns, with gaps between
 GATHER_ENOUGH: Final = 32  # keys for which nobody waits any longer
@@ -62,12 +64,7 @@ _NAME: Final = b"customer_rows"
 _BINARY: Final = 1
 _TEXT_OID: Final = (25).to_bytes(4, "big")
 
-_decode_facts: Final = msgspec.json.Decoder(CustomerFacts).decode
 _log = structlog.get_logger(__name__)
-
-
-Make = Callable[[CustomerRow], Any]
-Then = Callable[[Any], Any]
 
 
 class _Stage(Enum):
@@ -77,19 +74,6 @@ class _Stage(Enum):
     GATHERING = "a look is due"
     CONNECTING = "a task connects"
     SENT = "the socket, or the watchdog, will tell"
-
-
-class Read:
-    """One caller's wish: a key, where the answer goes, until when it is of use (the loop's time), and what it is to become."""
-
-    __slots__ = ("answer", "end", "key", "then", "tries")
-
-    def __init__(self, key: bytes, answer: asyncio.Future[Any], end: float, then: Then | None = None) -> None:
-        self.key = key
-        self.then = then
-        self.answer = answer
-        self.end = end
-        self.tries = 0
 
 
 class CustomerReads:
@@ -194,7 +178,7 @@ class CustomerReads:
             self._turn_at = 0.0
             soonest = min(self._pause_s, self._leave_at - now, self._joined_at + COMPANY_S - now)
             self._look_again = loop.call_later(soonest, self._look)
-            self._pause_s *= 2
+            self._pause_s = min(2 * self._pause_s, LONGEST_LOOK_S)
 
     def _send(self) -> None:
         """Send what has gathered; nobody waits for it any more where all were cancelled."""
@@ -345,55 +329,3 @@ def _array(keys: Sequence[bytes]) -> bytes:
     for key in keys:
         parts += (len(key).to_bytes(4, "big"), key)
     return b"".join(parts)
-
-
-def deliver(
-    sent: Sequence[Read],
-    result: PGresult,
-    row_of: Callable[[bytes, PGresult, int | None], Any],
-    make: Make | None = None,
-) -> None:
-    """Give each caller the row of its key, made once for all who ask for it.
-
-    A step at a time for all of them: rows, what is made of these, what callers make of that. What fails for one is told to that one.
-    """
-    found = {result.get_value(index, 0): index for index in range(result.ntuples)}
-    waiting = [read for read in sent if not read.answer.done()]
-    made = {key: _tried(row_of, key, result, found.get(key)) for key in {read.key for read in waiting}}
-    if make is not None:
-        made = {key: row if isinstance(row, Exception) else _tried(make, row) for key, row in made.items()}
-    answers = [(read, made[read.key]) for read in waiting]
-    answers = [
-        (read, answer if read.then is None or isinstance(answer, Exception) else _tried(read.then, answer))
-        for read, answer in answers
-    ]
-    for read, answer in answers:
-        if isinstance(answer, Exception):
-            fail(read, answer)
-        elif not read.answer.done():
-            read.answer.set_result(answer)
-
-
-def _tried(step: Callable[..., Any], *given: Any) -> Any:
-    """Take a step, or give what went wrong: what cannot be read of one customer is no trouble of the others."""
-    try:
-        return step(*given)
-    except Exception as error:  # noqa: BLE001 - see above
-        return error
-
-
-def row_of(key: bytes, result: PGresult, index: int | None) -> CustomerRow:
-    """Read a row of the answer; that of somebody whom nobody knows where there is none."""
-    if index is None:
-        return CustomerRow(key.decode(), 0, NO_FACTS)
-    revision, facts = result.get_value(index, 1), result.get_value(index, 2)
-    if revision is None or facts is None:
-        raise TypeError("the columns are NOT NULL")
-    known = NO_FACTS if facts == b"{}" else _decode_facts(facts)
-    return CustomerRow(key.decode(), int.from_bytes(revision, "big"), known)
-
-
-def fail(read: Read, error: Exception) -> None:
-    """Tell a caller what went wrong, unless it has gone or has its answer."""
-    if not read.answer.done():
-        read.answer.set_exception(error)

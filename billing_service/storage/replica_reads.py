@@ -18,9 +18,10 @@ from uuid import UUID
 from psycopg.pq.abc import PGresult
 
 from billing_service.domain.errors import DatabaseUnavailableError
-from billing_service.storage.customer_reads import CustomerReads, Read, deliver, fail, row_of
+from billing_service.storage.customer_reads import CustomerReads
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Database
+from billing_service.storage.read_delivery import Read, deliver, fail, row_of
 
 MAX_BEATS: Final = 64  # that are remembered; four fill the time for which one is of use
 ANSWER_LIMIT_S: Final = 0.25  # a look-up by key takes a millisecond, and the primary is there

@@ -118,6 +118,21 @@ async def test_callers_are_given_what_is_made_of_their_rows_and_hear_where_that_
     await database.close()
 
 
+async def test_what_one_caller_makes_of_a_row_is_no_trouble_of_the_next_who_asks_for_it(
+    reads: CustomerReads, database_url: str
+) -> None:
+    """Each has steps of his own after the common ones; the last of three asks for a customer whose row is fine."""
+    fill(database_url, 1)
+
+    def fails(_: CustomerRow) -> str:
+        raise LookupError("a defect of one caller's")
+
+    asked = (reads.into("c1", fails), reads.into("c1", lambda row: row.revision), reads.into("c1", fails))
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(one) for one in found] == [LookupError, int, LookupError]
+    assert (await reads.row("c1")).revision == 1
+
+
 async def test_reads_that_come_one_at_a_time_in_a_busy_loop_share_queries(
     reads: CustomerReads, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
