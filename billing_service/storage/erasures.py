@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from billing_service.storage import bodies
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
@@ -69,25 +70,22 @@ _TAKE = sa.text("""
 """)
 # The index of the events that have a body. A body names somebody by one of the texts; events of their own objects are found by those.
 _LOOK = sa.text("""
-    WITH looked AS (
-        SELECT event_id, receive_time, payload FROM stripe_events
-        WHERE octet_length(payload) > 0 AND receive_time >= :time
-          AND (receive_time, event_id) > (CAST(:time AS timestamptz), CAST(:event_id AS text) COLLATE "C")
-          AND receive_time <= (SELECT until_time FROM erasures WHERE customer_id = :customer_id)
-          AND receive_time <= now() - CAST(:unseen AS interval)
-        ORDER BY receive_time, event_id LIMIT :most),
-    emptied AS (
-        UPDATE stripe_events AS e SET payload = '' FROM looked
-        WHERE e.event_id = looked.event_id AND EXISTS (
-            SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS needle WHERE position(needle IN looked.payload) > 0)
-        RETURNING 1),
-    last AS (SELECT receive_time, event_id FROM looked ORDER BY receive_time DESC, event_id DESC LIMIT 1)
+    SELECT event_id, receive_time, payload FROM stripe_events
+    WHERE octet_length(payload) > 0 AND receive_time >= :time
+      AND (receive_time, event_id) > (CAST(:time AS timestamptz), CAST(:event_id AS text) COLLATE "C")
+      AND receive_time <= (SELECT until_time FROM erasures WHERE customer_id = :customer_id)
+      AND receive_time <= now() - CAST(:unseen AS interval)
+    ORDER BY receive_time, event_id LIMIT :most
+""")
+_EMPTY = sa.text(
+    "UPDATE stripe_events SET payload = '' WHERE event_id = ANY(CAST(:ids AS text[])) AND octet_length(payload) > 0"
+)
+_GO_ON = sa.text("""
     UPDATE erasures
-    SET looked_time = coalesce((SELECT receive_time FROM last), looked_time),
-        looked_event_id = coalesce((SELECT event_id FROM last), looked_event_id),
-        event_bodies = event_bodies + (SELECT count(*) FROM emptied)
+    SET looked_time = coalesce(:time, looked_time), looked_event_id = coalesce(:event_id, looked_event_id),
+        event_bodies = event_bodies + :event_bodies
     WHERE customer_id = :customer_id
-    RETURNING (SELECT count(*) FROM looked) AS looked, until_time <= now() - CAST(:unseen AS interval) AS is_all
+    RETURNING until_time <= now() - CAST(:unseen AS interval) AS is_all
 """)
 _UNTIL = sa.text("SELECT until_time FROM erasures WHERE customer_id = :customer_id AND done_time IS NULL")
 _FINISH = sa.text("""
@@ -151,11 +149,28 @@ async def look_on(connection: Connection, customer_id: str, needles: Collection[
     if place is None:
         return Looked.WAITING
     unseen = timedelta(seconds=IN_FLIGHT_S if place.busy else QUIET_S)
-    values = {"time": place.looked_time, "event_id": place.looked_event_id, "most": LOOKED_AT, "unseen": unseen}
-    row = (await connection.execute(_LOOK, values | {"customer_id": customer_id, "needles": list(needles)})).one()
-    if row.looked == LOOKED_AT:
+    begun = {"customer_id": customer_id, "unseen": unseen}
+    from_here = {"time": place.looked_time, "event_id": place.looked_event_id, "most": LOOKED_AT}
+    looked = (await connection.execute(_LOOK, begun | from_here)).all()
+    emptied = await _empty(connection, [row.event_id for row in looked if _has(bodies.unpacked(row.payload), needles)])
+    last = looked[-1] if looked else None
+    values = {
+        "time": last and last.receive_time,
+        "event_id": last and last.event_id,
+        "event_bodies": emptied,
+    }
+    is_all = (await connection.execute(_GO_ON, begun | values)).scalar_one()
+    if len(looked) == LOOKED_AT:
         return Looked.MORE
-    return Looked.TO_THE_END if row.is_all else Looked.WAITING
+    return Looked.TO_THE_END if is_all else Looked.WAITING
+
+
+def _has(body: bytes, needles: Collection[bytes]) -> bool:
+    return any(needle in body for needle in needles)
+
+
+async def _empty(connection: Connection, event_ids: Sequence[str]) -> int:
+    return (await connection.execute(_EMPTY, {"ids": event_ids})).rowcount if event_ids else 0
 
 
 async def until_time(connection: Connection, customer_id: str) -> datetime | None:

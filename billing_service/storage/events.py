@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from billing_service.domain.frozen import frozen
+from billing_service.storage import bodies
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
@@ -25,7 +26,7 @@ class RecordedOutcome(StrEnum):
 
 @frozen
 class EventRow:
-    """An event as it is recorded; the payload byte for byte."""
+    """An event as it is recorded; the payload byte for byte as it came."""
 
     event_id: str
     type: str
@@ -81,8 +82,8 @@ class Filter:
 
 Place = tuple[datetime, str]  # when an event was received, and its id
 
-_SHOWN = """event_id, type, created, api_version, object_id, livemode, outcome, receive_time,
-    octet_length(payload) AS body_bytes"""
+_SHOWN = f"""event_id, type, created, api_version, object_id, livemode, outcome, receive_time,
+    octet_length(payload) AS kept_bytes, substring(payload FOR {bodies.HEAD_BYTES}) AS head"""
 _MATCHES = (
     """(CAST(:type AS text) IS NULL OR type = :type) AND (CAST(:outcome AS text) IS NULL OR outcome = :outcome)"""
 )
@@ -167,7 +168,7 @@ async def page(
 async def find(connection: Connection, event_id: str) -> tuple[RecordedEvent, bytes] | None:
     """Give one event with its body, or None."""
     row = (await connection.execute(_FIND, {"event_id": event_id})).one_or_none()
-    return None if row is None else (_recorded(row), bytes(row.payload))
+    return None if row is None else (_recorded(row), bodies.unpacked(row.payload))
 
 
 def _place(event: RecordedEvent) -> Place:
@@ -184,7 +185,7 @@ def _recorded(row: sa.Row[Any]) -> RecordedEvent:
         livemode=row.livemode,
         outcome=RecordedOutcome(row.outcome),
         receive_time=row.receive_time,
-        body_bytes=row.body_bytes,
+        body_bytes=bodies.size_of(row.head, row.kept_bytes),
     )
 
 
@@ -203,7 +204,7 @@ def record(connection: Connection, rows: Sequence[EventRow]) -> Answer[Mapping[s
             "objects": [row.object_id for row in rows],
             "livemodes": [row.livemode for row in rows],
             "outcomes": [row.outcome.value for row in rows],
-            "payloads": [row.payload for row in rows],
+            "payloads": [bodies.packed(row.payload) for row in rows],
         },
         _receipts,
     )

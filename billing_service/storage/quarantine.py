@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from billing_service.storage import bodies
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
@@ -77,15 +78,18 @@ _PAYLOADS = sa.text("""
       AND (CAST(:key AS text) IS NULL OR event_key = :key)
     ORDER BY event_key LIMIT :most
 """)
-_MOVE_IGNORED = sa.text("""
-    WITH moved AS (
-        DELETE FROM stripe_events WHERE event_id IN (
-            SELECT event_id FROM stripe_events
-            WHERE outcome = 'ignored' AND type = ANY(CAST(:types AS text[])) AND octet_length(payload) > 0
-            LIMIT :most FOR UPDATE SKIP LOCKED)
-        RETURNING event_id, payload, type)
+_TAKE_IGNORED = sa.text("""
+    DELETE FROM stripe_events WHERE event_id IN (
+        SELECT event_id FROM stripe_events
+        WHERE outcome = 'ignored' AND type = ANY(CAST(:types AS text[])) AND octet_length(payload) > 0
+        LIMIT :most FOR UPDATE SKIP LOCKED)
+    RETURNING event_id, payload, type
+""")
+_PUT_IGNORED = sa.text("""
     INSERT INTO quarantined_events (event_key, payload, reason, detail)
-    SELECT event_id, payload, 'ignored', type || ' is used since' FROM moved
+    SELECT event_id, payload, 'ignored', type || ' is used since'
+    FROM unnest(CAST(:ids AS text[]), CAST(:payloads AS bytea[]), CAST(:types AS text[])) AS moved (event_id, payload, type)
+    ORDER BY event_id COLLATE "C"
     ON CONFLICT (event_key) DO NOTHING
 """)
 
@@ -157,5 +161,12 @@ async def payloads(
 
 async def take_ignored(connection: Connection, types: Collection[str], most: int) -> int:
     """Move events of these types here that were recorded without effect; say how many."""
-    result = await connection.execute(_MOVE_IGNORED, {"types": sorted(types), "most": most})
-    return result.rowcount
+    taken = (await connection.execute(_TAKE_IGNORED, {"types": sorted(types), "most": most})).all()
+    if not taken:
+        return 0
+    values = {
+        "ids": [row.event_id for row in taken],
+        "payloads": [bodies.unpacked(row.payload) for row in taken],
+        "types": [row.type for row in taken],
+    }
+    return (await connection.execute(_PUT_IGNORED, values)).rowcount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from billing_service.flows.fulfill import Outcome
 from billing_service.flows.replay import Replay
 from billing_service.storage import quarantine
+from billing_service.storage.bodies import packed
 from billing_service.storage.quarantine import Reason
 from tests.integration.flows.conftest import Service
 from tests.stripe_events import START, event, purchase, subscription
@@ -89,8 +91,9 @@ async def test_more_than_one_batch_is_replayed_and_progress_is_told(
     assert {(await service.read(name)).plan_keys for name in ("ann", "bob", "eve")} == {("pro",)}
 
 
+@pytest.mark.parametrize("keep", [packed, bytes], ids=["as they are kept", "as an older release kept them"])
 async def test_events_of_a_type_that_was_not_used_then_take_effect_when_it_is(
-    service: Service, replay: Replay, database_url: str
+    service: Service, replay: Replay, database_url: str, keep: Callable[[bytes], bytes]
 ) -> None:
     """As an older release left them: recorded, without effect. The rows of types that nobody uses stay as they are."""
     await service.outcomes(*purchase("ann"), event("price.created", {"id": "price_1", "object": "price"}))
@@ -103,7 +106,7 @@ async def test_events_of_a_type_that_was_not_used_then_take_effect_when_it_is(
         row["id"],
         row["type"],
         row["created"],
-        gone,
+        keep(gone),
     )
     assert (await service.read("ann")).plan_keys == ("pro",)
     assert (await replay.ignored()).outcomes == {Outcome.APPLIED: 1}

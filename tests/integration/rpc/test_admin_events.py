@@ -70,6 +70,10 @@ async def test_an_event_is_shown_with_its_body_byte_for_byte_recorded_or_in_quar
     kept = (await office.ListQuarantinedEvents(event_pb2.ListQuarantinedEventsRequest())).quarantined_events[0]
     shown = await office.GetEvent(event_pb2.GetEventRequest(event_id=kept.event_key))
     assert (shown.body, shown.quarantined_event) == (b"{not json", kept)
+    before = 'UPDATE stripe_events SET payload = \'{"as": "it came"}\''
+    world.sql(f"{before} WHERE event_id = '{event_id}'")  # as an older release kept it
+    shown = await office.GetEvent(event_pb2.GetEventRequest(event_id=event_id))
+    assert (shown.body, shown.event.body_bytes) == (b'{"as": "it came"}', 17)
     world.sql(f"UPDATE stripe_events SET payload = '' WHERE event_id = '{event_id}'")  # noqa: S608 - of this test
     shown = await office.GetEvent(event_pb2.GetEventRequest(event_id=event_id))
     assert (shown.body, shown.event.body_bytes) == (b"", 0)
