@@ -74,17 +74,17 @@ class Reach:
 
 
 def reach(connection: Connection, seen: Collection[Seen], plans: PlanIndex) -> Reach:
-    """Send the locks that need no answer: prices, anchors, the Stripe customers that are named. Nothing is awaited."""
+    """Send the locks that need no answer: prices, objects, anchors, the Stripe customers that are named. Nothing is awaited."""
     named = frozenset(one.stripe_customer_id for one in seen if one.stripe_customer_id is not None)
     anchors = frozenset[str]().union(*(one.anchors for one in seen))
     price_memory.learn(connection, (one.view for one in seen), plans)
     related = owners = None
+    # All objects: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
+    objects.lock(connection, {one.object_id for one in seen}, anchors)
     if anchors:
-        links.lock(connection, anchors)
         related = links.related(connection, anchors)
     if named:
-        stripe_customers.lock(connection, named)
-        owners = stripe_customers.load(connection, named)
+        owners = stripe_customers.lock_known(connection, named)
     return Reach(named, anchors, related, owners)
 
 
@@ -101,14 +101,12 @@ async def apply(
     been sent with something else before; everything else that is locked and loaded; what is written, with the commit.
     """
     reached = reached or reach(connection, arrivals, context.plans)
-    bound = await _bind(connection, reached, _claims(arrivals, context.deployment))
+    customer_ids, rows = await _bind(connection, reached, _claims(arrivals, context.deployment))
     ids = {arrival.state.object_id for arrival in arrivals}
-    # All of them: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
-    objects.lock(connection, ids)
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
         links.save(connection, new_links)
-    loaded = _load(connection, ids | _told_of(arrivals), set(bound.values()))
+    loaded = _load(connection, ids | _told_of(arrivals), customer_ids, rows)
     before = {state.object_id: state for state in await loaded.objects}
     known = _merge(connection, arrivals, before)
     owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
@@ -134,7 +132,7 @@ async def _lock_related(connection: Connection, reached: Reach) -> frozenset[str
     for _ in range(MAX_LOCK_ROUNDS):
         if found.anchors <= anchors:
             break
-        links.lock(connection, found.anchors - anchors)
+        objects.lock(connection, (), found.anchors - anchors)
         anchors |= found.anchors
         found = await links.related(connection, anchors)
     return found.stripe_customer_ids
@@ -156,11 +154,16 @@ def _told_of(arrivals: Iterable[Arrival]) -> set[str]:
     return {v.latest_invoice_id for v in views if isinstance(v, SubscriptionView) and v.latest_invoice_id is not None}
 
 
-def _load(connection: Connection, object_ids: Collection[str], customer_ids: Collection[str]) -> _Loaded:
+def _load(
+    connection: Connection,
+    object_ids: Collection[str],
+    customer_ids: Collection[str],
+    rows: Answer[Mapping[str, CustomerRow]] | None = None,
+) -> _Loaded:
     return _Loaded(
         customer_ids,
         objects.load(connection, object_ids, customer_ids),
-        customers.load(connection, customer_ids),
+        rows or customers.load(connection, customer_ids),
         stripe_customers.of_customers(connection, customer_ids),
     )
 
@@ -202,14 +205,17 @@ def _is_customer_id(text: str) -> bool:
     return len(text) <= MAX_CUSTOMER_ID_LENGTH and text.isprintable()
 
 
-async def _bind(connection: Connection, reached: Reach, claims: Mapping[str, str]) -> Mapping[str, str]:
-    """Lock the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
+async def _bind(
+    connection: Connection, reached: Reach, claims: Mapping[str, str]
+) -> tuple[Collection[str], Answer[Mapping[str, CustomerRow]] | None]:
+    """Lock and give the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
     linked = await _lock_related(connection, reached)
     found = dict(await reached.owners) if reached.owners is not None else {}
-    others = linked - reached.named
-    if others:  # of an object that another one hangs on; as with anchors, what crosses here is retried
-        stripe_customers.lock(connection, others)
-        found |= await stripe_customers.load(connection, others)
+    others = (linked | reached.named) - found.keys()
+    if (
+        others
+    ):  # new ones, and those of an object that another one hangs on; as with anchors, what crosses here is retried
+        found |= await stripe_customers.lock(connection, others)
     fresh = {
         stripe_id: claims[stripe_id] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
     }
@@ -219,13 +225,13 @@ async def _bind(connection: Connection, reached: Reach, claims: Mapping[str, str
             log.warning("binding_contradicted", stripe_customer_id=stripe_id)
             detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claims[stripe_id]}
             findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
-    if bound:
-        customers.lock(
-            connection, set(bound.values()), new=set(fresh.values())
-        )  # a binding refers to its customer's row
+    customer_ids = set(bound.values())
+    if not customer_ids:
+        return customer_ids, None
+    rows = customers.lock(connection, customer_ids, new=set(fresh.values()))  # a binding refers to its customer's row
     if fresh:
         stripe_customers.bind(connection, fresh)
-    return bound
+    return customer_ids, rows
 
 
 def _merge(
@@ -274,8 +280,7 @@ async def _refold(
     ]
     if changes:
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
-        customers.save(connection, [change.row for change in changes], ends)
-        customer_facts.append(connection, [change.row for change in changes], context.now)
+        customer_facts.save(connection, [change.row for change in changes], ends, context.now)
     _note_bought_twice(connection, [change.row for change in changes], context.plans)
     return owners, [change for change in changes if change.gives]
 

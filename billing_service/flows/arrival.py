@@ -19,6 +19,11 @@ class Arrival:
     read_id: str | None = None  # the object whose reading brought it; None: an event
 
     @property
+    def object_id(self) -> str:
+        """What it is about."""
+        return self.state.object_id
+
+    @property
     def stripe_customer_id(self) -> str | None:
         """The Stripe customer that it names."""
         return self.state.stripe_customer_id

@@ -129,8 +129,7 @@ class ChangeGrants:
             after=fold(customer_id, revision, after, plans.catalog, now),
         )
         if facts != row.facts:
-            customers.save(connection, [new], {customer_id: change.after.next_change_time})
-            customer_facts.append(connection, [new], now)
+            customer_facts.save(connection, [new], {customer_id: change.after.next_change_time}, now)
         if change.gives:
             history.append(connection, [change], plans.catalog.version, now)
         return Changed(grant_id, revision)

@@ -276,8 +276,6 @@ class Fulfill:
         seen = [event.observation for event, _ in distinct.values() if event.observation and event.event_id in applied]
         reached = reach(connection, seen, plans)
         receipts = await recorded
-        if receipts:
-            quarantine.release(connection, receipts)
         outcomes = {row.event_id: Outcome(row.outcome.value) for row in rows if row.event_id in receipts}
         used = [
             (event, event.observation)

@@ -101,8 +101,7 @@ class LinkStripeCustomer:
 
     async def _link(self, connection: Connection, wish: LinkWish, seen: Observation, plans: PlanIndex) -> Linked:
         stripe_id, customer_id = wish.stripe_customer_id, wish.customer_id
-        stripe_customers.lock(connection, [stripe_id])
-        owner = (await stripe_customers.load(connection, [stripe_id]))[stripe_id]
+        owner = (await stripe_customers.lock(connection, [stripe_id]))[stripe_id]
         claimed = seen.claim.customer_id
         others = {"bound_customer_id": owner, "claimed_customer_id": claimed}
         contradicting = {name: other for name, other in others.items() if other is not None and other != customer_id}

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import psycopg
 import sqlalchemy as sa
-from psycopg import pq
+from psycopg import abc, pq
 from psycopg.adapt import Transformer
 
 from billing_service import tracing
@@ -94,7 +94,7 @@ class Answer(Generic[_Value]):
             raise self.error
         if self.result is None:
             raise psycopg.InternalError("a statement was settled without an answer")
-        return self._make(self._connection.read(self.result))
+        return self._make(self._connection.read(self.statement, self.result))
 
 
 class Connection:
@@ -106,8 +106,8 @@ class Connection:
         self._pgconn = raw.pgconn
         self._socket = raw.pgconn.socket  # libpq forgets it when the connection is lost; the event loop must not
         self._loop = asyncio.get_running_loop()
-        self._loader = Transformer(raw)
         self._prepared: set[bytes] = set()  # bounded by the statements of the program
+        self._readers: dict[bytes, tuple[abc.Transformer, Any]] = {}  # likewise: what makes rows of the results of each
         self._sent: deque[Answer[Any] | bytes] = deque()  # bytes: the name of what is to be prepared
         self._results: list[pq.abc.PGresult] = []  # of the statement that is being answered
         self._failure: BaseException | None = None  # of the first that failed since the last settling
@@ -210,13 +210,20 @@ class Connection:
             tracing.end(span, None if self._failure is None else type(self._failure).__name__)
             self._settled = self._failure = None
 
-    def read(self, result: pq.abc.PGresult) -> Result:
-        """Make rows of a result."""
+    def read(self, statement: Prepared, result: pq.abc.PGresult) -> Result:
+        """Make rows of a statement's result. Its columns stay as they are for as long as it is prepared."""
         if result.status != pq.ExecStatus.TUPLES_OK:
             return Result((), result.command_tuples or 0)
-        self._loader.set_pgresult(result)
-        names = tuple((result.fname(column) or b"").decode() for column in range(result.nfields))
-        rows = self._loader.load_rows(0, result.ntuples, _row_maker(names))
+        if not result.ntuples:
+            return Result([], 0)
+        reader = self._readers.get(statement.name)
+        if reader is None:
+            reader = self._readers[statement.name] = Transformer(self._raw), _row_maker(result)
+            reader[0].set_pgresult(result)
+        loader, make = reader
+        loader.set_pgresult(result, set_loaders=False)
+        rows = loader.load_rows(0, result.ntuples, make)
+        loader.set_pgresult(None, set_loaders=False)
         return Result(rows, len(rows))
 
     async def _settle_all(self) -> None:
@@ -313,8 +320,13 @@ def _as_it_is(result: Result) -> Result:
     return result
 
 
+def _row_maker(result: pq.abc.PGresult) -> Any:
+    """Give what makes a row of a result's columns."""
+    return _named_tuple(tuple((result.fname(column) or b"").decode() for column in range(result.nfields)))
+
+
 @lru_cache(maxsize=1_024)
-def _row_maker(names: tuple[str, ...]) -> Any:
+def _named_tuple(names: tuple[str, ...]) -> Any:
     """Give what makes a row of these columns: a named tuple, by position where a column has no name of its own."""
     kind: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024 - the names are the statement's
     return kind._make

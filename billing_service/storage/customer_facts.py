@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -18,6 +18,20 @@ _APPEND = sa.text("""
     SELECT customer_id, :change_time, revision, facts::jsonb
     FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:facts AS text[])) AS n (customer_id, revision, facts)
     ORDER BY customer_id COLLATE "C"
+""")
+# Both tables in one statement, which takes what they have in common once.
+_SAVE = sa.text("""
+    WITH given AS MATERIALIZED (
+        SELECT customer_id, revision, facts::jsonb AS facts, next_change_time
+        FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:facts AS text[]),
+                    CAST(:next_changes AS timestamptz[]))
+             AS n (customer_id, revision, facts, next_change_time)),
+    saved AS (
+        UPDATE customers AS c
+        SET facts = given.facts, revision = given.revision, next_change_time = given.next_change_time, update_time = now()
+        FROM given WHERE c.customer_id = given.customer_id)
+    INSERT INTO customer_facts (customer_id, change_time, revision, facts)
+    SELECT customer_id, :change_time, revision, facts FROM given ORDER BY customer_id COLLATE "C"
 """)
 # By the order of writing: the clocks of two processes may differ, the order of one customer's changes does not.
 _AT = sa.text("""
@@ -36,6 +50,23 @@ def append(connection: Connection, rows: Sequence[CustomerRow], change_time: dat
         "facts": [msgspec.json.encode(row.facts).decode() for row in ordered],
     }
     return connection.send(_APPEND, values)
+
+
+def save(
+    connection: Connection,
+    rows: Sequence[CustomerRow],
+    next_changes: Mapping[str, datetime | None],
+    change_time: datetime,
+) -> Answer[Result]:
+    """Write locked customers as `customers.save` does, and keep what they have from now on as `append` does."""
+    values = {
+        "change_time": change_time,
+        "ids": [row.customer_id for row in rows],
+        "revisions": [row.revision for row in rows],
+        "facts": [msgspec.json.encode(row.facts).decode() for row in rows],
+        "next_changes": [next_changes[row.customer_id] for row in rows],
+    }
+    return connection.send(_SAVE, values)
 
 
 async def at(connection: Connection, customer_id: str, time: datetime) -> CustomerRow:

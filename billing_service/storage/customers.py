@@ -54,8 +54,10 @@ _ENSURE = sa.text("""
     ON CONFLICT (customer_id) DO NOTHING
 """)
 # NO KEY: with FOR UPDATE, two batches that insert children of one customer deadlock on the foreign key's lock.
+# Whoever waited for a row is given it as it is then: PostgreSQL takes the version that it has locked.
 _LOCK = sa.text("""
-    SELECT 1 FROM customers WHERE customer_id = ANY(CAST(:ids AS text[])) ORDER BY customer_id FOR NO KEY UPDATE
+    SELECT customer_id, revision, facts::text AS facts FROM customers WHERE customer_id = ANY(CAST(:ids AS text[]))
+    ORDER BY customer_id FOR NO KEY UPDATE
 """)
 _LOAD = sa.text("""
     SELECT customer_id, revision, facts::text AS facts FROM customers WHERE customer_id = ANY(CAST(:ids AS text[]))
@@ -117,15 +119,17 @@ _ERASE = sa.text("""
 """)
 
 
-def lock(connection: Connection, ids: Collection[str], *, new: Collection[str] | None = None) -> Answer[Result]:
-    """Make sure that the rows exist, and lock them in the order of ids. Third in the order of locks.
+def lock(
+    connection: Connection, ids: Collection[str], *, new: Collection[str] | None = None
+) -> Answer[Mapping[str, CustomerRow]]:
+    """Make sure that the rows exist, lock them in the order of ids, and give them. Fourth in the order of locks.
 
     `new` names those of which a row may be missing, where the others are known to have one.
     """
     perhaps = sorted(ids if new is None else new)
     if perhaps:
         connection.send(_ENSURE, {"ids": perhaps})
-    return connection.send(_LOCK, {"ids": sorted(ids)})
+    return connection.ask(_LOCK, {"ids": sorted(ids)}, _rows)
 
 
 def load(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, CustomerRow]]:

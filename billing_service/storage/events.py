@@ -38,16 +38,20 @@ class EventRow:
     payload: bytes
 
 
+# What is recorded is in quarantine no longer.
 _RECORD = sa.text("""
-    INSERT INTO stripe_events (event_id, type, created, api_version, object_id, livemode, outcome, payload)
-    SELECT event_id, type, created, api_version, object_id, livemode, outcome, payload
-    FROM unnest(CAST(:ids AS text[]), CAST(:types AS text[]), CAST(:createds AS bigint[]), CAST(:versions AS text[]),
-                CAST(:objects AS text[]), CAST(:livemodes AS boolean[]), CAST(:outcomes AS text[]),
-                CAST(:payloads AS bytea[]))
-         AS row (event_id, type, created, api_version, object_id, livemode, outcome, payload)
-    ORDER BY event_id COLLATE "C"
-    ON CONFLICT (event_id) DO NOTHING
-    RETURNING event_id, receipt
+    WITH recorded AS (
+        INSERT INTO stripe_events (event_id, type, created, api_version, object_id, livemode, outcome, payload)
+        SELECT event_id, type, created, api_version, object_id, livemode, outcome, payload
+        FROM unnest(CAST(:ids AS text[]), CAST(:types AS text[]), CAST(:createds AS bigint[]), CAST(:versions AS text[]),
+                    CAST(:objects AS text[]), CAST(:livemodes AS boolean[]), CAST(:outcomes AS text[]),
+                    CAST(:payloads AS bytea[]))
+             AS row (event_id, type, created, api_version, object_id, livemode, outcome, payload)
+        ORDER BY event_id COLLATE "C"
+        ON CONFLICT (event_id) DO NOTHING
+        RETURNING event_id, receipt),
+    released AS (DELETE FROM quarantined_events WHERE event_key IN (SELECT event_id FROM recorded))
+    SELECT event_id, receipt FROM recorded
 """)
 
 
@@ -190,7 +194,7 @@ def _recorded(row: sa.Row[Any]) -> RecordedEvent:
 
 
 def record(connection: Connection, rows: Sequence[EventRow]) -> Answer[Mapping[str, int]]:
-    """Record events (ids distinct) and return the receipt number of each that was not recorded before.
+    """Record events (ids distinct), let them out of quarantine, and return the receipt number of each that is new.
 
     Waits for another transaction that is recording one of the same ids. In the order of ids: the first of the locks.
     """

@@ -22,10 +22,6 @@ class Related:
     stripe_customer_ids: frozenset[str]
 
 
-_LOCK = sa.text("""
-    SELECT pg_advisory_xact_lock(key)
-    FROM (SELECT DISTINCT hashtextextended(id, 1) AS key FROM unnest(CAST(:ids AS text[])) AS id ORDER BY key) AS keys
-""")
 _SAVE = sa.text("""
     INSERT INTO stripe_links (object_id, anchor_id)
     SELECT object_id, anchor_id
@@ -43,11 +39,6 @@ _RELATED = sa.text("""
     SELECT reached.anchor_id, o.stripe_customer_id
     FROM reached LEFT JOIN stripe_links AS l USING (anchor_id) LEFT JOIN stripe_objects AS o USING (object_id)
 """)
-
-
-def lock(connection: Connection, anchor_ids: Collection[str]) -> Answer[Result]:
-    """Lock anchors, in an order that is the same everywhere: two that hang together never pass each other unseen."""
-    return connection.send(_LOCK, {"ids": sorted(anchor_ids)})
 
 
 def save(connection: Connection, links: Mapping[str, Collection[str]]) -> Answer[Result]:

@@ -44,8 +44,10 @@ _decode_facts = msgspec.json.Decoder(dict[Fact, int]).decode
 
 # An object that is new has no row to lock.
 _LOCK = sa.text("""
-    SELECT pg_advisory_xact_lock(key)
-    FROM (SELECT DISTINCT hashtextextended(id, 0) AS key FROM unnest(CAST(:ids AS text[])) AS id ORDER BY key) AS keys
+    SELECT pg_advisory_xact_lock(key) FROM (
+        SELECT hashtextextended(id, 0) AS key FROM unnest(CAST(:ids AS text[])) AS id
+        UNION SELECT hashtextextended(id, 1) FROM unnest(CAST(:anchors AS text[])) AS id
+        ORDER BY key) AS keys
 """)
 _COLUMNS = """
     object_id, kind, stripe_customer_id, payload_created, payload_event_id, payload_receipt,
@@ -131,9 +133,12 @@ _PREFIXES: Mapping[ObjectKind, str] = {ObjectKind.SUBSCRIPTION: "sub_", ObjectKi
 _FENCE = sa.text("SELECT nextval('stripe_fence')")
 
 
-def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
-    """Lock objects, new ones too. After the customers in the order of locks."""
-    return connection.send(_LOCK, {"ids": sorted(ids)})
+def lock(connection: Connection, ids: Collection[str], anchors: Collection[str] = ()) -> Answer[Result]:
+    """Lock objects, new ones too, and anchors, in an order that is the same everywhere. Second in the order of locks.
+
+    Two objects that hang together by an anchor never pass each other unseen.
+    """
+    return connection.send(_LOCK, {"ids": sorted(ids), "anchors": sorted(anchors)})
 
 
 def load(connection: Connection, ids: Collection[str], customer_ids: Collection[str]) -> Answer[list[ObjectState]]:

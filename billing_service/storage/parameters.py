@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set  # noqa: PYI025 - the type of constants
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property, lru_cache
@@ -21,6 +21,8 @@ _NUL: Final = "PostgreSQL's text cannot contain NUL"
 TEXT: Final = 0
 BINARY: Final = 1
 _STATEMENTS: Final = 1_024  # of a program's text; far more than there are
+_STR: Final[Set[type]] = {str}
+_BYTES: Final[Set[type]] = {bytes}
 _BYTEA_OID: Final = 17  # pg_type.dat
 _NAMED: Final = re.compile(r"(?<![:\w]):([a-z_]\w*)")  # and not ::type
 # What a statement writes says most of it; of one that writes nothing, what it asks.
@@ -72,23 +74,33 @@ def encoded(statement: Prepared, values: Mapping[str, Any] | None) -> tuple[Sequ
         UnicodeEncodeError: a text is not Unicode (a lone surrogate).
         KeyError: a parameter has no value.
     """
-    given = [] if values is None else [values[name] for name in statement.parameters]
-    written = [_parameter(value) for value in given]
-    return [data for data, _ in written], [kind for _, kind in written]
+    if values is None:
+        return (), ()
+    data: list[bytes | None] = []
+    kinds: list[int] = []
+    for name in statement.parameters:
+        written, kind = _parameter(values[name])
+        data.append(written)
+        kinds.append(kind)
+    return data, kinds
 
 
 def _parameter(value: Any) -> tuple[bytes | None, int]:
     if value is None:
         return None, TEXT
-    if isinstance(value, list | tuple):
+    kind = type(value)
+    if kind is list or kind is tuple:
         return _array(value)
-    if isinstance(value, bytes):
+    if kind is bytes:
         return value, BINARY
     return _scalar(value).encode(), TEXT
 
 
 def _scalar(value: Any) -> str:
-    for kind, write in _WRITERS:
+    write = _WRITERS.get(type(value))
+    if write is not None:
+        return write(value)
+    for kind, write in _WRITERS.items():  # a member of an enumeration is a str as well
         if isinstance(value, kind):
             return write(value)
     raise TypeError(f"no parameter can be a {type(value).__name__}")
@@ -101,21 +113,22 @@ def _text(value: str) -> str:
 
 
 # A bool is an int as well: it comes first.
-_WRITERS: Final[Sequence[tuple[type, Callable[[Any], str]]]] = (
-    (str, _text),
-    (bool, lambda value: "t" if value else "f"),
-    (int, str),
-    (float, repr),
-    (UUID, str),
-    (date, lambda value: value.isoformat()),  # a datetime is a date as well
-    (timedelta, lambda value: f"{value // timedelta(microseconds=1)} microseconds"),
-)
+_WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
+    str: _text,
+    bool: lambda value: "t" if value else "f",
+    int: str,
+    float: repr,
+    UUID: str,
+    date: lambda value: value.isoformat(),  # a datetime is a date as well
+    timedelta: lambda value: f"{value // timedelta(microseconds=1)} microseconds",
+}
 
 
 def _array(values: Sequence[Any]) -> tuple[bytes, int]:
-    if values and all(type(value) is str for value in values):
+    kinds = set(map(type, values))
+    if kinds == _STR:
         return _text_array(values), TEXT
-    if values and all(isinstance(value, bytes) for value in values):
+    if kinds == _BYTES:
         return _bytes_array(values), BINARY
     return ("{" + ",".join(["NULL" if value is None else _element(value) for value in values]) + "}").encode(), TEXT
 

@@ -31,13 +31,10 @@ _ENSURE = sa.text("""
     SELECT id FROM unnest(CAST(:ids AS text[])) AS id ORDER BY id COLLATE "C"
     ON CONFLICT (stripe_customer_id) DO NOTHING
 """)
+# Whoever waited for a row is given it as it is then: PostgreSQL takes the version that it has locked.
 _LOCK = sa.text("""
-    SELECT 1 FROM stripe_customers WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
+    SELECT stripe_customer_id, customer_id FROM stripe_customers WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
     ORDER BY stripe_customer_id FOR NO KEY UPDATE
-""")
-_LOAD = sa.text("""
-    SELECT stripe_customer_id, customer_id FROM stripe_customers
-    WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
 """)
 _OF_CUSTOMERS = sa.text("""
     SELECT stripe_customer_id, customer_id FROM stripe_customers
@@ -60,16 +57,18 @@ _BINDINGS = sa.text("""
 MOST_BINDINGS = 1_000  # that are shown of one customer
 
 
-def lock(connection: Connection, ids: Collection[str]) -> Answer[Result]:
-    """Make sure that the rows exist, and lock them in the order of ids. Second in the order of locks."""
-    ordered = sorted(ids)
-    connection.send(_ENSURE, {"ids": ordered})
-    return connection.send(_LOCK, {"ids": ordered})
+def lock(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, str | None]]:
+    """Make sure that the rows exist, lock them, and give the customer of each, as `lock_known` does."""
+    connection.send(_ENSURE, {"ids": sorted(ids)})
+    return lock_known(connection, ids)
 
 
-def load(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, str | None]]:
-    """Give the customer of each locked row, None where it is not bound. A statement after the lock's, so never stale."""
-    return connection.ask(_LOAD, {"ids": sorted(ids)}, _owners)
+def lock_known(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, str | None]]:
+    """Lock the rows that there are, in the order of ids, and give the customer of each, None where it is not bound.
+
+    Third in the order of locks, after objects and anchors.
+    """
+    return connection.ask(_LOCK, {"ids": sorted(ids)}, _owners)
 
 
 def bind(connection: Connection, bindings: Mapping[str, str]) -> Answer[Result]:
