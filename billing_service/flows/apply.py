@@ -1,7 +1,7 @@
 """Merges observations and refolds the customers that they touch, inside one transaction.
 
 Events and our own reads of Stripe both come through here: one merge for everything. The order of locks is the same
-everywhere: event ids, prices, anchors, Stripe customers, customers, objects, checkout intents, findings, re-reads, log; each sorted.
+everywhere: event ids, prices, objects and anchors, Stripe customers, customers, checkout intents, findings, re-reads, log; each sorted.
 """
 
 from __future__ import annotations

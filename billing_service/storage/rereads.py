@@ -97,7 +97,7 @@ _SPEND = sa.text("""
 
 
 def ask(connection: Connection, asks: Iterable[Ask]) -> Answer[Result]:
-    """Ask for reads; one per object, the earliest of its times. After the objects in the order of locks."""
+    """Ask for reads; one per object, the earliest of its times. After the customers in the order of locks."""
     soonest: dict[str, Ask] = {}
     for one in sorted(asks, key=lambda one: -one.delay_s):
         soonest[one.object_id] = one
