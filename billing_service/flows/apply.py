@@ -22,7 +22,14 @@ from billing_service.domain.merge import ObjectState, join
 from billing_service.domain.observation import Fact
 from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.domain.views import InvoiceStatus, InvoiceView, SessionStatus, SessionView, SubscriptionView
+from billing_service.domain.views import (
+    InvoiceStatus,
+    InvoiceView,
+    ObjectKind,
+    SessionStatus,
+    SessionView,
+    SubscriptionView,
+)
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival, Seen
 from billing_service.flows.price_memory import items_of, recall
@@ -106,7 +113,7 @@ async def apply(
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
         links.save(connection, new_links)
-    loaded = _load(connection, ids | _told_of(arrivals), customer_ids, rows)
+    loaded = _load(connection, _kinds(arrivals), customer_ids, rows)
     before = {state.object_id: state for state in await loaded.objects}
     known = _merge(connection, arrivals, before)
     owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
@@ -148,21 +155,22 @@ class _Loaded:
     bindings: Answer[Mapping[str, str]]
 
 
-def _told_of(arrivals: Iterable[Arrival]) -> set[str]:
-    """Give the invoices that subscriptions say are their latest: they may be past, and known for long."""
+def _kinds(arrivals: Sequence[Arrival]) -> Mapping[str, ObjectKind]:
+    """Give what arrives, and the invoices that subscriptions say are their latest: they may be past, and known for long."""
     views = [arrival.view for arrival in arrivals]
-    return {v.latest_invoice_id for v in views if isinstance(v, SubscriptionView) and v.latest_invoice_id is not None}
+    told = {v.latest_invoice_id for v in views if isinstance(v, SubscriptionView) and v.latest_invoice_id is not None}
+    return dict.fromkeys(told, ObjectKind.INVOICE) | {a.object_id: a.state.kind for a in arrivals}
 
 
 def _load(
     connection: Connection,
-    object_ids: Collection[str],
+    kinds: Mapping[str, ObjectKind],
     customer_ids: Collection[str],
     rows: Answer[Mapping[str, CustomerRow]] | None = None,
 ) -> _Loaded:
     return _Loaded(
         customer_ids,
-        objects.load(connection, object_ids, customer_ids),
+        objects.load(connection, kinds, customer_ids),
         rows or customers.load(connection, customer_ids),
         stripe_customers.of_customers(connection, customer_ids),
     )
@@ -179,7 +187,7 @@ def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
 
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
-    loaded = _load(connection, (), customer_ids)
+    loaded = _load(connection, {}, customer_ids)
     known = await loaded.objects
     _, given = await _refold(connection, known, loaded, context, {state.object_id: cause for state in known})
     _log(connection, given, context)

@@ -56,29 +56,25 @@ _COLUMNS = """
 """
 # Of these customers, whichever Stripe customer an object names, every object that may still say anything (see `PastInvoice`): what is
 # not past, the latest invoice of each subscription by either register, the latest past ones, and what hangs together with any of these.
+# In few steps, each of which has to be set up anew at every run; what has no such invoice gives NULLs, which lead nowhere.
 _LOAD = sa.text(f"""
-    WITH RECURSIVE present AS MATERIALIZED (
-        SELECT object_id, kind, payload_view ->> 'latest_invoice_id' AS latest, read_view ->> 'latest_invoice_id' AS latest_read
-        FROM stripe_objects
-        WHERE NOT past AND stripe_customer_id IN (
-            SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))),
-    subscriptions (subscription_id) AS (
-        SELECT object_id FROM present WHERE kind = 'subscription'
-        UNION ALL SELECT unnest(CAST(:ids AS text[])) COLLATE "C"),
-    related (object_id) AS (
-        (SELECT object_id FROM present
-         UNION ALL SELECT latest FROM present WHERE latest IS NOT NULL
-         UNION ALL SELECT latest_read FROM present WHERE latest_read IS NOT NULL
-         UNION ALL SELECT unnest(CAST(:ids AS text[])) COLLATE "C"
-         UNION ALL
-         SELECT last.object_id FROM subscriptions CROSS JOIN LATERAL (
-            (SELECT o.object_id FROM stripe_objects AS o
-             WHERE o.past_subscription_id = subscriptions.subscription_id AND o.past_paid
-             ORDER BY o.past_created DESC, o.object_id DESC LIMIT 1)
-            UNION ALL
-            (SELECT o.object_id FROM stripe_objects AS o
-             WHERE o.past_subscription_id = subscriptions.subscription_id AND NOT o.past_paid
-             ORDER BY o.past_created DESC, o.object_id DESC LIMIT 1)) AS last)
+    WITH RECURSIVE related (object_id) AS (
+        (SELECT unnest(ARRAY[
+            o.object_id, o.latest, o.latest_read,
+            CASE WHEN o.kind = 'subscription' THEN (
+                SELECT i.object_id FROM stripe_objects AS i WHERE i.past_subscription_id = o.object_id AND i.past_paid
+                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END,
+            CASE WHEN o.kind = 'subscription' THEN (
+                SELECT i.object_id FROM stripe_objects AS i WHERE i.past_subscription_id = o.object_id AND NOT i.past_paid
+                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END])
+         FROM (
+            SELECT object_id, kind, payload_view ->> 'latest_invoice_id' AS latest, read_view ->> 'latest_invoice_id' AS latest_read
+            FROM stripe_objects
+            WHERE NOT past AND stripe_customer_id IN (
+                SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))
+          UNION ALL
+            SELECT id COLLATE "C", kind, NULL, NULL
+            FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[])) AS arriving (id, kind)) AS o)
       UNION
         SELECT other.object_id
         FROM related JOIN stripe_links AS own USING (object_id) JOIN stripe_links AS other USING (anchor_id)
@@ -141,12 +137,15 @@ def lock(connection: Connection, ids: Collection[str], anchors: Collection[str] 
     return connection.send(_LOCK, {"ids": sorted(ids), "anchors": sorted(anchors)})
 
 
-def load(connection: Connection, ids: Collection[str], customer_ids: Collection[str]) -> Answer[list[ObjectState]]:
+def load(
+    connection: Connection, kinds: Mapping[str, ObjectKind], customer_ids: Collection[str]
+) -> Answer[list[ObjectState]]:
     """Give these objects, and every object of these customers that may still say anything. Call after the locks.
 
-    `ids` are of objects that arrive, and of those that they name: what they say first may be about objects that are past.
+    `kinds` is of objects that arrive, and of those that they name: what they say first may be about objects that are past.
     """
-    return connection.ask(_LOAD, {"ids": sorted(ids), "customers": sorted(customer_ids)}, _states)
+    values = {"ids": [*kinds], "kinds": [kind.value for kind in kinds.values()], "customers": sorted(customer_ids)}
+    return connection.ask(_LOAD, values, _states)
 
 
 async def find(connection: Connection, object_id: str) -> ObjectState | None:

@@ -10,6 +10,7 @@ import pytest
 
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState
+from billing_service.domain.views import ObjectKind
 from billing_service.storage import customers, objects
 from billing_service.storage.database import Connection
 from tests.integration.flows.conftest import Service
@@ -31,7 +32,7 @@ async def loaded(service: Service, customer_id: str) -> list[ObjectState]:
     """Give what an event of a customer loads."""
 
     async def load(connection: Connection) -> list[ObjectState]:
-        return await objects.load(connection, (), {customer_id})
+        return await objects.load(connection, {}, {customer_id})
 
     return await service.database.run(load)
 
@@ -48,10 +49,10 @@ async def kept(service: Service, customer_id: str) -> CustomerFacts:
 async def everything(service: Service, database_url: str) -> list[ObjectState]:
     """Give every object that is known."""
     with psycopg.connect(database_url) as connection:
-        ids = [row[0] for row in connection.execute("SELECT object_id FROM stripe_objects")]
+        rows = connection.execute("SELECT object_id, kind FROM stripe_objects").fetchall()
 
     async def load(connection: Connection) -> list[ObjectState]:
-        return await objects.load(connection, ids, ())
+        return await objects.load(connection, {row[0]: ObjectKind(row[1]) for row in rows}, ())
 
     return await service.database.run(load)
 
