@@ -1,7 +1,7 @@
 """Reads the log of changes once for all watches of this process, and hands each change to those that ask for its customer.
 
-What a change costs does not grow with the watches that do not ask for it, and next to nothing where nobody watches: then the log
-is read once a second, so that whoever comes first is not far behind. A watch that does not take what it is handed holds nobody up:
+What a change costs does not grow with the watches that do not ask for it, and next to nothing where nobody watches: then nobody
+listens, and the log is read once a second, so that whoever comes first is not far behind. A watch that does not take what it is handed holds nobody up:
 beyond a bound it is overrun, and must begin again from its cursor.
 """
 
@@ -110,7 +110,7 @@ class ChangeFeed:
 
     async def run(self) -> None:
         """Read on whenever something was appended, for ever."""
-        listener = asyncio.create_task(listen(self._url, CHANNEL, self._wake.set))
+        listener = asyncio.create_task(listen(self._url, CHANNEL, self._wake.set, self._watched))
         try:
             while True:
                 try:

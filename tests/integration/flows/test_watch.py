@@ -20,7 +20,7 @@ from billing_service.flows.change_feed import ChangeFeed
 from billing_service.flows.prices import Prices
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements, WatchKind, WatchMessage
-from billing_service.storage import history
+from billing_service.storage import history, listener
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.history import Place
 from billing_service.stripe_api.client import StripeApi
@@ -139,6 +139,31 @@ async def test_what_changed_while_nobody_watched_is_not_waited_for(
     async with opened(watcher) as stream:
         await until(stream, view, whole)
     assert view.plans == {"ann": ("pro",)}
+
+
+async def test_nobody_listens_while_nobody_watches(
+    watcher: Watcher, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection that listens is woken by each commit."""
+    monkeypatch.setattr(listener, "LOOK_S", 0.05)
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+
+    async def listening(count: int) -> None:
+        async with asyncio.timeout(BOUND_S):
+            while seen() != count:  # noqa: ASYNC110 - of the database
+                await asyncio.sleep(0.02)
+
+    def seen() -> int:
+        with psycopg.connect(database_url) as connection:
+            row = connection.execute(asked).fetchone()
+        return int(row[0]) if row else 0
+
+    await listening(0)
+    for _ in range(2):
+        async with opened(watcher) as stream:
+            await until(stream, View(), whole)
+            await listening(1)
+        await listening(0)
 
 
 async def test_a_watch_that_could_not_begin_is_not_counted(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
