@@ -81,6 +81,8 @@ def _webhooks(found: Any) -> Iterator[Aim]:
 def _growth(found: Any) -> Iterator[Aim]:
     of = f"a webhook's processor time, {found['sizes'][-1]['customers']:,} customers beside {found['sizes'][0]['customers']:,}"
     yield Aim(of, found["cpu_ratio"], 1.15, at_most=True)
+    if "with_postgres_defaults" in found:
+        yield Aim(f"{of}, with PostgreSQL's defaults", found["with_postgres_defaults"]["cpu_ratio"], 1.15, at_most=True)
 
 
 def _backlog(found: Any) -> Iterator[Aim]:

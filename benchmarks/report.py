@@ -135,6 +135,17 @@ def _watch_table(found: Any) -> str:
 
 
 def _growth_table(found: Any) -> str:
+    defaults = found.get("with_postgres_defaults")
+    if defaults is None:
+        return _growth_of(found)
+    settings = ", ".join(f"`{name} = {value}`" for name, value in found["settings"].items())
+    return (
+        f"As [operations](operations.md#scale) advises ({settings}):\n\n{_growth_of(found)}\n\n"
+        f"With PostgreSQL's own settings:\n\n{_growth_of({**defaults, 'machine': found['machine'], 'measured': found['measured']})}"
+    )
+
+
+def _growth_of(found: Any) -> str:
     ratio = f"**{found['cpu_ratio']:.2f}** ({found['cpu_ratio_least']:.2f} to {found['cpu_ratio_most']:.2f})"
     return (
         f"{_plain(found['sizes'])}\n\nProcessor time of the largest beside the smallest: {ratio} in {found['rounds']} rounds; "

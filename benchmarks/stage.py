@@ -1,12 +1,14 @@
 """One PostgreSQL server with durable settings, a stand-in Stripe, and any number of services, each with its gateway.
 
-The settings are PostgreSQL's own: fsync, synchronous_commit and full_page_writes are on. Nobody gets others.
+The settings are PostgreSQL's own, or what docs/operations.md advises for many customers; fsync, synchronous_commit and
+full_page_writes are on in both. Nobody gets others.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,12 @@ WEBHOOK_PATH = "/webhooks/stripe"
 DEPLOYMENT = "bench"
 
 
+def advised() -> Mapping[str, str]:
+    """Give what docs/operations.md advises for PostgreSQL with many customers, on this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"shared_buffers": f"{memory // 4 // 2**20}MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min"}
+
+
 @dataclass(frozen=True)
 class Pair:
     """A service and its gateway."""
@@ -48,11 +56,11 @@ class Pair:
 class Stage:
     """What every benchmark plays on. Start it from a thread that lives as long as it is needed."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take an empty folder that other users may look into."""
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        """Take an empty folder that other users may look into, and settings of PostgreSQL that are not its own."""
         self.folder = folder
         self.secret = f"whsec_{secrets.token_hex(24)}"
-        self.postgres = EmbeddedPostgres(folder / "postgres")
+        self.postgres = EmbeddedPostgres(folder / "postgres", settings=settings)
         self._token = secrets.token_urlsafe(32)
         self._api_key = f"sk_test_bench_{secrets.token_hex(16)}"
         self._stripe_port = free_port()
@@ -139,6 +147,12 @@ class Stage:
         running = start(name, argv, environment, log, lambda: answers(port, path))
         self._running.append(running)
         return running
+
+    def restart_postgres(self, settings: Mapping[str, str] | None = None) -> None:
+        """Have the same databases served with other settings. Nobody may be connected; the port is another one."""
+        self.postgres.stop()
+        self.postgres = EmbeddedPostgres(self.folder / "postgres", settings=settings)
+        self.postgres.start()
 
     def postgres_cpu_s(self) -> float:
         """Give the processor time that PostgreSQL has used so far."""
