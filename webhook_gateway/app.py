@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
-from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp import HttpVersion11, web
 
 from webhook_gateway import refusal, tracing
+from webhook_gateway.answers import in_json, received, refuse
 from webhook_gateway.body import BodyRefusedError, read_body
-from webhook_gateway.event import EventRefusedError, decode_head
+from webhook_gateway.event import EventHead, EventRefusedError, decode_head
 from webhook_gateway.forward import LATE_S, Forwarder
-from webhook_gateway.fulfillment import Committed, NotCommitted, VerifiedEvent
+from webhook_gateway.fulfillment import Answer, Committed, NotCommitted, VerifiedEvent
 from webhook_gateway.inflight import InFlight, TurnedAway
 from webhook_gateway.metrics import Metrics
 from webhook_gateway.readiness import Readiness
-from webhook_gateway.refusal import MAX_BODY_BYTES, RETRY_AFTER_S, Refusal
+from webhook_gateway.refusal import Refusal
 from webhook_gateway.signature import NamedSecret, SignatureRefusedError, verify
 
 WEBHOOK_PATH = "/webhooks/stripe"
 # From the first byte of a request to our answer. Hosted Checkout waits 10 s before it sends the customer back.
 ANSWER_LIMIT_S = 8.0
 
-_HEADERS = {"Cache-Control": "no-store", "Server": "webhook-gateway"}  # not which Python and which aiohttp
-
-_RECEIVED = b'{"received": true}'
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -65,35 +62,72 @@ class _Told:
     failure: str | None = None  # why the service did not commit
 
 
-def build_app(gateway: Gateway) -> web.Application:
-    """Lay out the routes."""
-    # The limit of `client_max_size` is for request.read(), which is not used: `body` counts for itself.
-    app = web.Application(middlewares=[_answer_in_json], client_max_size=MAX_BODY_BYTES)
+def build_handler(gateway: Gateway) -> Handler:
+    """Make what answers every request, for aiohttp's bare server: its routes and middlewares would be a tenth of what a webhook costs."""
 
-    async def webhook(request: web.Request) -> web.StreamResponse:
-        # A trace begins here: whoever posts has not shown yet that he is Stripe, and is not asked for one of his.
-        with tracing.span(f"POST {WEBHOOK_PATH}", tracing.SpanKind.SERVER) as span:
-            response = await _take_webhook(gateway, request)
-            span.set_attribute("http.response.status_code", response.status)
-            return response
+    def webhook(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        taken = _take_webhook(gateway, request)
+        return _traced(taken) if tracing.is_on() else taken
 
-    async def readyz(_request: web.Request) -> web.StreamResponse:
+    async def readyz(_request: web.BaseRequest) -> web.StreamResponse:
         reason = await gateway.readiness.why_not_ready()
         said = {"reason": reason, "warnings": list(gateway.warnings())}
         body = {"ready": reason is None, **{name: words for name, words in said.items() if words}}
-        return _json(body, 503 if reason else 200)
+        return in_json(body, 503 if reason else 200)
 
-    app.router.add_post(WEBHOOK_PATH, webhook)
-    app.router.add_get("/livez", _livez)
-    app.router.add_get("/readyz", readyz)
-    return app
+    routes: dict[str, dict[str, Handler]] = {
+        WEBHOOK_PATH: {"POST": webhook},
+        "/livez": {"GET": _livez, "HEAD": _livez},
+        "/readyz": {"GET": readyz, "HEAD": readyz},
+    }
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if "Expect" in request.headers:
+            await _say_go_on(request)
+        methods = routes.get(request.rel_url.path_safe)
+        if methods is None:
+            return refuse(refusal.NOT_FOUND)
+        handler = methods.get(request.method)
+        if handler is None:
+            return _refuse_method(methods)
+        try:
+            return await handler(request)
+        except (ConnectionError, asyncio.CancelledError):
+            raise  # the sender went away: there is nobody to answer
+        except Exception:  # noqa: BLE001 - the last resort: whatever it was, the sender hears that it may come again
+            _log.exception("webhook_broken")
+            return refuse(refusal.INTERNAL)
+
+    return handle
 
 
-async def _livez(_request: web.Request) -> web.StreamResponse:
-    return _json({"live": True}, 200)
+async def _traced(taken: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    # A trace begins here: whoever posts has not shown yet that he is Stripe, and is not asked for one of his.
+    with tracing.span(f"POST {WEBHOOK_PATH}", tracing.SpanKind.SERVER) as span:
+        response = await taken
+        span.set_attribute("http.response.status_code", response.status)
+        return response
 
 
-async def _take_webhook(gateway: Gateway, request: web.Request) -> web.StreamResponse:
+async def _say_go_on(request: web.BaseRequest) -> None:
+    """Tell a sender who waits for it that he may send the body, as aiohttp's routes do.
+
+    Raises:
+        web.HTTPExpectationFailed: he expects something else.
+    """
+    expected = request.headers["Expect"]
+    if expected and request.version == HttpVersion11:
+        if expected.lower() != "100-continue":
+            raise web.HTTPExpectationFailed(text=f"Unknown Expect: {expected}")
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer, nothing is sent
+
+
+async def _livez(_request: web.BaseRequest) -> web.StreamResponse:
+    return in_json({"live": True}, 200)
+
+
+async def _take_webhook(gateway: Gateway, request: web.BaseRequest) -> web.StreamResponse:
     """Take one webhook, answer it, and write its one log line."""
     if not gateway.in_flight.enter():
         return _turn_away(gateway)
@@ -113,7 +147,9 @@ async def _take_webhook(gateway: Gateway, request: web.Request) -> web.StreamRes
     _log_webhook(answer, told, duration_s)
     outcome, status = (answer.code, answer.status) if isinstance(answer, Refusal) else (answer.outcome, 200)
     gateway.metrics.webhook(told.event_type, told.secret, outcome, status, duration_s)
-    response = _refuse(answer) if isinstance(answer, Refusal) else _received()
+    if not isinstance(answer, Refusal):
+        return received(request, close=gateway.readiness.draining)
+    response = refuse(answer)
     if gateway.readiness.draining:
         response.force_close()
     return response
@@ -125,10 +161,10 @@ def _turn_away(gateway: Gateway) -> web.Response:
     gateway.metrics.webhook(None, None, answer.code, answer.status, None)
     if count := gateway.turned_away.note(time.monotonic()):
         _log.warning("webhooks_turned_away", status=answer.status, code=answer.code, count=count)
-    return _refuse(answer)
+    return refuse(answer)
 
 
-async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Committed | Refusal:
+async def _receive(gateway: Gateway, request: web.BaseRequest, told: _Told) -> Committed | Refusal:
     deadline = time.monotonic() + gateway.answer_limit_s
     try:
         body = await read_body(request)
@@ -145,61 +181,43 @@ async def _receive(gateway: Gateway, request: web.Request, told: _Told) -> Commi
     told.event_id, told.event_type = head.event_id, head.type
     if head.livemode is not gateway.livemode:
         return refusal.of_livemode(event_is_live=head.livemode)
-    late = head.created is not None and head.created < gateway.clock() - LATE_S
-    forwarder = gateway.backlog if late else gateway.live
-    about: tracing.Attributes = {
-        "billing.event.id": head.event_id,
-        "billing.event.type": head.type,
-        "billing.lane.late": late,
-    }
-    with tracing.span("forward", attributes=about):
-        event = VerifiedEvent(head.event_id, body, tracing.traceparent(), head.stripe_customer_id)
-        answer = await forwarder.forward(event, deadline - time.monotonic())
+    forward = _forward_traced if tracing.is_on() else _forward
+    answer = await forward(gateway, head, body, deadline)
     if isinstance(answer, NotCommitted):
         told.failure = answer.failure
         return refusal.of_failure(answer.failure)
     return answer
 
 
-def _signature_header(request: web.Request) -> str | None:
+def _forward(gateway: Gateway, head: EventHead, body: bytes, deadline: float) -> Awaitable[Answer]:
+    event = VerifiedEvent(head.event_id, body, tracing.traceparent(), head.stripe_customer_id)
+    forwarder = gateway.backlog if _is_late(gateway, head) else gateway.live
+    return forwarder.forward(event, deadline - time.monotonic())
+
+
+async def _forward_traced(gateway: Gateway, head: EventHead, body: bytes, deadline: float) -> Answer:
+    about: tracing.Attributes = {
+        "billing.event.id": head.event_id,
+        "billing.event.type": head.type,
+        "billing.lane.late": _is_late(gateway, head),
+    }
+    with tracing.span("forward", attributes=about):
+        return await _forward(gateway, head, body, deadline)
+
+
+def _is_late(gateway: Gateway, head: EventHead) -> bool:
+    return head.created is not None and head.created < gateway.clock() - LATE_S
+
+
+def _signature_header(request: web.BaseRequest) -> str | None:
     """Give the header; sent twice it is one list, as HTTP has it, and then has one `t` too many."""
-    values = request.headers.getall("Stripe-Signature", [])
-    return ",".join(values) or None
+    return ",".join(request.headers.getall("Stripe-Signature", ())) or None
 
 
-@web.middleware
-async def _answer_in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer in JSON where aiohttp would in text, and let no exception show itself."""
-    try:
-        return await handler(request)
-    except web.HTTPMethodNotAllowed as error:
-        response = _refuse(refusal.METHOD_NOT_ALLOWED)
-        response.headers["Allow"] = error.headers["Allow"]
-        return response
-    except web.HTTPNotFound:
-        return _refuse(refusal.NOT_FOUND)
-    except (ConnectionError, asyncio.CancelledError):
-        raise  # the sender went away: there is nobody to answer
-    except Exception:  # noqa: BLE001 - the last resort: whatever it was, the sender hears that it may come again
-        _log.exception("webhook_broken")
-        return _refuse(refusal.INTERNAL)
-
-
-def _received() -> web.Response:
-    return web.Response(body=_RECEIVED, content_type="application/json", headers=_HEADERS)
-
-
-def _refuse(answer: Refusal) -> web.Response:
-    response = _json({"error": {"code": answer.code, "message": answer.message}}, answer.status)
-    if answer.retry:
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    if answer.close:
-        response.force_close()
+def _refuse_method(allowed: Iterable[str]) -> web.Response:
+    response = refuse(refusal.METHOD_NOT_ALLOWED)
+    response.headers["Allow"] = ",".join(sorted(allowed))
     return response
-
-
-def _json(content: dict[str, Any], status: int) -> web.Response:
-    return web.json_response(content, status=status, headers=_HEADERS)
 
 
 def _log_webhook(answer: Committed | Refusal, told: _Told, duration_s: float) -> None:

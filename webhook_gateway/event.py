@@ -6,7 +6,6 @@ Only bodies whose signature was verified come here.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -40,8 +39,7 @@ class EventRefusedError(Exception):
         super().__init__(fault.value)
 
 
-@dataclass(frozen=True)
-class EventHead:
+class EventHead(msgspec.Struct, frozen=True):
     """What the gateway knows of an event."""
 
     event_id: str
@@ -64,10 +62,6 @@ class _Head(msgspec.Struct):
     created: Any = None  # whatever it is, it is no reason to refuse
 
 
-class _Whole(_Head):
-    data: msgspec.Raw = msgspec.Raw()  # looked into by itself
-
-
 class _Customer(msgspec.Struct):
     id: str
 
@@ -82,8 +76,18 @@ class _Data(msgspec.Struct):
     object: _Object
 
 
+class _Usual(_Head):
+    data: _Data | None = None
+
+
+class _Whole(_Head):
+    data: msgspec.Raw = msgspec.Raw()  # looked into by itself
+
+
+_usual_decoder = msgspec.json.Decoder(_Usual)
 _decoder = msgspec.json.Decoder(_Whole)
 _data_decoder = msgspec.json.Decoder(_Data)
+_KINDS = {kind.value: kind for kind in EventKind}
 
 
 def decode_head(body: bytes) -> EventHead:
@@ -92,28 +96,43 @@ def decode_head(body: bytes) -> EventHead:
     Raises:
         EventRefusedError: the body is not UTF-8, not JSON, or not an object with an `id`, a `type` and a `livemode`.
     """
-    head = _decode(body)
+    if not body.isascii():
+        _check_utf8(body)
+    head, stripe_customer_id = _decode(body)
     return EventHead(
-        event_id=head.id,
-        type=head.type,
-        livemode=head.livemode,
-        kind=_kind(head.object),
-        created=_created(head.created),
-        stripe_customer_id=_stripe_customer_id(head.data) if isinstance(head, _Whole) else None,
+        head.id,
+        head.type,
+        head.livemode,
+        _KINDS.get(head.object, EventKind.UNKNOWN),
+        head.created if isinstance(head.created, int) else None,
+        stripe_customer_id,
     )
 
 
-def _decode(body: bytes) -> _Head:
+def _check_utf8(body: bytes) -> None:
     try:
-        text = body.decode()  # msgspec does not look into the strings that it skips
+        body.decode()  # msgspec does not look into the strings that it skips
     except UnicodeDecodeError:
         raise EventRefusedError(EventFault.NOT_UTF8) from None
+
+
+def _decode(body: bytes) -> tuple[_Head, str | None]:
+    """Give the head and whom the event is about: in one pass where `data` is as it nearly always is, else in as many as it takes."""
     try:
-        return _decoder.decode(body)
+        usual = _usual_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError):  # of which a ValidationError is one
+        return _decode_in_parts(body)
+    return usual, _customer_of(usual.data)
+
+
+def _decode_in_parts(body: bytes) -> tuple[_Head, str | None]:
+    try:
+        whole = _decoder.decode(body)
     except msgspec.ValidationError:
         raise EventRefusedError(EventFault.NOT_AN_EVENT) from None
     except (msgspec.DecodeError, RecursionError):
-        return _decode_leniently(text)
+        return _decode_leniently(body.decode()), None
+    return whole, _stripe_customer_id(whole.data)
 
 
 def _decode_leniently(text: str) -> _Head:
@@ -129,23 +148,18 @@ def _decode_leniently(text: str) -> _Head:
         raise EventRefusedError(EventFault.NOT_JSON) from None
 
 
-def _created(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
 def _stripe_customer_id(data: msgspec.Raw) -> str | None:
     """Give whom an event is about. It only decides which events travel together: what cannot be read here is no fault."""
     try:
-        found = _data_decoder.decode(data).object
-    except (msgspec.DecodeError, RecursionError):  # of which a ValidationError is one
+        return _customer_of(_data_decoder.decode(data))
+    except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _customer_of(data: _Data | None) -> str | None:
+    if data is None:
+        return None
+    found = data.object
     if found.object == "customer":
         return found.id
     return found.customer.id if isinstance(found.customer, _Customer) else found.customer
-
-
-def _kind(name: str) -> EventKind:
-    try:
-        return EventKind(name)
-    except ValueError:
-        return EventKind.UNKNOWN

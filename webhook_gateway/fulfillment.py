@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import grpc
+import msgspec
 import structlog
 from billing.internal.v1 import fulfillment_service_pb2 as pb
 from billing.internal.v1 import fulfillment_service_pb2_grpc as pb_grpc
@@ -65,8 +66,7 @@ _CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class VerifiedEvent:
+class VerifiedEvent(msgspec.Struct, frozen=True):  # made at a fraction of what a frozen dataclass costs
     """An event whose signature was verified."""
 
     event_id: str
@@ -277,6 +277,11 @@ def _is_message_too_large(error: grpc.aio.AioRpcError) -> bool:
     return not any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
 
 
+_COMMITTED = {
+    number: Committed(name.removeprefix("OUTCOME_").lower()) for name, number in pb.FulfillResult.Outcome.items()
+}
+
+
 def _answers(events: Sequence[VerifiedEvent], response: pb.FulfillResponse) -> tuple[Answer, ...]:
     """Match results to events; what does not match is not taken for committed."""
     if len(response.results) != len(events):
@@ -286,14 +291,10 @@ def _answers(events: Sequence[VerifiedEvent], response: pb.FulfillResponse) -> t
 
 
 def _answer(event: VerifiedEvent, result: pb.FulfillResult) -> Answer:
-    named_another = result.event_id not in {"", event.event_id}
-    if named_another or result.outcome == pb.FulfillResult.OUTCOME_UNSPECIFIED:
+    event_id, outcome = result.event_id, result.outcome
+    named_another = event_id not in ("", event.event_id)
+    if named_another or outcome == pb.FulfillResult.OUTCOME_UNSPECIFIED:
         _log.error("fulfill_result_broken", event_id=event.event_id, named_another=named_another)
         return NotCommitted(Failure.BROKEN)
-    return Committed(_outcome_name(result.outcome))
-
-
-def _outcome_name(outcome: int) -> str:
-    """Name an outcome; one of a newer service, which this gateway does not know, is final like all of them."""
-    value = pb.FulfillResult.Outcome.DESCRIPTOR.values_by_number.get(outcome)
-    return value.name.removeprefix("OUTCOME_").lower() if value else f"outcome_{outcome}"
+    # One of a newer service, which this gateway does not know, is final like all of them.
+    return _COMMITTED.get(outcome) or Committed(f"outcome_{outcome}")

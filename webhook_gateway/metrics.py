@@ -59,6 +59,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._types: set[str] = set()
+        # As many as the registry has of each: looking one up there costs more than counting it.
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Counter]] = {}
+        self._signed: dict[str, Counter] = {}
         self._webhooks = Counter(
             "gateway_webhooks",
             "Webhooks that were answered: what became of the event, or the code of the refusal.",
@@ -105,12 +108,25 @@ class Metrics:
 
         Without a duration it was turned away at the door, which says nothing of how long an answer takes.
         """
-        self._webhooks.labels(self._label(event_type), outcome, str(status)).inc()
-        self._answers.labels(answer_of(outcome, status).value).inc()
+        label = self._label(event_type)
+        for counter in self._counted.get((label, outcome, status)) or self._counters(label, outcome, status):
+            counter.inc()
         if duration_s is not None:
             self._seconds.observe(duration_s)
         if secret is not None:
-            self._signatures.labels(secret).inc()
+            (self._signed.get(secret) or self._signature_counter(secret)).inc()
+
+    def _counters(self, label: str, outcome: str, status: int) -> tuple[Counter, Counter]:
+        found = (
+            self._webhooks.labels(label, outcome, str(status)),
+            self._answers.labels(answer_of(outcome, status).value),
+        )
+        self._counted[label, outcome, status] = found
+        return found
+
+    def _signature_counter(self, secret: str) -> Counter:
+        found = self._signed[secret] = self._signatures.labels(secret)
+        return found
 
     def show(self, waiting: dict[str, Callable[[], float]], draining: Callable[[], float]) -> None:
         """Show numbers that are read whenever somebody looks."""
@@ -131,7 +147,9 @@ class Metrics:
     def _label(self, event_type: str | None) -> str:
         if event_type is None:
             return _NONE
-        if event_type not in self._types and len(self._types) >= _MAX_TYPES:
+        if event_type in self._types:
+            return event_type
+        if len(self._types) >= _MAX_TYPES:
             return _OTHER
         self._types.add(event_type)
         return event_type

@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 from aiohttp import web
 
-from webhook_gateway.app import ANSWER_LIMIT_S, Gateway, build_app
+from webhook_gateway.app import ANSWER_LIMIT_S, Gateway, build_handler
 from webhook_gateway.forward import BACKLOG, Forwarder, Limits
 from webhook_gateway.fulfillment import FulfillmentClient
 from webhook_gateway.inflight import InFlight
@@ -52,24 +52,26 @@ class Server:
         self._ops = web.AppRunner(build_page(self._metrics), access_log=None, shutdown_timeout=_CLOSE_S)
         self._readiness = Readiness(self._client.why_not_serving, self._client.why_not_let_in)
         self._in_flight = InFlight()
-        self._runner = web.AppRunner(
-            build_app(
-                Gateway(
-                    secrets=self._live.secrets,
-                    livemode=settings.livemode,
-                    live=self._forwarders[0],
-                    backlog=self._forwarders[1],
-                    readiness=self._readiness,
-                    in_flight=self._in_flight,
-                    metrics=self._metrics,
-                    warnings=self._live.watch.warnings,
-                )
+        self._runner = web.ServerRunner(
+            web.Server(
+                build_handler(
+                    Gateway(
+                        secrets=self._live.secrets,
+                        livemode=settings.livemode,
+                        live=self._forwarders[0],
+                        backlog=self._forwarders[1],
+                        readiness=self._readiness,
+                        in_flight=self._in_flight,
+                        metrics=self._metrics,
+                        warnings=self._live.watch.warnings,
+                    )
+                ),
+                access_log=None,  # `app` writes one line per webhook, without addresses
+                auto_decompress=False,  # the signed bytes are the sent ones
+                handler_cancellation=False,  # a sender that goes away leaves its event on its way
+                keepalive_timeout=_KEEP_ALIVE_S,
+                lingering_time=_LINGER_S,
             ),
-            access_log=None,  # `app` writes one line per webhook, without addresses
-            auto_decompress=False,  # the signed bytes are the sent ones
-            handler_cancellation=False,  # a sender that goes away leaves its event on its way
-            keepalive_timeout=_KEEP_ALIVE_S,
-            lingering_time=_LINGER_S,
             shutdown_timeout=_CLOSE_S,
         )
         self._site: web.TCPSite | None = None
@@ -120,7 +122,7 @@ class Server:
         await self._client.close()
 
 
-def _bound(runner: web.AppRunner) -> str:
+def _bound(runner: web.BaseRunner) -> str:
     """Give the address that is listened on, as host:port."""
     host, port = runner.addresses[0][:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -83,6 +83,22 @@ def test_every_answer_of_the_gateway_counts_in_a_word_that_begins_at_nothing(
     assert sample(found.page(), "gateway_webhook_duration_seconds_count 0.0"), "turned away is no time to answer"
 
 
+def test_what_is_told_apart_is_counted_apart_at_the_gateway() -> None:
+    """Counters are looked up once and kept: none may stand in for another."""
+    found = GatewayMetrics()
+    for secret in ("main", "rolled"):
+        for status, outcome in ((200, "applied"), (200, "duplicate"), (503, "not_available")):
+            for _time in range(2):
+                found.webhook("invoice.paid", secret, outcome, status, 0.01)
+    page = found.page()
+    for outcome, status in (("applied", 200), ("duplicate", 200), ("not_available", 503)):
+        assert sample(page, f'gateway_webhooks_total{{outcome="{outcome}",status="{status}",type="invoice.paid"}} 4.0')
+    assert sample(page, 'gateway_answers_total{answer="taken"} 8.0')
+    assert sample(page, 'gateway_answers_total{answer="not_committed"} 4.0')
+    assert sample(page, 'gateway_signatures_total{secret="main"} 6.0')
+    assert sample(page, 'gateway_signatures_total{secret="rolled"} 6.0')
+
+
 def test_what_the_database_knows_is_not_shown_before_it_was_asked() -> None:
     """A process that starts is no rise from 0 to what there is: neither drift nor missed events."""
     found = Metrics()

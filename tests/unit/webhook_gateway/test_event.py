@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from webhook_gateway.event import EventFault, EventHead, EventKind, EventRefusedError, decode_head
+from webhook_gateway.event import EventFault, EventHead, EventKind, EventRefusedError, _decode_in_parts, decode_head
 
 # A shared machine is slow at times, and nothing here is about time.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -104,6 +104,21 @@ _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["id", "type", "livemode", "object", "x"]), inner),
 )
+
+
+_customer = st.none() | st.text(st.characters()) | st.integers() | st.fixed_dictionaries({"id": st.text() | st.none()})
+_object = _json | st.fixed_dictionaries(
+    {}, optional={"id": st.text(), "object": st.sampled_from(["customer", "invoice", 7]), "customer": _customer}
+)
+
+
+@unhurried
+@given(_json | st.fixed_dictionaries({"object": _object}))
+def test_in_one_pass_it_is_read_as_in_parts(data: object) -> None:
+    """What is usual is read at once, everything else head first and `data` by itself: no event may mean something else by that."""
+    body = encode(data=data)
+    _, customer = _decode_in_parts(body)
+    assert decode_head(body).stripe_customer_id == customer
 
 
 @unhurried

@@ -172,11 +172,15 @@ async def test_a_caller_who_leaves_while_in_flight_leaves_the_call_alone() -> No
     assert calls.batches == [["held"], ["a", "b"]]
 
 
-async def test_a_wait_is_bounded() -> None:
+async def test_a_wait_is_bounded_and_what_nobody_waits_for_is_not_sent() -> None:
     calls = Calls()
-    async with forwarding(calls) as forwarder:
+    async with forwarding(calls, Limits(queue_events=1)) as forwarder:
         await held(calls, forwarder)
         assert await forwarder.forward(event("a"), 0) == NotCommitted(Failure.TIMEOUT)
+        (late,) = await send(forwarder, event("late"))  # there is room again
+        calls.open.set()
+        assert await late == APPLIED
+    assert calls.batches == [["held"], ["late"]]
 
 
 async def test_one_bad_event_is_isolated_and_its_neighbours_pass() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,9 @@ def test_an_exception_is_told_by_type_and_place_and_quotes_nothing() -> None:
     assert "SECRET" not in done.stderr
     taken, broken, foreign = (json.loads(line) for line in done.stderr.splitlines())
     assert (taken["event"], taken["event_id"], taken["level"]) == ("taken", "evt_1", "info")
+    assert list(taken) == ["event_id", "event", "level", "logger", "time"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", taken["time"])
+    assert (broken["level"], broken["logger"]) == ("error", "here")
     assert broken["exception"]["type"] == "builtins.ValueError"
     assert broken["exception"]["cause"] == "builtins.KeyError"
     assert broken["exception"]["frames"][0].endswith("<module>")

@@ -67,6 +67,9 @@ def test_every_other_scheme_is_ignored(scheme: str) -> None:
     """Taking v0, which is of no use but tests, would be a downgrade."""
     assert fault_of(sign(scheme=scheme)) is SignatureFault.MALFORMED
     assert fault_of(sign(scheme=scheme) + ",v1=" + "0" * 64) is SignatureFault.MISMATCH
+    held = sign(scheme=scheme).partition(",")[2]
+    assert fault_of(f"t={NOW},v1={'0' * 64},{held}") is SignatureFault.MISMATCH
+    assert verify(header=f"{sign()},{scheme}={'0' * 64}", body=BODY, secrets=SECRETS, now=NOW) == "first"
 
 
 @pytest.mark.parametrize("header", [None, ""])
