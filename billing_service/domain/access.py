@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from billing_service.domain.catalog import Plan, Policy
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
@@ -170,14 +171,27 @@ _BY_STATUS: Mapping[SubscriptionStatus, Verdict] = {
 }
 
 
+# What nearly every fold asks for, named once: see `observation`.
+_SUBSCRIPTION: Final = SourceType.SUBSCRIPTION
+_PURCHASE: Final = SourceType.PURCHASE
+_GIVES: Final = SourceState.ACTIVE
+_GIVES_UNTIL: Final = SourceState.ENDING
+_OVER: Final = SourceState.ENDED
+_SETTLED: Final = Invoice.SETTLED
+_UNTIL_PERIOD_END: Final = Verdict.PERIOD
+_IS_ACTIVE: Final = SubscriptionStatus.ACTIVE
+_IS_PAID: Final = InvoiceStatus.PAID
+_DEFAULT_POLICY: Final = Policy()
+
+
 def verdict(status: SubscriptionStatus, invoice: Invoice, *, first: bool) -> Verdict:
     """Look up the one table: subscription status x latest invoice x first payment or renewal.
 
     Grace is for who has paid before: a first payment that failed gives nothing.
     """
-    if status is SubscriptionStatus.PAST_DUE and first:
+    if first and status is SubscriptionStatus.PAST_DUE:
         return Verdict.OVERDUE
-    return _ACTIVE[invoice, first] if status is SubscriptionStatus.ACTIVE else _BY_STATUS[status]
+    return _ACTIVE[invoice, first] if status is _IS_ACTIVE else _BY_STATUS[status]
 
 
 ResolvePlan = Callable[[str, str | None], Plan | None]  # (price id, lookup key) -> the plan that sells at it
@@ -203,12 +217,12 @@ def _order(access: Access) -> tuple[datetime, str]:
 
 def _invoice(subscription: SubscriptionFacts) -> Invoice:
     if subscription.first_payment and subscription.first_payment_settled:
-        return Invoice.SETTLED
+        return _SETTLED
+    if subscription.invoice_status is _IS_PAID:
+        return _SETTLED
     match subscription.invoice_status:
         case None:
-            return Invoice.UNKNOWN if not subscription.invoice_known else Invoice.SETTLED
-        case InvoiceStatus.PAID:
-            return Invoice.SETTLED
+            return Invoice.UNKNOWN if not subscription.invoice_known else _SETTLED
         case InvoiceStatus.DRAFT | InvoiceStatus.OPEN:
             return Invoice.OPEN
         case InvoiceStatus.VOID if subscription.failed_time is None:
@@ -218,13 +232,13 @@ def _invoice(subscription: SubscriptionFacts) -> Invoice:
 
 
 def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | None) -> Access:
-    policy = plan.policy if plan else Policy()
+    policy = plan.policy if plan else _DEFAULT_POLICY
     state, end, after = _item_window(subscription, item, policy)
     withheld = _withheld(subscription, policy)
     if withheld is not None and state in GIVING:
         state, end, after = withheld, None, withheld
     return Access(
-        type=SourceType.SUBSCRIPTION,
+        type=_SUBSCRIPTION,
         plan=plan,
         quantity=item.quantity,
         stripe_id=item.item_id,
@@ -239,7 +253,7 @@ def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | N
 def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
     """Say what the table and the plan's policy about pauses make of a subscription."""
     ruling = verdict(subscription.status, _invoice(subscription), first=subscription.first_payment)
-    if ruling is Verdict.PAUSED and policy.access_while_paused:
+    if policy.access_while_paused and ruling is Verdict.PAUSED:
         ruling = Verdict.PERIOD
     if subscription.collection_paused and not policy.access_while_collection_paused:
         ruling = Verdict.PAUSED
@@ -250,11 +264,11 @@ def _item_window(
     subscription: SubscriptionFacts, item: ItemView, policy: Policy
 ) -> tuple[SourceState, datetime | None, SourceState]:
     ruling = ruling_of(subscription, policy)
-    if ruling is Verdict.POLICY:
-        ruling = Verdict.PERIOD if policy.access_before_settled else Verdict.PENDING
+    if ruling is _UNTIL_PERIOD_END:
+        return _period(subscription, item.period_end, policy, _GIVES)
     match ruling:
-        case Verdict.PERIOD:
-            return _period(subscription, item.period_end, policy, SourceState.ACTIVE)
+        case Verdict.POLICY if policy.access_before_settled:
+            return _period(subscription, item.period_end, policy, _GIVES)
         case Verdict.TRIAL:
             return _period(subscription, subscription.trial_end or item.period_end, policy, SourceState.TRIALING)
         case Verdict.GRACE:
@@ -269,6 +283,7 @@ def _item_window(
 
 
 _REFUSED: Mapping[Verdict, SourceState] = {
+    Verdict.POLICY: SourceState.PENDING_PAYMENT,
     Verdict.PENDING: SourceState.PENDING_PAYMENT,
     Verdict.OVERDUE: SourceState.PAYMENT_OVERDUE,
     Verdict.PAUSED: SourceState.PAUSED,
@@ -282,9 +297,9 @@ def _withheld(facts: SubscriptionFacts | PurchaseFacts, policy: Policy) -> Sourc
         return SourceState.ENDED
     if isinstance(facts, PurchaseFacts) and _is_refunded(facts, policy):
         return SourceState.REFUNDED
+    if facts.dispute is None:
+        return None
     match facts.dispute:
-        case None:
-            return None
         case DisputeStanding.OPEN if policy.open_dispute_suspends:
             return SourceState.DISPUTED
         case DisputeStanding.LOST if policy.lost_dispute_revokes:
@@ -306,9 +321,9 @@ def _period(
     if ends_with_period or (cancel_at is not None and cancel_at <= period_end):
         end = period_end if cancel_at is None else min(period_end, cancel_at)
         ending = state if state is SourceState.TRIALING else SourceState.ENDING
-        return ending, _time(end), SourceState.ENDED
+        return ending, _time(end), _OVER
     end_time = _capped(_later(_time(period_end), policy.period_end_leeway), cancel_at)
-    return state, end_time, SourceState.ENDED
+    return state, end_time, _OVER
 
 
 def _purchase_access(purchase: PurchaseFacts, plan: Plan | None) -> Access:
@@ -316,13 +331,13 @@ def _purchase_access(purchase: PurchaseFacts, plan: Plan | None) -> Access:
     if begin is None and plan and plan.policy.access_before_settled:
         begin = purchase.created
     duration = plan.duration if plan else None
-    given = SourceState.ENDING if duration else SourceState.ACTIVE
+    given = _GIVES_UNTIL if duration else _GIVES
     state = SourceState.PENDING_PAYMENT if begin is None else given
     withheld = _withheld(purchase, plan.policy) if plan else None
     state = withheld if withheld is not None and state in GIVING else state
     start = _time(purchase.created if begin is None else begin)
     return Access(
-        type=SourceType.PURCHASE,
+        type=_PURCHASE,
         plan=plan,
         quantity=purchase.quantity,
         stripe_id=purchase.checkout_session_id,

@@ -7,9 +7,10 @@ are merged for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from operator import attrgetter
 
 from billing_service.domain.access import GIVING, Access, Source, SourceState, SourceType
 from billing_service.domain.catalog import (
@@ -20,11 +21,12 @@ from billing_service.domain.catalog import (
     FeatureValue,
     IntegerMerge,
     Plan,
-    Unlimited,
 )
 from billing_service.domain.frozen import frozen
-from billing_service.domain.grant import GrantFacts, fits
+from billing_service.domain.grant import fits
 
+_ACTIVE, _SCHEDULED = SourceState.ACTIVE, SourceState.SCHEDULED
+_DEFAULT_PLAN, _SUM = SourceType.DEFAULT_PLAN, IntegerMerge.SUM
 MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
 ABOVE_EVERY_PLAN = 2**31  # the rank of a feature that was granted by itself: a person chose it for this customer
 NOTHING: Mapping[FeatureType, FeatureValue] = {
@@ -61,25 +63,16 @@ class Entitlements:
 
 @frozen
 class _Live:
-    """A source that gives its plan now."""
+    """A source that gives its plan, or a single feature, now."""
 
     source: Source
     plan: Plan | None  # None: a grant of a single feature
     change: datetime | None
-    grant: GrantFacts | None = None
+    rank: int
+    values: Mapping[str, FeatureValue]  # by feature_key, at its quantity
 
-    @property
-    def rank(self) -> int:
-        return ABOVE_EVERY_PLAN if self.plan is None else self.plan.rank
 
-    def value(self, feature_key: str) -> FeatureValue | None:
-        if self.plan is None:
-            grant = self.grant
-            return grant.feature_value if grant and grant.feature_key == feature_key else None
-        value = self.plan.features.get(feature_key)
-        if feature_key in self.plan.scales and isinstance(value, int) and not isinstance(value, bool):
-            return value * self.source.quantity
-        return value
+_rank = attrgetter("rank")
 
 
 def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: Catalog, now: datetime) -> Entitlements:
@@ -95,15 +88,15 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
         if change is not None:
             changes.append(change)
         if source.state in GIVING:
-            live.append(_Live(source, access.plan, change, access.grant))
-        elif source.state is SourceState.SCHEDULED:
+            live.append(_live(access, source, change))
+        elif source.state is _SCHEDULED:
             scheduled.append(access)
     default = _default(live, catalog)
     if default is not None:
         live.append(default)
         sources.append(default.source)
     features = catalog.features.values()
-    entitlements = _only(features, live[0]) if len(live) == 1 else [_entitlement(feature, live) for feature in features]
+    entitlements = _only(features, live[0]) if len(live) == 1 else _merged(features, live)
     if scheduled:
         entitlements = [_until_begun(one, scheduled) for one in entitlements]
     return Entitlements(
@@ -113,9 +106,28 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
         sources=tuple(sources),
         plan_keys=_plan_keys(live),
         read_time=now,
-        next_change_time=min(changes, default=None),
+        next_change_time=min(changes) if changes else None,
         catalog_version=catalog.version,
     )
+
+
+def _live(access: Access, source: Source, change: datetime | None) -> _Live:
+    plan, grant = access.plan, access.grant
+    if plan is not None:
+        values = _scaled(plan, access.quantity) if plan.scales and access.quantity != 1 else plan.features
+        return _Live(source, plan, change, plan.rank, values)
+    named = {grant.feature_key: grant.feature_value} if grant is not None and grant.feature_key is not None else {}
+    return _Live(source, None, change, ABOVE_EVERY_PLAN, named)
+
+
+def _scaled(plan: Plan, quantity: int) -> Mapping[str, FeatureValue]:
+    """Multiply the integers that go by the quantity; what is unlimited, and a switch, stay as they are."""
+    values = dict(plan.features)
+    for key in plan.scales:
+        value = values.get(key)
+        if type(value) is int:
+            values[key] = value * quantity
+    return values
 
 
 def _plan_keys(live: Sequence[_Live]) -> tuple[str, ...]:
@@ -148,8 +160,8 @@ def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
     if plan is None or (plan.group is not None and plan.group in groups):
         return None
     source = Source(
-        type=SourceType.DEFAULT_PLAN,
-        state=SourceState.ACTIVE,
+        type=_DEFAULT_PLAN,
+        state=_ACTIVE,
         plan_key=plan.plan_key,
         quantity=1,
         stripe_id=None,
@@ -157,60 +169,87 @@ def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
         start_time=None,
         end_time=None,
     )
-    return _Live(source, plan, None)
-
-
-def _rank(one: _Live) -> int:
-    return one.rank
+    return _Live(source, plan, None, plan.rank, plan.features)
 
 
 def _only(features: Iterable[Feature], one: _Live) -> list[Entitlement]:
-    """Give what `_entitlement` gives where one source alone is live, as for nearly everybody: there is nothing to merge."""
+    """Give what `_merged` gives where one source alone is live, as for nearly everybody: there is nothing to merge."""
+    return [_given(feature, one) if feature.feature_key in one.values else _not_given(feature) for feature in features]
+
+
+def _merged(features: Iterable[Feature], live: Sequence[_Live]) -> list[Entitlement]:
+    """Merge feature by feature over the sources that give it; where there are overrides, over these."""
+    overriding = [one for one in live if one.source.override]
     found: list[Entitlement] = []
-    source, change = one.source, one.change
     for feature in features:
-        value = one.value(feature.feature_key)
-        if value is None:
-            found.append(Entitlement(feature.feature_key, NOTHING[feature.type], None, None))
+        key = feature.feature_key
+        giving = [one for one in overriding if key in one.values] if overriding else []
+        giving = giving or [one for one in live if key in one.values]
+        if len(giving) > 1:
+            value, decider = _MERGES[feature.type](feature, giving)
+            found.append(Entitlement(key, value, decider.source, _first_change(giving)))
         else:
-            least = min(value, MAX_INTEGER) if isinstance(value, int) else value
-            found.append(Entitlement(feature.feature_key, least, source, change))
+            found.append(_given(feature, giving[0]) if giving else _not_given(feature))
     return found
 
 
-def _entitlement(feature: Feature, live: Sequence[_Live]) -> Entitlement:
-    giving = [(one, value) for one in live if (value := one.value(feature.feature_key)) is not None]
-    giving = [pair for pair in giving if pair[0].source.override] or giving
-    change = _earliest(one.change for one, _ in giving)
-    value, decider = _merged(feature, giving)
-    return Entitlement(feature.feature_key, value, decider.source if decider else None, change)
+def _given(feature: Feature, one: _Live) -> Entitlement:
+    value = one.values[feature.feature_key]
+    if isinstance(value, int) and value > MAX_INTEGER:
+        value = MAX_INTEGER
+    return Entitlement(feature.feature_key, value, one.source, one.change)
 
 
-def _merged(feature: Feature, giving: list[tuple[_Live, FeatureValue]]) -> tuple[FeatureValue, _Live | None]:
-    match feature.type:
-        case FeatureType.BOOLEAN:
-            on = [one for one, value in giving if value is True]
-            return (True, on[0]) if on else (False, giving[0][0] if giving else None)
-        case FeatureType.TEXT:
-            best = max(giving, key=lambda pair: pair[0].rank, default=None)
-            return (best[1], best[0]) if best else ("", None)
-        case FeatureType.INTEGER:
-            return _merged_integer(feature.merge, giving)
+def _not_given(feature: Feature) -> Entitlement:
+    return Entitlement(feature.feature_key, NOTHING[feature.type], None, None)
 
 
-def _merged_integer(merge: IntegerMerge, giving: list[tuple[_Live, FeatureValue]]) -> tuple[FeatureValue, _Live | None]:
-    if not giving:
-        return 0, None
-    unlimited = [one for one, value in giving if isinstance(value, Unlimited)]
-    if unlimited:
-        return UNLIMITED, unlimited[0]
-    numbers = [(one, value) for one, value in giving if isinstance(value, int)]
-    bought = [pair for pair in numbers if pair[0].source.type is not SourceType.DEFAULT_PLAN]
-    if merge is IntegerMerge.SUM and bought:
-        return min(sum(value for _, value in bought), MAX_INTEGER), bought[0][0]
-    best = max(numbers, key=lambda pair: pair[1])
-    return min(best[1], MAX_INTEGER), best[0]
+def _any(feature: Feature, giving: Sequence[_Live]) -> tuple[FeatureValue, _Live]:
+    key = feature.feature_key
+    for one in giving:
+        if one.values[key] is True:
+            return True, one
+    return False, giving[0]
+
+
+def _of_highest_rank(feature: Feature, giving: Sequence[_Live]) -> tuple[FeatureValue, _Live]:
+    best = max(giving, key=_rank)
+    return best.values[feature.feature_key], best
+
+
+def _integer(feature: Feature, giving: Sequence[_Live]) -> tuple[FeatureValue, _Live]:
+    """The default plan is never added to a sum: what was bought counts, from the first that was."""
+    key = feature.feature_key
+    best = bought = None
+    most = total = 0
+    for one in giving:
+        value = one.values[key]
+        if not isinstance(value, int):  # the catalog has no other
+            return UNLIMITED, one
+        if best is None or value > most:
+            best, most = one, value
+        if one.source.type is not _DEFAULT_PLAN:
+            bought = bought or one
+            total += value
+    if bought is not None and feature.merge is _SUM:
+        return min(total, MAX_INTEGER), bought
+    return min(most, MAX_INTEGER), best or giving[0]
+
+
+_MERGES: Mapping[FeatureType, Callable[[Feature, Sequence[_Live]], tuple[FeatureValue, _Live]]] = {
+    FeatureType.BOOLEAN: _any,
+    FeatureType.INTEGER: _integer,
+    FeatureType.TEXT: _of_highest_rank,
+}
+
+
+def _first_change(giving: Iterable[_Live]) -> datetime | None:
+    first: datetime | None = None
+    for one in giving:
+        if one.change is not None and (first is None or one.change < first):
+            first = one.change
+    return first
 
 
 def _earliest(times: Iterable[datetime | None]) -> datetime | None:
-    return min((time for time in times if time is not None), default=None)
+    return min([time for time in times if time is not None], default=None)

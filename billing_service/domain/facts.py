@@ -6,19 +6,19 @@ everybody at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts
 from billing_service.domain.merge import ObjectState
-from billing_service.domain.observation import Fact, is_deleted_customer
-from billing_service.domain.payments import DisputeStanding, Payments
+from billing_service.domain.observation import Fact, is_deleted_customer, is_paid_session
+from billing_service.domain.payments import DisputeStanding, Payments, PaymentView
 from billing_service.domain.views import (
+    CustomerView,
     InvoiceStatus,
     InvoiceView,
     ItemView,
-    PaymentStatus,
     SessionStatus,
     SessionView,
     SubscriptionStatus,
@@ -26,6 +26,8 @@ from billing_service.domain.views import (
 )
 
 OVER = frozenset({SubscriptionStatus.CANCELED, SubscriptionStatus.INCOMPLETE_EXPIRED})
+_COMPLETE = SessionStatus.COMPLETE
+_PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
@@ -92,22 +94,46 @@ NO_FACTS = CustomerFacts()
 
 def gather(objects: Iterable[ObjectState]) -> CustomerFacts:
     """Fold the objects of one customer, in any order, into facts."""
-    known = sorted(objects, key=lambda state: state.object_id)
-    gone = {state.object_id for state in known if is_deleted_customer(state.view)}
-    payments = Payments.of(known)
+    known = _Known(objects)
+    payments = Payments.of(known.payments)
     bills = _Bills(known, payments)
-    subscriptions = [
-        _subscription(state, state.view, bills, gone) for state in known if isinstance(state.view, SubscriptionView)
-    ]
+    subscriptions = [_subscription(state, view, bills, known.gone) for state, view in known.subscriptions]
     purchases = [
         purchase
-        for state in known
-        if isinstance(state.view, SessionView) and (purchase := _purchase(state, state.view, payments, gone))
+        for state, view in known.sessions
+        if (purchase := _purchase(state, view, payments, known.gone)) is not None
     ]
     return CustomerFacts(
         subscriptions=tuple(sorted(subscriptions, key=lambda s: (s.start, s.subscription_id))),
         purchases=tuple(sorted(purchases, key=lambda p: (p.created, p.checkout_session_id))),
     )
+
+
+class _Known:
+    """The objects of a customer by what they are, each with its view, in the order of their ids."""
+
+    def __init__(self, objects: Iterable[ObjectState]) -> None:
+        self.subscriptions: list[tuple[ObjectState, SubscriptionView]] = []
+        self.invoices: list[tuple[ObjectState, InvoiceView]] = []
+        self.sessions: list[tuple[ObjectState, SessionView]] = []
+        self.payments: list[tuple[ObjectState, PaymentView]] = []
+        self.gone: set[str | None] = set()  # Stripe customers
+        for state in sorted(objects, key=_object_id):
+            view = state.view
+            if isinstance(view, InvoiceView):
+                self.invoices.append((state, view))
+            elif isinstance(view, SessionView):
+                self.sessions.append((state, view))
+            elif isinstance(view, SubscriptionView):
+                self.subscriptions.append((state, view))
+            elif not isinstance(view, CustomerView):
+                self.payments.append((state, view))
+            elif is_deleted_customer(view):
+                self.gone.add(state.object_id)
+
+
+def _object_id(state: ObjectState) -> str:
+    return state.object_id
 
 
 @dataclass(frozen=True)
@@ -123,35 +149,28 @@ class PastInvoice:
 
 def past_invoice(state: ObjectState) -> PastInvoice | None:
     """Say what a past invoice is kept under; None for every other object. What either register holds open is not past."""
-    views = [register.view for register in (state.payload, state.read) if register is not None]
-    if not all(isinstance(view, InvoiceView) and view.status in _PAST for view in views):
-        return None
+    for register in (state.payload, state.read):
+        if register is not None and not (isinstance(register.view, InvoiceView) and register.view.status in _PAST):
+            return None
     view = state.view
     if not isinstance(view, InvoiceView):
         return None
     subscription_id = None if _is_dropped_change(view) else view.subscription_id
-    return PastInvoice(subscription_id, view.status is InvoiceStatus.PAID, view.created)
+    return PastInvoice(subscription_id, view.status is _PAID, view.created)
 
 
 class _Bills:
     """The invoices of a customer, and the sessions that settled first ones."""
 
-    def __init__(self, known: Iterable[ObjectState], payments: Payments) -> None:
+    def __init__(self, known: _Known, payments: Payments) -> None:
         self.payments = payments
-        self._invoices: dict[str, tuple[ObjectState, InvoiceView]] = {}
-        self._settled: set[str | None] = set()
-        for state in known:
-            view = state.view
-            if isinstance(view, InvoiceView):
-                self._invoices[state.object_id] = (state, view)
-                if view.status is InvoiceStatus.PAID:
-                    self._settled.add(view.subscription_id)
-            elif isinstance(view, SessionView) and _is_paid(view):
-                self._settled.add(view.subscription_id)
+        self._invoices = known.invoices
+        self._by_id = {state.object_id: view for state, view in known.invoices}
+        self._settled = {view.subscription_id for _, view in known.invoices if view.status is _PAID}
+        self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
-        found = self._invoices.get(invoice_id or "")
-        return found[1] if found else None
+        return self._by_id.get(invoice_id or "")
 
     def deciding(self, subscription_id: str, latest_id: str | None) -> str | None:
         """Give the id of the invoice that says how the period stands: the latest, unless that is of a change and went void.
@@ -164,7 +183,7 @@ class _Bills:
             return latest_id
         others = [
             (view.created, state.object_id)
-            for state, view in self._invoices.values()
+            for state, view in self._invoices
             if view.subscription_id == subscription_id and not _is_dropped_change(view)
         ]
         return max(others)[1] if others else latest_id
@@ -173,9 +192,9 @@ class _Bills:
         """Give the open invoices of a subscription, and the deciding one where that went void or was written off."""
         return [
             (state, view)
-            for state, view in self._invoices.values()
+            for state, view in self._invoices
             if view.subscription_id == subscription_id
-            and (view.status is InvoiceStatus.OPEN or (state.object_id == deciding_id and view.status in UNSETTLED))
+            and (view.status is _OPEN or (state.object_id == deciding_id and view.status in UNSETTLED))
             and not _is_dropped_change(view)
         ]
 
@@ -183,12 +202,15 @@ class _Bills:
         return subscription_id in self._settled
 
 
-def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gone: set[str]) -> SubscriptionFacts:
+def _subscription(
+    state: ObjectState, view: SubscriptionView, bills: _Bills, gone: Collection[str | None]
+) -> SubscriptionFacts:
     subscription_id = state.object_id
     invoice_id = bills.deciding(subscription_id, view.latest_invoice_id)
     invoice = bills.invoice(invoice_id)
     unpaid = bills.unpaid(subscription_id, invoice_id)
     failures = [one.facts[Fact.PAYMENT_FAILED] for one, _ in unpaid if Fact.PAYMENT_FAILED in one.facts]
+    settled = bills.settled(subscription_id)
     return SubscriptionFacts(
         subscription_id=subscription_id,
         status=view.status,
@@ -200,10 +222,10 @@ def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gon
         trial_end=view.trial_end,
         invoice_status=invoice.status if invoice else None,
         invoice_known=invoice is not None or view.latest_invoice_id is None,
-        first_payment=_is_first(view, invoice) and not bills.settled(subscription_id),
-        first_payment_settled=bills.settled(subscription_id),
-        failed_time=min(failures, default=None),
-        due_time=min((bill.finalized_at or bill.created for _, bill in unpaid), default=None),
+        first_payment=not settled and _is_first(view, invoice),
+        first_payment_settled=settled,
+        failed_time=min(failures) if failures else None,
+        due_time=min([bill.finalized_at or bill.created for _, bill in unpaid]) if unpaid else None,
         collection_paused=view.collection_paused,
         dispute=bills.payments.dispute_of_invoice(invoice_id),
         customer_deleted=state.stripe_customer_id in gone,
@@ -211,7 +233,7 @@ def _subscription(state: ObjectState, view: SubscriptionView, bills: _Bills, gon
 
 
 def _is_dropped_change(view: InvoiceView) -> bool:
-    return view.status is InvoiceStatus.VOID and view.billing_reason == "subscription_update"
+    return view.status is _VOID and view.billing_reason == "subscription_update"
 
 
 def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:
@@ -221,14 +243,13 @@ def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:
     return all(item.period_start <= view.start for item in view.items)
 
 
-def _is_paid(view: SessionView) -> bool:
-    return view.status is SessionStatus.COMPLETE and view.payment_status is not PaymentStatus.UNPAID
-
-
-def _purchase(state: ObjectState, view: SessionView, payments: Payments, gone: set[str]) -> PurchaseFacts | None:
-    if view.mode != "payment" or view.status is not SessionStatus.COMPLETE or view.plan_key is None:
+def _purchase(
+    state: ObjectState, view: SessionView, payments: Payments, gone: Collection[str | None]
+) -> PurchaseFacts | None:
+    if view.mode != "payment" or view.status is not _COMPLETE or view.plan_key is None:
         return None  # without our metadata it was not sold by us
-    if not _is_paid(view) and Fact.PAYMENT_FAILED in state.facts:
+    paid = is_paid_session(view)
+    if not paid and Fact.PAYMENT_FAILED in state.facts:
         return None
     refunded = payments.refunded(view.payment_intent_id)
     total = view.amount if view.amount is not None else payments.charged(view.payment_intent_id)
@@ -237,7 +258,7 @@ def _purchase(state: ObjectState, view: SessionView, payments: Payments, gone: s
         plan_key=view.plan_key,
         quantity=view.quantity,
         created=view.created,
-        paid_time=state.facts.get(Fact.PAID, view.created) if _is_paid(view) else None,
+        paid_time=state.facts.get(Fact.PAID, view.created) if paid else None,
         refunded=refunded,
         fully_refunded=total is not None and 0 < total <= refunded,
         dispute=payments.dispute(view.payment_intent_id),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 _Status = TypeVar("_Status", bound=StrEnum)
 LAST_SECOND = 253_402_300_799  # the end of the year 9999: every time that is kept can also be answered
@@ -15,9 +15,14 @@ class MalformedError(ValueError):
     """The bytes are not an event or object that we understand; the message says what is wrong, with no value of it."""
 
 
+def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Say whether it is a JSON object. Nearly always a dict is asked about; to ask whether it is any mapping takes seven times as long."""
+    return isinstance(value, dict) or isinstance(value, Mapping)  # noqa: SIM101 - the order is the point
+
+
 def mapping(value: object, name: str) -> Mapping[str, Any]:
     """Give a JSON object."""
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         raise MalformedError(f"{name} is not an object")
     return value
 
@@ -38,13 +43,15 @@ def text(data: Mapping[str, Any], key: str) -> str:
 def optional_text(data: Mapping[str, Any], key: str) -> str | None:
     """Give a text; None where it is absent, null or empty."""
     value = data.get(key)
-    return None if value is None or value == "" else text(data, key)
+    if isinstance(value, str):
+        return value or None
+    return None if value is None else text(data, key)
 
 
 def seconds(data: Mapping[str, Any], key: str) -> int:
-    """Give a time in whole seconds since the epoch."""
+    """Give a time in whole seconds since the epoch. By the type itself: True is an instance of int."""
     value = data.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_SECOND:
+    if type(value) is not int or not 0 <= value <= LAST_SECOND:
         raise MalformedError(f"{key} is not a time in seconds")
     return value
 
@@ -59,7 +66,7 @@ def whole(data: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = data.get(key, default)
     if value is None and default is not None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST:
+    if type(value) is not int or not 0 <= value <= LARGEST:
         raise MalformedError(f"{key} is not a whole number")
     return value
 
@@ -79,18 +86,22 @@ def decimal(value: object, name: str) -> int:
 def reference(data: Mapping[str, Any], key: str) -> str | None:
     """Give the id of a reference, bare or expanded; None where there is none."""
     value = data.get(key)
-    if value is None:
-        return None
-    if isinstance(value, Mapping):
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if is_mapping(value):
         return text(value, "id")
-    if not isinstance(value, str) or not value:
-        raise MalformedError(f"{key} is neither an id nor an object")
-    return value
+    raise MalformedError(f"{key} is neither an id nor an object")
 
 
-def one_of(enum: type[_Status], data: Mapping[str, Any], key: str) -> _Status:
+def words(enum: type[_Status]) -> Mapping[str, _Status]:
+    """Give the words of an enum, for `one_of`. To look one up takes a tenth of what the enum itself takes to find it."""
+    return {word.value: word for word in enum}
+
+
+def one_of(known: Mapping[str, _Status], data: Mapping[str, Any], key: str) -> _Status:
     """Give a word that is known; one that is not makes the whole malformed, for what it means is not known either."""
-    try:
-        return enum(text(data, key))
-    except ValueError as error:
-        raise MalformedError(f"{key} is not one that is known") from error
+    value = data.get(key)
+    found = known.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise MalformedError(f"{key} is not one that is known")
+    return found

@@ -9,8 +9,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from billing_service.domain.frozen import frozen
 from billing_service.domain.observation import Event, Fact, Observation, facts_of_read
@@ -84,6 +84,9 @@ ABSORBING = frozenset(
 )
 
 
+_Register = TypeVar("_Register")
+
+
 @frozen
 class Payload:
     """The payload register: what the event that orders highest carried."""
@@ -99,7 +102,7 @@ class Payload:
         return (is_absorbing(self.view), self.created, lifecycle_rank(self.view), self.event_id)
 
 
-@dataclass(frozen=True)
+@frozen
 class Read:
     """The read register: what Stripe answered to the request whose fence is the highest."""
 
@@ -116,27 +119,26 @@ class Read:
         return (is_absorbing(self.view), self.fence)
 
 
-@dataclass(frozen=True)
+@frozen
 class ObjectState:
     """All that is known of one Stripe object."""
 
     object_id: str
     kind: ObjectKind
-    stripe_customer_id: str | None = None
-    payload: Payload | None = None
-    read: Read | None = None
-    facts: Mapping[Fact, int] = field(default_factory=dict)
+    stripe_customer_id: str | None
+    payload: Payload | None
+    read: Read | None
+    facts: Mapping[Fact, int]
 
     @property
     def view(self) -> View:
         """What the object is held to be, by the rule over the two registers."""
-        if self.payload is None:
-            if self.read is None:
+        payload, read = self.payload, self.read
+        if read is None:
+            if payload is None:
                 raise ValueError("an object of which nothing is known has no view")
-            return self.read.view
-        if self.read is None or _payload_wins(self.payload, self.read):
-            return self.payload.view
-        return self.read.view
+            return payload.view
+        return payload.view if payload is not None and _payload_wins(payload, read) else read.view
 
 
 def of_event(event: Event, observation: Observation, receipt: int) -> ObjectState:
@@ -146,6 +148,7 @@ def of_event(event: Event, observation: Observation, receipt: int) -> ObjectStat
         kind=observation.kind,
         stripe_customer_id=observation.stripe_customer_id,
         payload=Payload(created=event.created, event_id=event.event_id, receipt=receipt, view=observation.view),
+        read=None,
         facts=event.facts,
     )
 
@@ -162,6 +165,7 @@ def of_read(
         object_id=observation.object_id,
         kind=observation.kind,
         stripe_customer_id=observation.stripe_customer_id,
+        payload=None,
         read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
         facts=facts_of_read(observation.view, read_time),
     )
@@ -176,17 +180,21 @@ def join(one: ObjectState, other: ObjectState) -> ObjectState:
     if one.object_id != other.object_id or one.kind is not other.kind:
         raise ValueError("only states of one object can be joined")
     customers = [c for c in (one.stripe_customer_id, other.stripe_customer_id) if c is not None]
-    payloads = [p for p in (one.payload, other.payload) if p is not None]
-    reads = [r for r in (one.read, other.read) if r is not None]
     return ObjectState(
         object_id=one.object_id,
         kind=one.kind,
         stripe_customer_id=min(customers, default=None),
         # The receipt breaks ties between two records of one event id, so that the order is total.
-        payload=max(payloads, key=lambda p: (p.order, -p.receipt), default=None),
-        read=max(reads, key=lambda r: (r.order, r.read_time), default=None),
+        payload=_highest(one.payload, other.payload, lambda p: (p.order, -p.receipt)),
+        read=_highest(one.read, other.read, lambda r: (r.order, r.read_time)),
         facts=_earliest(one.facts, other.facts),
     )
+
+
+def _highest(one: _Register | None, other: _Register | None, order: Callable[[_Register], Any]) -> _Register | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other, key=order)
 
 
 def is_absorbing(view: View) -> bool:
@@ -230,6 +238,8 @@ def _payload_wins(payload: Payload, read: Read) -> bool:
 
 
 def _earliest(one: Mapping[Fact, int], other: Mapping[Fact, int]) -> Mapping[Fact, int]:
+    if not one or not other:  # as it is for nearly every object
+        return one or other
     return {
         fact: min(times[fact] for times in (one, other) if fact in times) for fact in sorted(one.keys() | other.keys())
     }

@@ -16,17 +16,23 @@ def owners_of(states: Iterable[ObjectState], bindings: Mapping[str, str]) -> Map
     known = sorted(states, key=lambda state: state.object_id)
     owners = {s.object_id: owner for s in known if (owner := bindings.get(s.stripe_customer_id or "")) is not None}
     loose = [s.object_id for s in known if s.object_id not in owners and s.stripe_customer_id is None]
-    hanging = {s.object_id: anchors_of(s) for s in known} if loose else {}
-    found = bool(loose)
-    while found:  # each round gives at least one more its owner
-        by_anchor = {anchor: owner for object_id, owner in owners.items() for anchor in hanging[object_id]}
-        ready = {i: by_anchor[a] for i in loose if i not in owners for a in sorted(hanging[i]) if a in by_anchor}
-        owners |= ready
-        found = bool(ready)
+    if not loose:
+        return owners
+    hanging = {s.object_id: anchors_of(s) for s in known}
+    by_anchor: dict[str, str] = {}
+    found: Mapping[str, str] = owners
+    while found and loose:  # each round but the last gives at least one more its owner
+        by_anchor.update({anchor: owner for object_id, owner in found.items() for anchor in hanging[object_id]})
+        found = {i: by_anchor[a] for i in loose for a in sorted(hanging[i]) if a in by_anchor}
+        owners |= found
+        loose = [i for i in loose if i not in found]
     return owners
 
 
 def anchors_of(state: ObjectState) -> frozenset[str]:
     """Give every anchor that the object named in either register."""
-    views = [register.view for register in (state.payload, state.read) if register is not None]
-    return frozenset[str]().union(*(anchors(state.object_id, view) for view in views))
+    found: frozenset[str] = frozenset()
+    for register in (state.payload, state.read):
+        if register is not None:
+            found |= anchors(state.object_id, register.view)
+    return found

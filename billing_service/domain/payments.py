@@ -5,7 +5,7 @@ The refunded amount is a sum over refunds, not a maximum that was once seen: a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -38,6 +38,9 @@ _STANDING = {
 _RETURNED = frozenset({RefundStatus.FAILED, RefundStatus.CANCELED})  # the customer did not get the money
 
 
+PaymentView = ChargeView | RefundView | DisputeView | InvoicePaymentView
+
+
 @dataclass
 class Payments:
     """Refunds, charges and disputes of one customer, by payment intent (or charge, where they name no intent)."""
@@ -48,15 +51,14 @@ class Payments:
     _intents: dict[str, list[str]] = field(default_factory=dict)  # by invoice
 
     @classmethod
-    def of(cls, known: Iterable[ObjectState]) -> Payments:
-        """Gather from every object of a customer, in any order."""
+    def of(cls, known: Collection[tuple[ObjectState, PaymentView]]) -> Payments:
+        """Gather from the objects of a customer that are about payments, in the order of their ids."""
         payments = cls()
-        states = sorted(known, key=lambda state: state.object_id)
         intent_of_charge = {
-            state.object_id: state.view.payment_intent_id for state in states if isinstance(state.view, ChargeView)
+            state.object_id: view.payment_intent_id for state, view in known if isinstance(view, ChargeView)
         }
-        for state in states:
-            match state.view:
+        for _, view in known:
+            match view:
                 case RefundView() as refund:
                     intent = refund.payment_intent_id or intent_of_charge.get(refund.charge_id or "")
                     if intent is not None:

@@ -10,14 +10,14 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from billing_service.domain.frozen import frozen
 from billing_service.domain.json_fields import (
     MalformedError,
     decimal,
+    is_mapping,
     mapping,
     one_of,
     optional_mapping,
@@ -28,6 +28,7 @@ from billing_service.domain.json_fields import (
     seconds,
     text,
     whole,
+    words,
 )
 
 METADATA_INTENT = "billing_checkout_intent"
@@ -195,7 +196,7 @@ class ChargeView:
     payment_intent_id: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class RefundView:
     """What we use of a refund."""
 
@@ -205,7 +206,7 @@ class RefundView:
     charge_id: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class DisputeView:
     """What we use of a dispute."""
 
@@ -215,7 +216,7 @@ class DisputeView:
     charge_id: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class CustomerView:
     """What we use of a Stripe customer: that it is gone."""
 
@@ -239,27 +240,34 @@ def anchors(object_id: str, view: View) -> frozenset[str]:
 
     A refund or dispute names a payment intent, not a session or subscription; an invoice payment ties that to an invoice.
     """
+    found: tuple[str | None, ...] = ()
     match view:
         case SessionView():
-            found = {view.payment_intent_id}
+            found = (view.payment_intent_id,)
         case InvoiceView():
-            found = {object_id}
+            found = (object_id,)
         case InvoicePaymentView():
-            found = {view.invoice_id, view.payment_intent_id}
+            found = (view.invoice_id, view.payment_intent_id)
         case ChargeView():
-            found = {object_id, view.payment_intent_id}
+            found = (object_id, view.payment_intent_id)
         case RefundView() | DisputeView():
-            found = {view.payment_intent_id, view.charge_id}
-        case _:
-            found = set()
-    return frozenset(anchor for anchor in found if anchor is not None)
+            found = (view.payment_intent_id, view.charge_id)
+    return frozenset([anchor for anchor in found if anchor is not None])
+
+
+_SESSION_STATUSES: Final = words(SessionStatus)
+_PAYMENT_STATUSES: Final = words(PaymentStatus)
+_SUBSCRIPTION_STATUSES: Final = words(SubscriptionStatus)
+_INVOICE_STATUSES: Final = words(InvoiceStatus)
+_REFUND_STATUSES: Final = words(RefundStatus)
+_DISPUTE_STATUSES: Final = words(DisputeStatus)
 
 
 def _session_view(data: Mapping[str, Any]) -> SessionView:
     metadata = optional_mapping(data, "metadata")
     return SessionView(
-        status=one_of(SessionStatus, data, "status"),
-        payment_status=one_of(PaymentStatus, data, "payment_status"),
+        status=one_of(_SESSION_STATUSES, data, "status"),
+        payment_status=one_of(_PAYMENT_STATUSES, data, "payment_status"),
         mode=text(data, "mode"),
         created=seconds(data, "created"),
         subscription_id=reference(data, "subscription"),
@@ -277,9 +285,9 @@ def _subscription_view(data: Mapping[str, Any]) -> SubscriptionView:
     if not isinstance(items, list) or not items:
         raise MalformedError("items.data is not a list with entries")
     return SubscriptionView(
-        status=one_of(SubscriptionStatus, data, "status"),
+        status=one_of(_SUBSCRIPTION_STATUSES, data, "status"),
         start=optional_seconds(data, "start_date") or seconds(data, "created"),
-        items=tuple(sorted((_item_view(item, data) for item in items), key=lambda item: item.item_id)),
+        items=tuple(sorted([_item_view(item, data) for item in items], key=_item_id)),
         latest_invoice_id=reference(data, "latest_invoice"),
         cancel_at=optional_seconds(data, "cancel_at"),
         cancel_at_period_end=data.get("cancel_at_period_end") is True,
@@ -287,6 +295,10 @@ def _subscription_view(data: Mapping[str, Any]) -> SubscriptionView:
         trial_end=optional_seconds(data, "trial_end"),
         collection_paused=data.get("pause_collection") is not None,
     )
+
+
+def _item_id(item: ItemView) -> str:
+    return item.item_id
 
 
 def _item_view(value: object, subscription: Mapping[str, Any]) -> ItemView:
@@ -310,7 +322,7 @@ def _item_view(value: object, subscription: Mapping[str, Any]) -> ItemView:
 def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
     transitions = optional_mapping(data, "status_transitions")
     return InvoiceView(
-        status=one_of(InvoiceStatus, data, "status"),
+        status=one_of(_INVOICE_STATUSES, data, "status"),
         created=seconds(data, "created"),
         subscription_id=reference(invoice_parent(data), "subscription"),
         billing_reason=optional_text(data, "billing_reason"),
@@ -321,7 +333,7 @@ def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
 def invoice_parent(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give where the subscription and its metadata stand: `parent.subscription_details` since basil, before on the invoice."""
     parent = data.get("parent")
-    if isinstance(parent, Mapping):
+    if is_mapping(parent):
         return mapping(parent.get("subscription_details") or {}, "parent.subscription_details")
     details = mapping(data.get("subscription_details") or {}, "subscription_details")
     return {"subscription": data.get("subscription"), "metadata": details.get("metadata")}
@@ -349,7 +361,7 @@ def _charge_view(data: Mapping[str, Any]) -> ChargeView:
 
 def _refund_view(data: Mapping[str, Any]) -> RefundView:
     return RefundView(
-        status=one_of(RefundStatus, data, "status"),
+        status=one_of(_REFUND_STATUSES, data, "status"),
         amount=whole(data, "amount"),
         payment_intent_id=reference(data, "payment_intent"),
         charge_id=reference(data, "charge"),
@@ -358,7 +370,7 @@ def _refund_view(data: Mapping[str, Any]) -> RefundView:
 
 def _dispute_view(data: Mapping[str, Any]) -> DisputeView:
     return DisputeView(
-        status=one_of(DisputeStatus, data, "status"),
+        status=one_of(_DISPUTE_STATUSES, data, "status"),
         amount=whole(data, "amount"),
         payment_intent_id=reference(data, "payment_intent"),
         charge_id=reference(data, "charge"),

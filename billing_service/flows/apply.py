@@ -300,15 +300,17 @@ def _folded(
     plans = context.plans
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)
-    revision = row.revision + (before != after)
+    gives = before != after
+    revision = row.revision + gives
     ids = {state.object_id for state in states}
     own = [cause for object_id, cause in causes.items() if object_id in ids]
+    folded = fold(row.customer_id, revision, after, plans.catalog, context.now)
     return Change(
         row=CustomerRow(row.customer_id, revision, facts),
-        gives=before != after,
+        gives=gives,
         cause=own[-1] if own else Cause(CauseKind.BINDING, None),
-        before=fold(row.customer_id, row.revision, before, plans.catalog, context.now),
-        after=fold(row.customer_id, revision, after, plans.catalog, context.now),
+        before=fold(row.customer_id, row.revision, before, plans.catalog, context.now) if gives else folded,
+        after=folded,
     )
 
 

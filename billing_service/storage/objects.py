@@ -9,6 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_service.domain.facts import past_invoice
+from billing_service.domain.json_fields import words
 from billing_service.domain.merge import ObjectState, Payload, Read, is_absorbing, lifecycle_rank
 from billing_service.domain.observation import Fact
 from billing_service.domain.views import (
@@ -40,6 +41,7 @@ _DECODERS: Mapping[ObjectKind, msgspec.json.Decoder[View]] = {
         (ObjectKind.CUSTOMER, CustomerView),
     )
 }
+_KINDS = words(ObjectKind)
 _decode_facts = msgspec.json.Decoder(dict[Fact, int]).decode
 
 # An object that is new has no row to lock.
@@ -220,7 +222,7 @@ def _row(state: ObjectState) -> dict[str, Any]:
 
 
 def _state(row: sa.Row[Any]) -> ObjectState:
-    kind = ObjectKind(row.kind)
+    kind = _KINDS.get(row.kind) or ObjectKind(row.kind)
     decode = _DECODERS[kind].decode
     payload = read = None
     if row.payload_view is not None:

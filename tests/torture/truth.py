@@ -43,6 +43,7 @@ def _states(truth: Mapping[str, Any]) -> Iterator[ObjectState]:
                 object_id=seen.object_id,
                 kind=kind,
                 stripe_customer_id=seen.stripe_customer_id,
+                payload=None,
                 read=Read(fence=1, request_time=0, read_time=0, view=seen.view),
                 facts={fact: said[note] for note, fact in _FACTS.items() if note in said},
             )

@@ -16,9 +16,8 @@ _PAGES = "SELECT object_id, (ctid::text::point)[0] FROM stripe_objects"
 
 def state(number: int, created: int) -> ObjectState:
     view = CustomerView(CustomerStatus.LIVE)
-    return ObjectState(
-        f"cus_{number:04d}", ObjectKind.CUSTOMER, payload=Payload(created, f"evt_{created}", created, view)
-    )
+    payload = Payload(created, f"evt_{created}", created, view)
+    return ObjectState(f"cus_{number:04d}", ObjectKind.CUSTOMER, None, payload, None, {})
 
 
 async def test_an_object_that_is_written_again_stays_on_its_page(database_url: str) -> None:

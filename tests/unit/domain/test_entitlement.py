@@ -83,6 +83,19 @@ def test_it_says_when_time_alone_changes_a_value() -> None:
     assert answer.next_change_time == NOW + timedelta(days=3)
 
 
+def test_a_feature_that_several_give_may_change_when_the_first_of_them_does() -> None:
+    lasting, ending = holding("pro", days=9), holding("team", days=3)
+    for given in ((lasting, ending), (ending, lasting), (holding("pro", days=None), ending)):
+        changes = {e.feature_key: e.next_change_time for e in folded(*given).entitlements}
+        assert changes["projects"] == NOW + timedelta(days=3)
+
+
+def test_a_sum_is_put_down_to_the_first_that_was_bought() -> None:
+    (seats,) = [e for e in folded(holding("pro"), holding("team")).entitlements if e.feature_key == "seats"]
+    assert seats.source is not None
+    assert seats.source.plan_key == "pro"
+
+
 @pytest.mark.parametrize("plan_key", CATALOG.plans)
 @pytest.mark.parametrize("quantity", [1, 7, 2**40])
 def test_one_source_alone_gives_what_the_merge_of_one_gives(plan_key: str, quantity: int) -> None:
@@ -94,6 +107,9 @@ def test_one_source_alone_gives_what_the_merge_of_one_gives(plan_key: str, quant
     )
     catalog = replace(CATALOG, default_plan=None)
     given = replace(holding(plan_key, quantity=quantity), plan=plan)
-    live = [entitlement._Live(given.at(NOW), plan, given.next_change(NOW))]
-    merged = tuple(entitlement._entitlement(feature, live) for feature in catalog.features.values())
-    assert folded(given, catalog=catalog).entitlements == merged
+    live = [entitlement._live(given, given.at(NOW), given.next_change(NOW))]
+    alone = folded(given, catalog=catalog).entitlements
+    assert list(alone) == entitlement._merged(catalog.features.values(), live)
+    for feature, one in zip(catalog.features.values(), alone, strict=True):
+        if feature.feature_key in plan.features:
+            assert entitlement._MERGES[feature.type](feature, live) == (one.value, live[0])

@@ -79,7 +79,7 @@ def test_any_order_with_any_duplicates_ends_the_same(arrived: list[ObjectState],
 
 
 def state_of(payload: Payload | None = None, read: Read | None = None) -> ObjectState:
-    return ObjectState("sub_1", ObjectKind.SUBSCRIPTION, "cus_1", payload, read)
+    return ObjectState("sub_1", ObjectKind.SUBSCRIPTION, "cus_1", payload, read, {})
 
 
 def viewed(status: SubscriptionStatus) -> SubscriptionView:

@@ -49,6 +49,7 @@ def test_fields_that_are_not_known_are_passed_over() -> None:
         (ObjectKind.SUBSCRIPTION, subscription("ann", "of_next_year")),
         (ObjectKind.SUBSCRIPTION, subscription("ann", items={"data": []})),
         (ObjectKind.SUBSCRIPTION, subscription("ann", cancel_at="tomorrow")),
+        (ObjectKind.SUBSCRIPTION, subscription("ann", cancel_at=True)),
         (ObjectKind.SUBSCRIPTION, subscription("ann", customer=7)),
         (ObjectKind.SUBSCRIPTION, session("ann")),
         (ObjectKind.SUBSCRIPTION, subscription("ann", quantity=2**31)),
@@ -62,6 +63,19 @@ def test_fields_that_are_not_known_are_passed_over() -> None:
 def test_a_shape_that_is_not_known_is_malformed(kind: ObjectKind, data: dict[str, Any]) -> None:
     with pytest.raises(MalformedError):
         observe(data, kind)
+
+
+@pytest.mark.parametrize("status", ["of_next_year", "", None, 7, ["active"], {"active": 1}])
+def test_a_status_of_whatever_kind_that_is_not_known_is_named_in_the_same_words(status: object) -> None:
+    """They are what an operator reads in the quarantine."""
+    with pytest.raises(MalformedError, match=r"^status is not one that is known$"):
+        observe(subscription("ann") | {"status": status}, ObjectKind.SUBSCRIPTION)
+
+
+def test_an_empty_text_that_may_be_absent_says_as_much_as_none() -> None:
+    seen = observe(invoice("ann", billing_reason=""), ObjectKind.INVOICE).view
+    assert isinstance(seen, InvoiceView)
+    assert seen.billing_reason is None
 
 
 json_values = st.recursive(
