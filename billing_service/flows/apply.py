@@ -250,7 +250,11 @@ def _merge(
     for arrival in arrivals:
         there = after.get(arrival.state.object_id)
         after[arrival.state.object_id] = arrival.state if there is None else join(there, arrival.state)
-    changed = [state for object_id, state in after.items() if known.get(object_id) != state]
+    changed = []
+    for object_id, state in after.items():
+        before = known.get(object_id)
+        if before is not state and before != state:
+            changed.append(state)
     if changed:
         objects.save(connection, changed)
     return after
