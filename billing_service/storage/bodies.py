@@ -18,11 +18,12 @@ else:
 LEVEL: Final = 1  # a third of the time of level 6, for a tenth more bytes
 HEAD_BYTES: Final = 18  # the longest head of a compressed body, in which its size stands
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_compressor: Final = zstd.ZstdCompressor(LEVEL)  # one for all: to make one takes a quarter of what it does with a body
 
 
 def packed(body: bytes) -> bytes:
     """Give what is kept of a body."""
-    return zstd.compress(body, LEVEL)
+    return _compressor.compress(body, zstd.ZstdCompressor.FLUSH_FRAME)
 
 
 def unpacked(kept: bytes) -> bytes:
