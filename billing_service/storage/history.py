@@ -176,7 +176,7 @@ def _logged(row: sa.Row[tuple[object, ...]]) -> LoggedChange:
     )
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, omit_defaults=True):
     """One feature of a kept state; `source` is its index among the sources."""
 
     feature_key: str
