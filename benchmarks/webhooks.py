@@ -1,9 +1,9 @@
 """How many webhooks a second, beside pgbench and beside a Node mirror, in one run.
 
-    python -m benchmarks.webhooks --customers 1000 --rounds 5
+    python -m benchmarks.webhooks --customers 1000 20000 --rounds 5
 
 Every peer has 64 requests (pgbench: clients) under way, the same PostgreSQL with its durable settings, and the same customers and
-events. The rounds of all are interleaved, so that a noisy machine is noisy for each; what is said are medians and ratios. After
+events. Each size by itself; the rounds of all peers are interleaved, so that a noisy machine is noisy for each; what is said are medians and ratios. After
 each round the database is searched for what was acknowledged.
 """
 
@@ -76,16 +76,18 @@ def verify(database_url: str, stream: Stream, outcome: Outcome) -> None:
 def main() -> int:
     """Run, print a line per round, and the medians as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--customers", type=int, default=1000)
+    parser.add_argument("--customers", type=int, nargs="+", default=[1_000, 20_000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        result = measure(folder, chosen.customers, chosen.rounds, chosen.seconds)
-    text = json.dumps(result, indent=2)
+    found = []
+    for customers in chosen.customers:
+        with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
+            folder = Path(name)
+            folder.chmod(0o755)
+            found.append(measure(folder, customers, chosen.rounds, chosen.seconds))
+    text = json.dumps(found, indent=2)
     sys.stdout.write(text + "\n")
     if chosen.out:
         chosen.out.write_text(text + "\n")
