@@ -55,6 +55,7 @@ class _Receipt(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - aiohttp's signature
         await self._writer.write(_receipts.at(int(time.time())))
+        await self._writer.drain()  # whoever sends on and reads nothing is not read on either
 
 
 class _Receipts:

@@ -105,7 +105,8 @@ async def apply(
     """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet.
 
     Asks for the re-reads that are needed, and for those of `also_read`. Three round trips: the locks of `reach`, which may have
-    been sent with something else before; everything else that is locked and loaded; what is written, with the commit.
+    been sent with something else before; everything else that is locked and loaded; what is written, with the commit. One more
+    where a Stripe customer is new, or an object hangs on one of another.
     """
     reached = reached or reach(connection, arrivals, context.plans)
     customer_ids, rows = await _bind(connection, reached, _claims(arrivals, context.deployment))
@@ -220,9 +221,8 @@ async def _bind(
     linked = await _lock_related(connection, reached)
     found = dict(await reached.owners) if reached.owners is not None else {}
     others = (linked | reached.named) - found.keys()
-    if (
-        others
-    ):  # new ones, and those of an object that another one hangs on; as with anchors, what crosses here is retried
+    if others:
+        # New ones, and those of an object that another one hangs on; as with anchors, what crosses here is retried.
         found |= await stripe_customers.lock(connection, others)
     fresh = {
         stripe_id: claims[stripe_id] for stripe_id, owner in found.items() if owner is None and stripe_id in claims

@@ -122,7 +122,7 @@ _ERASE = sa.text("""
 def lock(
     connection: Connection, ids: Collection[str], *, new: Collection[str] | None = None
 ) -> Answer[Mapping[str, CustomerRow]]:
-    """Make sure that the rows exist, lock them in the order of ids, and give them. Fourth in the order of locks.
+    """Make sure that the rows exist, lock them in the order of ids, and give them. After Stripe customers in the order of locks.
 
     `new` names those of which a row may be missing, where the others are known to have one.
     """

@@ -5,6 +5,7 @@ A row is locked by whoever works at it, before anything else that he takes out.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,13 +19,16 @@ from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 LOOKED_AT: Final = 200  # bodies in one transaction: some milliseconds
+AT_A_TIME: Final = 20  # of those, before others have their turn
 # An event is recorded with the time at which its transaction began, and is seen once that has ended: 10 s at most by the clock of its
 # process, and 30 s later where that hangs. So nothing is looked at before it is as old.
 IN_FLIGHT_S: Final = 60.0
 # Where nobody else has a transaction open, only one that is beginning at this moment is not seen.
 QUIET_S: Final = 1.0
 
-_COLUMNS = """customer_id, request_time, done_time, event_bodies, quarantined_events, checkout_bodies, stripe_customer_body,
+# `walked`: by this release. The one before moves `looked_…` and sets `done_time`, too, and finds nobody in a compressed body.
+_IS_DONE = "(done_time IS NOT NULL AND walked)"
+_COLUMNS = """customer_id, request_time, CASE WHEN walked THEN done_time END AS done_time, event_bodies, quarantined_events, checkout_bodies, stripe_customer_body,
     reasons"""
 
 
@@ -56,18 +60,18 @@ _BEGIN = sa.text("""
     VALUES (:customer_id, :now, now(), 'epoch', :stripe_customer_body)
     ON CONFLICT (customer_id) DO UPDATE
     SET request_time = excluded.request_time, until_time = excluded.until_time, looked_time = excluded.looked_time,
-        looked_event_id = '', done_time = NULL, stripe_customer_body = e.stripe_customer_body OR excluded.stripe_customer_body
+        looked_event_id = '', walk_time = excluded.walk_time, walk_event_id = '', walked = false, done_time = NULL, stripe_customer_body = e.stripe_customer_body OR excluded.stripe_customer_body
 """)
 _FIND = sa.text(f"SELECT {_COLUMNS} FROM erasures WHERE customer_id = :customer_id")  # noqa: S608 - a constant of this module
 _LOCK = sa.text("SELECT 1 FROM erasures WHERE customer_id = :customer_id FOR NO KEY UPDATE")
 # Who has a transaction open is asked before, and in another statement than, what is seen.
-_TAKE = sa.text("""
-    SELECT looked_time, looked_event_id, EXISTS (
+_TAKE = sa.text(f"""
+    SELECT walk_time, walk_event_id, EXISTS (
         SELECT 1 FROM pg_locks AS held JOIN pg_stat_activity AS other USING (pid)
         WHERE held.locktype = 'virtualxid' AND held.pid <> pg_backend_pid() AND other.datname = current_database()) AS busy
-    FROM erasures WHERE customer_id = :customer_id AND done_time IS NULL
+    FROM erasures WHERE customer_id = :customer_id AND NOT {_IS_DONE}
     FOR NO KEY UPDATE SKIP LOCKED
-""")
+""")  # noqa: S608 - constants of this module, here and below
 # The index of the events that have a body. A body names somebody by one of the texts; events of their own objects are found by those.
 _LOOK = sa.text("""
     SELECT event_id, receive_time, payload FROM stripe_events
@@ -82,25 +86,26 @@ _EMPTY = sa.text(
 )
 _GO_ON = sa.text("""
     UPDATE erasures
-    SET looked_time = coalesce(:time, looked_time), looked_event_id = coalesce(:event_id, looked_event_id),
+    SET walk_time = coalesce(:time, walk_time), walk_event_id = coalesce(:event_id, walk_event_id),
         event_bodies = event_bodies + :event_bodies
     WHERE customer_id = :customer_id
     RETURNING until_time <= now() - CAST(:unseen AS interval) AS is_all
 """)
-_UNTIL = sa.text("SELECT until_time FROM erasures WHERE customer_id = :customer_id AND done_time IS NULL")
-_FINISH = sa.text("""
-    UPDATE erasures SET done_time = :now WHERE customer_id = :customer_id AND done_time IS NULL AND until_time = :until_time
-""")
+_UNTIL = sa.text(f"SELECT until_time FROM erasures WHERE customer_id = :customer_id AND NOT {_IS_DONE}")  # noqa: S608
+_FINISH = sa.text(f"""
+    UPDATE erasures SET done_time = :now, walked = true
+    WHERE customer_id = :customer_id AND NOT {_IS_DONE} AND until_time = :until_time
+""")  # noqa: S608
 _COUNT = sa.text("""
     UPDATE erasures
     SET event_bodies = event_bodies + :event_bodies, quarantined_events = quarantined_events + :quarantined_events,
         checkout_bodies = checkout_bodies + :checkout_bodies, reasons = reasons + :reasons
     WHERE customer_id = :customer_id
 """)
-_RUNNING = sa.text("SELECT customer_id FROM erasures WHERE done_time IS NULL ORDER BY customer_id LIMIT :most")
-_DONE = sa.text("""
-    SELECT customer_id FROM erasures WHERE done_time IS NOT NULL AND customer_id > :after ORDER BY customer_id LIMIT :most
-""")
+_RUNNING = sa.text(f"SELECT customer_id FROM erasures WHERE NOT {_IS_DONE} ORDER BY customer_id LIMIT :most")  # noqa: S608
+_DONE = sa.text(f"""
+    SELECT customer_id FROM erasures WHERE {_IS_DONE} AND customer_id > :after ORDER BY customer_id LIMIT :most
+""")  # noqa: S608
 # One that is being made is left alone: what Stripe is sent for it must stay the same. What was asked for can be guessed from a fingerprint.
 _EMPTY_CHECKOUTS = sa.text("""
     UPDATE checkout_intents SET request_body = '{}', url = NULL, fingerprint = ''
@@ -150,9 +155,9 @@ async def look_on(connection: Connection, customer_id: str, needles: Collection[
         return Looked.WAITING
     unseen = timedelta(seconds=IN_FLIGHT_S if place.busy else QUIET_S)
     begun = {"customer_id": customer_id, "unseen": unseen}
-    from_here = {"time": place.looked_time, "event_id": place.looked_event_id, "most": LOOKED_AT}
+    from_here = {"time": place.walk_time, "event_id": place.walk_event_id, "most": LOOKED_AT}
     looked = (await connection.execute(_LOOK, begun | from_here)).all()
-    emptied = await _empty(connection, [row.event_id for row in looked if _has(bodies.unpacked(row.payload), needles)])
+    emptied = await _empty(connection, await _naming(looked, needles))
     last = looked[-1] if looked else None
     values = {
         "time": last and last.receive_time,
@@ -165,8 +170,16 @@ async def look_on(connection: Connection, customer_id: str, needles: Collection[
     return Looked.TO_THE_END if is_all else Looked.WAITING
 
 
-def _has(body: bytes, needles: Collection[bytes]) -> bool:
-    return any(needle in body for needle in needles)
+async def _naming(rows: Sequence[Any], needles: Collection[bytes]) -> list[str]:
+    """Give the events whose body has one of the texts in it. Whoever waits for this process has his turn in between."""
+    found = []
+    for number, row in enumerate(rows):
+        body = bodies.unpacked(row.payload)
+        if any(needle in body for needle in needles):
+            found.append(row.event_id)
+        if number % AT_A_TIME == 0:
+            await asyncio.sleep(0)
+    return found
 
 
 async def _empty(connection: Connection, event_ids: Sequence[str]) -> int:

@@ -38,7 +38,7 @@ class EventRow:
     payload: bytes
 
 
-# What is recorded is in quarantine no longer.
+# What is recorded is in quarantine no longer; what comes there while this waits for another transaction goes with its next replay.
 _RECORD = sa.text("""
     WITH recorded AS (
         INSERT INTO stripe_events (event_id, type, created, api_version, object_id, livemode, outcome, payload)
@@ -86,8 +86,10 @@ class Filter:
 
 Place = tuple[datetime, str]  # when an event was received, and its id
 
-_SHOWN = f"""event_id, type, created, api_version, object_id, livemode, outcome, receive_time,
-    octet_length(payload) AS kept_bytes, substring(payload FOR {bodies.HEAD_BYTES}) AS head"""
+_LISTED = """event_id, type, created, api_version, object_id, livemode, outcome, receive_time,
+    octet_length(payload) AS kept_bytes"""
+_HEAD = f"substring(payload FOR {bodies.HEAD_BYTES}) AS head"  # of those alone that are shown: it is fetched with what is kept
+_SHOWN = f"{_LISTED}, {_HEAD}"
 _MATCHES = (
     """(CAST(:type AS text) IS NULL OR type = :type) AND (CAST(:outcome AS text) IS NULL OR outcome = :outcome)"""
 )
@@ -102,15 +104,16 @@ _OF_OBJECTS = sa.text(f"""
 _LOOK = sa.text(f"""
     WITH looked AS (
         SELECT * FROM (
-            (SELECT {_SHOWN} FROM stripe_events WHERE octet_length(payload) > 0 AND {_WITHIN}
+            (SELECT {_LISTED} FROM stripe_events WHERE octet_length(payload) > 0 AND {_WITHIN}
              ORDER BY receive_time DESC, event_id DESC LIMIT :looked)
           UNION ALL
-            (SELECT {_SHOWN} FROM stripe_events WHERE octet_length(payload) = 0 AND {_WITHIN}
+            (SELECT {_LISTED} FROM stripe_events WHERE octet_length(payload) = 0 AND {_WITHIN}
              ORDER BY receive_time DESC, event_id DESC LIMIT :looked)) AS both_indexes
         ORDER BY receive_time DESC, event_id DESC LIMIT :looked),
     last AS (SELECT receive_time, event_id FROM looked ORDER BY receive_time, event_id LIMIT 1),
     found AS (SELECT * FROM looked WHERE {_MATCHES} ORDER BY receive_time DESC, event_id DESC LIMIT :most)
-    SELECT found.*, (SELECT count(*) FROM looked) AS total, last.receive_time AS last_time, last.event_id AS last_id
+    SELECT found.*, (SELECT {_HEAD} FROM stripe_events AS e WHERE e.event_id = found.event_id) AS head,
+           (SELECT count(*) FROM looked) AS total, last.receive_time AS last_time, last.event_id AS last_id
     FROM last LEFT JOIN found ON true ORDER BY found.receive_time DESC, found.event_id DESC
 """)  # noqa: S608
 _FIND = sa.text(f"SELECT {_SHOWN}, payload FROM stripe_events WHERE event_id = :event_id")  # noqa: S608

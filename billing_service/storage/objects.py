@@ -132,7 +132,7 @@ _FENCE = sa.text("SELECT nextval('stripe_fence')")
 
 
 def lock(connection: Connection, ids: Collection[str], anchors: Collection[str] = ()) -> Answer[Result]:
-    """Lock objects, new ones too, and anchors, in an order that is the same everywhere. Second in the order of locks.
+    """Lock objects, new ones too, and anchors, in an order that is the same everywhere. After event ids and prices in the order of locks.
 
     Two objects that hang together by an anchor never pass each other unseen.
     """

@@ -87,7 +87,8 @@ def encoded(statement: Prepared, values: Mapping[str, Any] | None) -> tuple[Sequ
     kinds: list[int] = []
     for name in statement.parameters:
         value = values[name]
-        written, kind = (_texts(value), BINARY) if name in statement.texts and value else _parameter(value)
+        are_texts = value and name in statement.texts and isinstance(value, list | tuple)
+        written, kind = (_texts(value), BINARY) if are_texts else _parameter(value)
         data.append(written)
         kinds.append(kind)
     return data, kinds

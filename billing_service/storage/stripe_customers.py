@@ -66,7 +66,7 @@ def lock(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, st
 def lock_known(connection: Connection, ids: Collection[str]) -> Answer[Mapping[str, str | None]]:
     """Lock the rows that there are, in the order of ids, and give the customer of each, None where it is not bound.
 
-    Third in the order of locks, after objects and anchors.
+    After objects and anchors in the order of locks.
     """
     return connection.ask(_LOCK, {"ids": sorted(ids)}, _owners)
 

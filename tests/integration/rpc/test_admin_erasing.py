@@ -31,7 +31,7 @@ async def gone_on(office: Office) -> None:
     """Have the service go on with what was begun, until it is done."""
     going_on = asyncio.create_task(office.erase.run())
     async with asyncio.timeout(BOUND_S):
-        while office.world.sql("SELECT 1 FROM erasures WHERE done_time IS NULL"):  # noqa: ASYNC110 - the task's own
+        while office.world.sql("SELECT 1 FROM erasures WHERE done_time IS NULL OR NOT walked"):  # noqa: ASYNC110 - the task's own
             await asyncio.sleep(0.05)
     going_on.cancel()
     await asyncio.wait({going_on})
@@ -103,6 +103,23 @@ async def test_an_erasing_that_is_not_done_with_the_answer_goes_on_in_the_servic
     for name, some in (("ann", False), ("ben", True)):
         cus = world.sql(f"SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = '{name}'")[0][0]  # noqa: S608 - of this test
         assert bool(events_with(world, cus)) is some
+
+
+async def test_what_an_older_release_ended_beside_this_one_is_walked_through_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds nobody in a compressed body. Until this release has looked, the erasing is not done."""
+    world = office.world
+    await office.bought("ann")
+    monkeypatch.setattr(erase_customer, "ANSWER_S", 0.0)
+    await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))
+    cus = world.sql("SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = 'ann'")[0][0]
+    before = events_with(world, cus)
+    world.sql("UPDATE erasures SET looked_time = now(), looked_event_id = '~', done_time = now()")
+    again = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
+    world.sql("UPDATE erasures SET looked_time = now(), looked_event_id = '~', done_time = now()")
+    await gone_on(office)
+    assert (bool(before), again.state, events_with(world, cus)) == (True, customer_pb2.Erasure.STATE_RUNNING, [])
 
 
 async def test_no_reason_is_left_that_may_name_the_customer_nor_what_it_could_be_guessed_from(office: Office) -> None:
