@@ -26,10 +26,10 @@ IN_FLIGHT_S: Final = 60.0
 # Where nobody else has a transaction open, only one that is beginning at this moment is not seen.
 QUIET_S: Final = 1.0
 
-# `walked`: by this release. The one before moves `looked_…` and sets `done_time`, too, and finds nobody in a compressed body.
-_IS_DONE = "(done_time IS NOT NULL AND walked)"
-_COLUMNS = """customer_id, request_time, CASE WHEN walked THEN done_time END AS done_time, event_bodies, quarantined_events, checkout_bodies, stripe_customer_body,
-    reasons"""
+# By this release: the one before sets `until_time` and `done_time` and moves `looked_…`, too, but finds nobody in a compressed body.
+_IS_DONE = "(done_time IS NOT NULL AND walked_until_time >= until_time)"
+_COLUMNS = f"""customer_id, request_time, CASE WHEN {_IS_DONE} THEN done_time END AS done_time,
+    event_bodies, quarantined_events, checkout_bodies, stripe_customer_body, reasons"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ _BEGIN = sa.text("""
     VALUES (:customer_id, :now, now(), 'epoch', :stripe_customer_body)
     ON CONFLICT (customer_id) DO UPDATE
     SET request_time = excluded.request_time, until_time = excluded.until_time, looked_time = excluded.looked_time,
-        looked_event_id = '', walk_time = excluded.walk_time, walk_event_id = '', walked = false, done_time = NULL, stripe_customer_body = e.stripe_customer_body OR excluded.stripe_customer_body
+        looked_event_id = '', walk_time = excluded.walk_time, walk_event_id = '', walked_until_time = excluded.walked_until_time,
+        done_time = NULL, stripe_customer_body = e.stripe_customer_body OR excluded.stripe_customer_body
 """)
 _FIND = sa.text(f"SELECT {_COLUMNS} FROM erasures WHERE customer_id = :customer_id")  # noqa: S608 - a constant of this module
 _LOCK = sa.text("SELECT 1 FROM erasures WHERE customer_id = :customer_id FOR NO KEY UPDATE")
@@ -93,7 +94,7 @@ _GO_ON = sa.text("""
 """)
 _UNTIL = sa.text(f"SELECT until_time FROM erasures WHERE customer_id = :customer_id AND NOT {_IS_DONE}")  # noqa: S608
 _FINISH = sa.text(f"""
-    UPDATE erasures SET done_time = :now, walked = true
+    UPDATE erasures SET done_time = :now, walked_until_time = until_time
     WHERE customer_id = :customer_id AND NOT {_IS_DONE} AND until_time = :until_time
 """)  # noqa: S608
 _COUNT = sa.text("""

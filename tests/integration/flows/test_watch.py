@@ -166,6 +166,21 @@ async def test_nobody_listens_while_nobody_watches(
         await listening(0)
 
 
+async def test_a_listener_that_nobody_wants_does_not_connect(database_url: str) -> None:
+    """It would connect again and again, and say each time that it may have missed something."""
+    wanted, heard = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(listener.listen(database_url, history.CHANNEL, heard.set, wanted))
+    async with await psycopg.AsyncConnection.connect(database_url) as other:  # it takes as long as the listener's would
+        for _ in range(20):
+            await other.execute("SELECT 1")
+    assert not heard.is_set()
+    wanted.set()
+    async with asyncio.timeout(BOUND_S):
+        await heard.wait()
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def test_a_watch_that_could_not_begin_is_not_counted(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     async def subscribe(_customer_ids: object) -> None:
         raise DatabaseUnavailableError

@@ -46,6 +46,7 @@ async def test_events_are_listed_by_what_they_are_about(office: Office, monkeypa
     assert {one.event_id for one in everything} == recorded
     paid = await every_event(office, type="invoice.paid")
     assert len(paid) == 2
+    assert {one.body_bytes for one in paid} == {len(body) for body in await world.events("invoice.paid")}
     subscription = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription' ORDER BY 1")[0][0]
     assert {one.object_id for one in await every_event(office, object_id=subscription)} == {subscription}
     anns, bens = [{one.event_id for one in await every_event(office, customer_id=name)} for name in ("ann", "ben")]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg
 
-from billing_service.domain.entitlement import Entitlements
+from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.domain.facts import NO_FACTS
 from billing_service.storage import catalogs, history
 from billing_service.storage.customers import CustomerRow
@@ -45,6 +46,25 @@ async def test_a_position_is_drawn_only_when_the_lock_of_the_log_is_had(database
     await database.close()
     assert row is not None
     assert [position for (position,) in found] == [row[0] + 1, row[0] + 2]
+
+
+async def test_of_a_feature_what_is_absent_is_not_kept(database_url: str) -> None:
+    """Most of a change is its features, twice; what is not there comes back as it was."""
+    database = Database(database_url)
+    off = Entitlements("ann", 1, (Entitlement("export", False, None, None),), (), (), NOW, None, "v")
+
+    async def append(connection: Connection) -> None:
+        await history.append(connection, [replace(change("ann"), before=off, after=off)], "v", NOW)
+
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("INSERT INTO customers (customer_id) VALUES ('ann')")
+        await database.run(append)
+        kept = other.execute("SELECT after -> 'lines' FROM entitlement_changes").fetchone()
+    found = await database.run(lambda connection: history.since(connection, history.BEGINNING, 1))
+    await database.close()
+    assert kept == ([{"feature_key": "export", "value": False}],)
+    assert found is not None
+    assert found[0].entitlements.entitlements == off.entitlements
 
 
 async def test_a_catalog_that_is_being_admitted_holds_up_no_writer_of_the_log(database_url: str) -> None:
