@@ -8,7 +8,6 @@ are merged for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
 
@@ -22,7 +21,7 @@ from billing_service.domain.catalog import (
     IntegerMerge,
     Plan,
 )
-from billing_service.domain.frozen import frozen
+from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.grant import fits
 
 _ACTIVE, _SCHEDULED = SourceState.ACTIVE, SourceState.SCHEDULED

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from billing_service.domain.entitlement import Entitlements
 from billing_service.domain.errors import FeatureNotFoundError
-from billing_service.domain.frozen import frozen
+from billing_service.domain.frozen import frozen, replace
 
 
 @frozen

@@ -7,7 +7,6 @@ everybody at once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts
@@ -136,7 +135,7 @@ def _object_id(state: ObjectState) -> str:
     return state.object_id
 
 
-@dataclass(frozen=True)
+@frozen
 class PastInvoice:
     """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, and the latest paid one, still say
     anything: a customer may have hundreds, and what an event costs is not to grow with them.

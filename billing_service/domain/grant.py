@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from billing_service.domain.catalog import UNLIMITED, Feature, FeatureType, FeatureValue, Unlimited
+from billing_service.domain.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class GrantFacts:
     """A grant as it stands among the facts of a customer. Either `plan_key` is there, or `feature_key`.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from uuid import UUID
@@ -18,6 +17,7 @@ import structlog
 from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import CustomerFacts, gather
+from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.merge import ObjectState, join
 from billing_service.domain.observation import Fact
 from billing_service.domain.ownership import owners_of
@@ -61,7 +61,7 @@ MAX_CUSTOMER_ID_LENGTH = 200
 MAX_LOCK_ROUNDS = 4  # refund -> payment intent -> invoice payment -> invoice is the longest chain
 
 
-@dataclass(frozen=True)
+@frozen
 class Context:
     """What the fold of a transaction goes by, and what its changes are put down to."""
 
@@ -70,7 +70,7 @@ class Context:
     now: datetime
 
 
-@dataclass(frozen=True)
+@frozen
 class Reach:
     """The first locks of a transaction, on their way: they depend on nothing but what arrived."""
 
@@ -146,7 +146,7 @@ async def _lock_related(connection: Connection, reached: Reach) -> frozenset[str
     return found.stripe_customer_ids
 
 
-@dataclass(frozen=True)
+@frozen
 class _Loaded:
     """What a fold begins with, on its way: objects, customers and bindings. Locked before, so never stale."""
 

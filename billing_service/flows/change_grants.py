@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ from billing_service.domain.errors import (
     PlanNotFoundError,
     TooManyGrantsError,
 )
+from billing_service.domain.frozen import replace
 from billing_service.domain.grant import fits
 from billing_service.domain.operator import Grant, GrantWish, Operation, Order, StandingGrant
 from billing_service.domain.plan_index import PlanIndex

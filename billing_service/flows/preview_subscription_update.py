@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +12,7 @@ from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.errors import StripeRefusedError, StripeUnavailableError
 from billing_service.domain.facts import CustomerFacts
+from billing_service.domain.frozen import replace
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.subscription import FeatureChange, PreviewRequest, UpdatePreview
 from billing_service.domain.subscription_body import Body, period_preview_body, preview_body

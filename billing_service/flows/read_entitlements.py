@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ from billing_service.deadline import remaining_s
 from billing_service.domain.access import Access, SourceType, accesses
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.errors import RevisionNotReachedError
+from billing_service.domain.frozen import replace
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.follow_replica import FollowReplica
 from billing_service.flows.prices import Prices

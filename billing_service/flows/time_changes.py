@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import chain
 
@@ -16,6 +15,7 @@ import structlog
 from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.errors import BillingError
+from billing_service.domain.frozen import replace
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices

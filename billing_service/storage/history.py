@@ -38,7 +38,7 @@ class CauseKind(StrEnum):
     BINDING = "binding"  # a Stripe customer was bound, and what was parked under it counts
 
 
-@dataclass(frozen=True)
+@frozen
 class Cause:
     """What a change is put down to, with the id of the event, the object that was read, or the binding; of several, the latest."""
 

@@ -6,15 +6,15 @@ A refund or dispute names no Stripe customer, and may come before whatever ties 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from billing_service.domain.frozen import frozen
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
 
-@dataclass(frozen=True)
+@frozen
 class Related:
     """What hangs together with some anchors: every anchor, and the Stripe customers that its objects name."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 from time import monotonic
 from typing import Final
@@ -18,6 +17,7 @@ from uuid import UUID
 from psycopg.pq.abc import PGresult
 
 from billing_service.domain.errors import DatabaseUnavailableError
+from billing_service.domain.frozen import frozen
 from billing_service.storage.customer_reads import CustomerReads
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Database
@@ -37,7 +37,7 @@ class StaleReplicaError(DatabaseUnavailableError):
     """The replica is further behind than it may be; the primary knows more."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ReplicaRow(CustomerRow):
     """A customer's row, and the most seconds that may have passed since the primary had nothing else."""
 

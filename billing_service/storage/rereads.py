@@ -8,12 +8,12 @@ claimed. Held across the call, a row lock would lose requests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 import sqlalchemy as sa
 
 from billing_service import tracing
+from billing_service.domain.frozen import frozen
 from billing_service.domain.views import ObjectKind
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
@@ -22,7 +22,7 @@ LEASE = timedelta(seconds=30)  # a worker that has not come back by then is take
 MAX_BACKOFF_S = 600
 
 
-@dataclass(frozen=True)
+@frozen
 class Ask:
     """A request to read an object again, after a delay."""
 
@@ -31,7 +31,7 @@ class Ask:
     delay_s: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Claim:
     """An object that this worker is to read, and what was wanted when it took it."""
 

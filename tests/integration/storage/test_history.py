@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg
 
 from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.domain.facts import NO_FACTS
+from billing_service.domain.frozen import replace
 from billing_service.storage import catalogs, history
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection, Database

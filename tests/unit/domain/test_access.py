@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from billing_service.domain.access import Access, Invoice, SourceState, Verdict,
 from billing_service.domain.catalog import Plan, Policy
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.frozen import replace
 from billing_service.domain.payments import DisputeStanding
 from billing_service.domain.views import InvoiceStatus, ItemView, SubscriptionStatus
 

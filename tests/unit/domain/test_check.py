@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from billing_service.domain.catalog import UNLIMITED
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.check import Check, CheckReason, check
 from billing_service.domain.entitlement import fold
+from billing_service.domain.frozen import replace
 
 CATALOG = parse_catalog((Path(__file__).parents[3] / "catalog.toml").read_text())
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
@@ -17,6 +16,7 @@ from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.check import CheckReason, check
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts
+from billing_service.domain.frozen import replace
 from billing_service.domain.grant import GrantFacts, fits
 from billing_service.domain.plan_index import PlanIndex
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import reduce
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing_service.domain.frozen import replace
 from billing_service.domain.merge import ObjectState, Payload, Read, join
 from billing_service.domain.observation import Fact
 from billing_service.domain.views import ObjectKind, SubscriptionStatus, SubscriptionView

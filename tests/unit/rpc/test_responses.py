@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +22,7 @@ from billing_service.domain.check import CheckReason
 from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
 from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlement, Entitlements
+from billing_service.domain.frozen import replace
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
 from billing_service.rpc import entitlement_responses, entitlement_wire, responses
