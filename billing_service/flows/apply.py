@@ -257,6 +257,7 @@ def _merge(
             changed.append(state)
     if changed:
         objects.save(connection, changed)
+        connection.push()  # it is written while we fold
     return after
 
 
@@ -293,6 +294,7 @@ async def _refold(
     if changes:
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         customer_facts.save(connection, [change.row for change in changes], ends, context.now)
+        connection.push()
     _note_bought_twice(connection, [change.row for change in changes], context.plans)
     return owners, [change for change in changes if change.gives]
 

@@ -272,6 +272,7 @@ class Fulfill:
         """Record events by id and merge those that are new; give the outcome of each of these."""
         rows = [self._row(event, payload) for event, payload in distinct.values()]
         recorded = events.record(connection, rows)
+        connection.push()
         applied = {row.event_id for row in rows if row.outcome is RecordedOutcome.APPLIED}
         seen = [event.observation for event, _ in distinct.values() if event.observation and event.event_id in applied]
         reached = reach(connection, seen, plans)

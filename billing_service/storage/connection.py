@@ -146,6 +146,10 @@ class Connection:
         self._sent.append(answer)
         return answer
 
+    def push(self) -> None:
+        """Have PostgreSQL begin with what was sent while we go on; without this it leaves with the next wait."""
+        self._flush()
+
     async def execute(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> Result:
         """Send a statement and wait for its answer. Raises what the driver raises."""
         return await self.send(statement, values)

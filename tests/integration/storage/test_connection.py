@@ -154,6 +154,35 @@ async def test_a_statement_sees_what_was_sent_before_it(database: Database) -> N
     assert await database.run(work) == 2
 
 
+async def test_what_is_pushed_is_begun_while_nobody_waits(database: Database, database_url: str) -> None:
+    async def work(connection: Connection) -> None:
+        connection.send(sa.text("SELECT pg_advisory_xact_lock(7)"))
+        connection.push()
+        with psycopg.connect(database_url, autocommit=True) as other:
+            for _ in range(100_000):
+                free = other.execute("SELECT pg_try_advisory_lock(7) AND pg_advisory_unlock(7)").fetchone()
+                if free == (False,):
+                    return
+        raise AssertionError("it was never locked")
+
+    await asyncio.wait_for(database.run(work), 10)
+
+
+async def test_a_failure_that_came_before_anybody_waited_is_heard_and_leaves_a_connection(database: Database) -> None:
+    async def work(connection: Connection) -> None:
+        failing = connection.send(_FAILS)
+        connection.push()
+        while failing.error is None:
+            await asyncio.sleep(0)
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await failing
+        connection.send(_KEEP, {"number": 1})
+
+    with pytest.raises(UnwritableError):
+        await asyncio.wait_for(database.run(work), 10)
+    assert await database.run(lambda connection: connection.scalar(_COUNT)) == 0
+
+
 async def test_a_failure_that_nobody_awaited_is_heard_at_the_commit_and_nothing_is_kept(database: Database) -> None:
     async def work(connection: Connection) -> None:
         connection.send(_KEEP, {"number": 1})
