@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -157,6 +158,7 @@ def _report(customers: int, ours: Series, theirs: Series, plain: Series) -> dict
     report: dict[str, object] = {
         "customers": customers,
         "processors": os.cpu_count(),
+        "python": platform.python_version(),
         "types": [INVOICE, SUBSCRIPTION, SESSION],
         "ours_per_s": round(median(ours.rates)),
         "ours_alone_ms": round(median(ours.alone_ms), 2),

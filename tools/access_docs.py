@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from billing_service.domain.access import Access, Invoice, SourceState, Verdict, accesses, verdict
 from billing_service.domain.catalog import Plan, PlanMode, Policy
 from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.frozen import replace
 from billing_service.domain.payments import DisputeStanding
 from billing_service.domain.views import InvoiceStatus, ItemView, SubscriptionStatus
 

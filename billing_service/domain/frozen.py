@@ -8,6 +8,7 @@ the only place where it does.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from types import new_class
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
@@ -27,15 +28,17 @@ def frozen(cls: type[_Record]) -> type[_Record]:
         TypeError: the class has another base, or a `__post_init__`, or a field of the kinds that only the standard library has: make
             it with dataclass(frozen=True).
     """
-    if issubclass(cls, Struct):
-        return cls  # it is one by its base
-    own = vars(cls)
-    if (
-        cls.__bases__ != (object,)
-        or "__post_init__" in own
-        or any(isinstance(one, dataclasses.Field) for one in own.values())
-    ):
+    own, annotated = vars(cls), inspect.get_annotations(cls)
+    is_one = issubclass(cls, Struct)  # by its base
+    defaults = getattr(cls, "__struct_defaults__", [own.get(name) for name in annotated])
+    kinds = " ".join(map(str, annotated.values()))
+    has_more = (
+        "__post_init__" in own or "InitVar" in kinds or "KW_ONLY" in kinds or not (is_one or cls.__base__ is object)
+    )
+    if has_more or len(cls.__bases__) != 1 or any(isinstance(one, dataclasses.Field) for one in defaults):
         raise TypeError(f"{cls.__qualname__} has more than plain fields; make it with dataclass(frozen=True)")
+    if is_one:
+        return cls
     kept = {name: value for name, value in own.items() if name not in _OF_THE_INTERPRETER}
     made: type[_Record] = new_class(cls.__name__, (Struct,), {"frozen": True}, lambda names: names.update(kept))
     return made

@@ -20,8 +20,9 @@ from billing_service.storage.lock_keys import LockKey
 TURN_TRIES: Final = 1_200  # how often a migration looks whether another one has ended: ten minutes in all
 TURN_PAUSE_S: Final = 0.5
 # While a migration waits for a table's lock, everybody who comes after it waits too: so it waits briefly, gives way, and comes
-# again. What was committed of it stays, and is not done twice.
-LOCK_TIMEOUT_MS: Final = 1_000
+# again. What was committed of it stays, and is not done twice. For longer than `deadlock_timeout`, 1 s, at which PostgreSQL sends away
+# an autovacuum that somebody waits for.
+LOCK_TIMEOUT_MS: Final = 1_500
 LOCK_TRIES: Final = 60
 LOCK_PAUSE_S: Final = 2.0
 STATEMENT_TIMEOUT_MS: Final = (
@@ -84,6 +85,7 @@ def _take_turn(connection: sa.Connection) -> None:
         raise DatabaseUnavailableError("Another migration has been running for ten minutes; look what it waits for.")
     connection.execute(sa.text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
     connection.execute(sa.text(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}"))
+    connection.execute(sa.text("SET transaction_timeout = 0"))
     connection.commit()
 
 

@@ -168,6 +168,26 @@ async def test_what_is_pushed_is_begun_while_nobody_waits(database: Database, da
     await asyncio.wait_for(database.run(work), 10)
 
 
+async def test_a_process_that_hangs_after_a_push_keeps_its_locks_for_a_bounded_time(database_url: str) -> None:
+    """To the server it is about to go on, and not idle in its transaction."""
+    database = Database(database_url, pool_size=1)
+    bound = await database.run(lambda connection: connection.scalar(sa.text("SHOW transaction_timeout")))
+    assert bound == "30s"
+
+    async def work(connection: Connection) -> bool:
+        await connection.execute(sa.text("SET LOCAL transaction_timeout = '300ms'"))
+        await connection.execute(sa.text("SELECT pg_advisory_xact_lock(7)"))
+        connection.send(_ROW)
+        connection.push()
+        with psycopg.connect(database_url, options="-c lock_timeout=10s") as other:  # while our loop stands still
+            other.execute("SELECT pg_advisory_lock(7)")
+        return True
+
+    with pytest.raises(DatabaseUnavailableError):
+        await database.run(work)
+    await database.close()
+
+
 async def test_a_failure_that_came_before_anybody_waited_is_heard_and_leaves_a_connection(database: Database) -> None:
     async def work(connection: Connection) -> None:
         failing = connection.send(_FAILS)

@@ -276,6 +276,19 @@ def test_a_migration_gives_way_to_a_long_transaction_and_comes_again(
     assert paused == [LOCK_PAUSE_S]
 
 
+def test_a_migration_that_comes_again_does_not_need_the_tables_that_are_done(empty_database_url: str) -> None:
+    migrate_to(empty_database_url, "0018")
+    with psycopg.connect(empty_database_url) as vacuum:
+        vacuum.execute(
+            "LOCK TABLE stripe_objects IN SHARE UPDATE EXCLUSIVE MODE"
+        )  # the last; as a VACUUM by hand has it
+        with pytest.raises(DatabaseUnavailableError):
+            migrate(empty_database_url, lock_tries=1)
+        vacuum.rollback()
+        vacuum.execute("LOCK TABLE customer_facts, customers IN SHARE UPDATE EXCLUSIVE MODE")  # the first
+        assert migrate(empty_database_url, lock_tries=1) == expected_revision()
+
+
 def test_a_migration_that_never_gets_its_lock_ends_and_has_changed_nothing(empty_database_url: str) -> None:
     migrate_to(empty_database_url, "0004")
     with psycopg.connect(empty_database_url) as holder:

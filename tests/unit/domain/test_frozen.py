@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Any
 
 import msgspec
@@ -93,24 +93,39 @@ def test_a_field_that_there_is_not_cannot_be_replaced(one: Any) -> None:
 
 
 def test_what_it_does_not_do_is_refused_when_the_class_is_made() -> None:
-    """A factory, more to do at the start, a base of another kind: the standard library has those."""
-    with pytest.raises(TypeError, match="plain"):
+    """A factory, more to do at the start, fields that are none, bases of other kinds: the standard library has those."""
 
-        @frozen
-        class _Factory:
-            names: list[str] = field(default_factory=list)
+    class _Factory:
+        names: list[str] = field(default_factory=list)
 
-    with pytest.raises(TypeError, match="plain"):
+    class _Then:
+        name: str
 
-        @frozen
-        class _Then:
-            name: str
+        def __post_init__(self) -> None:
+            raise AssertionError
 
-            def __post_init__(self) -> None:
-                raise AssertionError
+    class _Passing:
+        name: str
+        other: InitVar[int]
 
-    with pytest.raises(TypeError, match="plain"):
+    class _Named:
+        name: str
+        _: KW_ONLY
+        other: int
 
-        @frozen
-        class _FailureError(Exception):
-            name: str
+    class _FailureError(Exception):
+        name: str
+
+    class _Mixed(Made, _Then):
+        size: int = 0
+
+    class _MoreFactory(Made):
+        names: list[str] = field(default_factory=list)
+
+    class _MoreThen(Made):
+        def __post_init__(self) -> None:
+            raise AssertionError
+
+    for kind in (_Factory, _Then, _Passing, _Named, _FailureError, _Mixed, _MoreFactory, _MoreThen):
+        with pytest.raises(TypeError, match="plain"):
+            frozen(kind)
