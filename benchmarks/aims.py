@@ -71,7 +71,7 @@ def _watch(found: Any) -> Iterator[Aim]:
 
 def _webhooks(found: Any) -> Iterator[Aim]:
     for one in _several(found):
-        of = f"webhooks, {one['customers']:,} customers"
+        of = f"webhooks, {one['customers']:,} customers" + (f", Python {one['python']}" if "python" in one else "")
         yield Aim(f"{of}: beside pgbench", one["ours_over_pgbench"], 1.5)
         if "ours_over_mirror" in one:
             yield Aim(f"{of}: beside a mirror in Node", one["ours_over_mirror"], 2)
