@@ -285,8 +285,9 @@ def conninfo(url: str) -> str:
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,  # milliseconds
-        # The former does not count what came without a Sync: to the server a process that hangs after a `push` is about to go on.
-        "options": "-c idle_in_transaction_session_timeout=30s -c transaction_timeout=30s -c lock_timeout=8s -c statement_timeout=9s"
+        # The first does not count what came without a Sync: to the server a process that hangs after a `push` is about to go on. The
+        # second is longer than anything here may take, which is a minute, for a look at every customer.
+        "options": "-c idle_in_transaction_session_timeout=30s -c transaction_timeout=65s -c lock_timeout=8s -c statement_timeout=9s"
         f" -c client_connection_check_interval=1s {_AS_WE_READ} {_BY_KEY}",
     }
     chosen = {key: value for key, value in given.items() if value is not None}
