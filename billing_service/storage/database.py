@@ -31,6 +31,9 @@ _Result = TypeVar("_Result")
 CONNECT_TIMEOUT_S = 5
 POOL_SIZE = 10  # connections a process; Postgres allows 100 in all unless told otherwise
 TRANSACTION_LIMIT_S = 10.0
+TRANSACTION_BOUND_S = (
+    50  # at which the server ends one, whatever has become of its process: no row is seen later than this
+)
 CONFLICT_TRIES = 5  # 40001 and 40P01: each round at least one transaction gets through
 LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
 RETRY_PAUSE_S = 0.02
@@ -285,9 +288,8 @@ def conninfo(url: str) -> str:
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,  # milliseconds
-        # The first does not count what came without a Sync: to the server a process that hangs after a `push` is about to go on. The
-        # second is longer than anything here may take, which is a minute, for a look at every customer.
-        "options": "-c idle_in_transaction_session_timeout=30s -c transaction_timeout=65s -c lock_timeout=8s -c statement_timeout=9s"
+        # The first does not count what came without a Sync: to the server a process that hangs after a `push` is about to go on.
+        "options": f"-c idle_in_transaction_session_timeout=30s -c transaction_timeout={TRANSACTION_BOUND_S}s -c lock_timeout=8s -c statement_timeout=9s"
         f" -c client_connection_check_interval=1s {_AS_WE_READ} {_BY_KEY}",
     }
     chosen = {key: value for key, value in given.items() if value is not None}

@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from billing_service.storage import bodies
 from billing_service.storage.connection import Answer, Result
-from billing_service.storage.database import Connection
+from billing_service.storage.database import TRANSACTION_BOUND_S, Connection
 
 LOOKED_AT: Final = 200  # bodies in one transaction: some milliseconds
 AT_A_TIME: Final = 20  # of those, before others have their turn
-# An event is recorded with the time at which its transaction began, and is seen once that has ended: 10 s at most by the clock of its
-# process, and 30 s later where that hangs. So nothing is looked at before it is as old.
-IN_FLIGHT_S: Final = 60.0
+# An event is recorded with the time at which its transaction began, and is seen once that has ended. So nothing is looked at before it
+# is as old as the oldest that the server lets go on, and some seconds for the commit.
+IN_FLIGHT_S: Final = TRANSACTION_BOUND_S + 10.0
 # Where nobody else has a transaction open, only one that is beginning at this moment is not seen.
 QUIET_S: Final = 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from alembic.script import ScriptDirectory
 from billing_service.storage import migrations
 from billing_service.storage.schema import OLDEST_SERVED, _config, expected_revision
 
+DIGESTS = Path(__file__).with_name("migrations.sha256")
 VERSIONS = sorted((Path(migrations.__path__[0]) / "versions").glob("[0-9]*.py"))
 # Of what a program uses. An index or a constraint that goes takes nothing away from it.
 TAKES_AWAY = re.compile(
@@ -35,6 +37,15 @@ def test_the_files_names_say_what_alembic_says() -> None:
     scripts = ScriptDirectory.from_config(_config())
     assert [scripts.get_current_head()] == [expected_revision()] == scripts.get_heads()
     assert {script.revision for script in scripts.walk_revisions()} == {path.stem[:4] for path in VERSIONS}
+
+
+def test_a_migration_is_never_changed() -> None:
+    """A database that has run it does not run it again: what is to be otherwise is a migration of its own.
+
+    Whoever adds one adds its line: `sha256sum 00*.py` in the folder of the migrations.
+    """
+    known = {name: digest for digest, name in map(str.split, DIGESTS.read_text(encoding="utf-8").splitlines())}
+    assert known == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in VERSIONS}
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.stem)

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from billing_service.domain.errors import DatabaseUnavailableError
+from billing_service.flows.admit_catalog import SCAN_LIMIT_S
 from billing_service.storage.connection import Connection
-from billing_service.storage.database import Database
+from billing_service.storage.database import TRANSACTION_BOUND_S, Database
+from billing_service.storage.erasures import IN_FLIGHT_S
 from billing_service.storage.unwritable import UnwritableError
 from sandbox.postgres import EmbeddedPostgres
 
@@ -172,7 +174,8 @@ async def test_a_process_that_hangs_after_a_push_keeps_its_locks_for_a_bounded_t
     """To the server it is about to go on, and not idle in its transaction."""
     database = Database(database_url, pool_size=1)
     bound = await database.run(lambda connection: connection.scalar(sa.text("SHOW transaction_timeout")))
-    assert bound == "65s"
+    assert bound == f"{TRANSACTION_BOUND_S}s"
+    assert SCAN_LIMIT_S < TRANSACTION_BOUND_S < IN_FLIGHT_S  # nothing may end later that an erasing has gone past
 
     async def work(connection: Connection) -> bool:
         await connection.execute(sa.text("SET LOCAL transaction_timeout = '300ms'"))

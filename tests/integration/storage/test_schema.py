@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -276,8 +278,35 @@ def test_a_migration_gives_way_to_a_long_transaction_and_comes_again(
     assert paused == [LOCK_PAUSE_S]
 
 
+FORM_BETWEEN = """
+    ALTER TABLE erasures DROP COLUMN walked;
+    ALTER TABLE erasures ADD COLUMN walked_until_time timestamptz NOT NULL DEFAULT 'epoch';
+    UPDATE erasures SET walked_until_time = until_time WHERE done_time IS NOT NULL;
+"""
+
+
+@pytest.mark.parametrize("between", ["", FORM_BETWEEN], ids=["as it was", "as it was for some commits"])
+def test_what_was_erased_before_is_done_and_what_was_not_is_not(empty_database_url: str, between: str) -> None:
+    migrate_to(empty_database_url, "0017")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO customers (customer_id) VALUES ('done'), ('under way')")
+        connection.execute(
+            "INSERT INTO erasures (customer_id, request_time, until_time, looked_time, looked_event_id, stripe_customer_body, done_time)"
+            " VALUES ('done', now(), now(), now(), '', false, now()), ('under way', now(), now(), 'epoch', '', false, NULL)"
+        )
+        migrate_to(empty_database_url, "0018")
+        connection.execute(between)
+        migrate(empty_database_url)
+        found = connection.execute(
+            "SELECT customer_id FROM erasures WHERE done_time IS NOT NULL AND walked_until_time >= until_time"
+        ).fetchall()
+        index = connection.execute("SELECT pg_get_indexdef('erasures_unfinished_idx'::regclass)").fetchone()
+    assert found == [("done",)]
+    assert "walked_until_time" in (index or ("",))[0]
+
+
 def test_a_migration_that_comes_again_does_not_need_the_tables_that_are_done(empty_database_url: str) -> None:
-    migrate_to(empty_database_url, "0018")
+    migrate_to(empty_database_url, "0019")
     with psycopg.connect(empty_database_url) as vacuum:
         vacuum.execute(
             "LOCK TABLE stripe_objects IN SHARE UPDATE EXCLUSIVE MODE"
@@ -296,6 +325,30 @@ def test_a_migration_that_never_gets_its_lock_ends_and_has_changed_nothing(empty
         with pytest.raises(DatabaseUnavailableError, match="lock"):
             migrate(empty_database_url, lock_tries=2, lock_pause_s=0)
         assert holder.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+
+
+SLOW_VACUUM = {"autovacuum_naptime": "1s", "autovacuum_vacuum_cost_delay": "100ms", "autovacuum_vacuum_cost_limit": "1"}
+VACUUMED = """
+    SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE backend_type = 'autovacuum worker' AND relation = 'customers'::regclass AND granted AND wait_event = 'VacuumDelay'
+"""
+
+
+@pytest.mark.slow
+def test_a_migration_sends_an_autovacuum_away_that_is_in_its_way(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with EmbeddedPostgres(tmp_path / "postgres", settings=SLOW_VACUUM) as postgres:
+        url = postgres.ensure_database("vacuumed")
+        migrate_to(url, "0019")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "INSERT INTO customers (customer_id) SELECT 'c' || n FROM generate_series(1, 50000) AS n"
+            )
+            connection.execute("UPDATE customers SET update_time = now()")
+            until = time.monotonic() + 60
+            while not connection.execute(VACUUMED).fetchall():
+                assert time.monotonic() < until
+        assert migrate(url, lock_tries=1) == expected_revision()
 
 
 async def test_a_program_runs_on_a_newer_schema_until_that_no_longer_serves_it(empty_database_url: str) -> None:

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0019"
-down_revision = "0018"
+revision = "0020"
+down_revision = "0019"
 
 # ANALYZE takes apart, compares and sorts a sample of every column; of these, 30,000 values of a kilobyte each, after every tenth row
 # that was written. That was more than half of its time. A bound of zero has it pass over them; what it knows of their width stays.
