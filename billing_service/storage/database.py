@@ -31,9 +31,8 @@ _Result = TypeVar("_Result")
 CONNECT_TIMEOUT_S = 5
 POOL_SIZE = 10  # connections a process; Postgres allows 100 in all unless told otherwise
 TRANSACTION_LIMIT_S = 10.0
-TRANSACTION_BOUND_S = (
-    50  # at which the server ends one, whatever has become of its process: no row is seen later than this
-)
+# At which the server ends one, whatever has become of its process: no row is seen later than this.
+TRANSACTION_BOUND_S = 50
 CONFLICT_TRIES = 5  # 40001 and 40P01: each round at least one transaction gets through
 LOST_TRIES = 2  # the pool may hold connections of a server that was restarted
 RETRY_PAUSE_S = 0.02

@@ -22,7 +22,7 @@ _NUL: Final = "PostgreSQL's text cannot contain NUL"
 TEXT: Final = 0
 BINARY: Final = 1
 _STATEMENTS: Final = 1_024  # of a program's text; far more than there are
-_BARE: Final[Set[type]] = {int, bool, UUID}  # what they are written as needs no quotes in an array
+_INT: Final[Set[type]] = {int}
 _BYTES: Final[Set[type]] = {bytes}
 _BYTEA_OID: Final = 17  # pg_type.dat
 _TEXT_OID: Final = 25
@@ -30,7 +30,6 @@ _NAMED: Final = re.compile(r"(?<![:\w]):([a-z_]\w*)")  # and not ::type
 _HEAD: Final = struct.Struct("!iiiii")  # dimensions, whether there are NULLs, the type, how many, the first index
 _LENGTH: Final = struct.Struct("!i")
 _NULL: Final = _LENGTH.pack(-1)
-_LENGTHS: Final = tuple(map(_LENGTH.pack, range(4_096)))  # written out once: nearly every element is shorter than that
 _TEXTS: Final = re.compile(r"CAST\(:([a-z_]\w*) AS text\[\]\)")
 # What a statement writes says most of it; of one that writes nothing, what it asks.
 _SUMMARIES: Final = (
@@ -138,9 +137,8 @@ def _array(values: Sequence[Any]) -> tuple[bytes, int]:
     kinds = set(map(type, values))
     if kinds == _BYTES:
         return _array_of(_BYTEA_OID, values), BINARY
-    if len(kinds) == 1 and kinds <= _BARE:
-        write = _WRITERS[kinds.pop()]
-        return ("{" + ",".join(map(write, values)) + "}").encode(), TEXT
+    if kinds == _INT:
+        return ("{" + ",".join(map(str, values)) + "}").encode(), TEXT
     return ("{" + ",".join(["NULL" if value is None else _element(value) for value in values]) + "}").encode(), TEXT
 
 
@@ -151,11 +149,7 @@ def _element(value: Any) -> str:
 
 
 def _texts(values: Sequence[str | None]) -> bytes:
-    if None in values:
-        return _array_of(_TEXT_OID, [None if value is None else _text(value).encode() for value in values])
-    written = [value.encode() for value in values if value is not None]
-    if b"\0" in b"".join(written):
-        raise psycopg.DataError(_NUL)
+    written = [None if value is None else _text(value).encode() for value in values]
     return _array_of(_TEXT_OID, written)
 
 
@@ -163,9 +157,5 @@ def _array_of(oid: int, values: Sequence[bytes | None]) -> bytes:
     """One dimension from 1 on: array_recv in PostgreSQL's arrayfuncs.c."""
     parts = [_HEAD.pack(1, None in values, oid, len(values), 1)]
     for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            size = len(value)
-            parts += (_LENGTHS[size] if size < len(_LENGTHS) else _LENGTH.pack(size), value)
+        parts += (_NULL,) if value is None else (_LENGTH.pack(len(value)), value)
     return b"".join(parts)

@@ -73,8 +73,12 @@ async def value(database: Database, expression: str, given: Any) -> Any:
         ("bytea", b""),
         ("text[]", []),
         ("text[]", ["", "NULL", None, "null", 'a"b', "a\\b", "{x,y}", " lead", "\N{SNOWMAN}"]),
+        ("text[]", ["", "x" * 4_095, "y" * 4_096, "z" * 70_000]),
         ("bigint[]", [1, None, -5]),
+        ("bigint[]", [1, -5, 2**63 - 1]),
         ("boolean[]", [True, False, None]),
+        ("boolean[]", [True, False]),
+        ("uuid[]", [uuid.UUID(int=7), uuid.UUID(int=8)]),
         ("timestamptz[]", [dt.datetime(2026, 1, 1, tzinfo=dt.UTC), None]),
         ("bytea[]", [b"", b"\x00", b"{,}"]),
     ],
@@ -132,9 +136,11 @@ def any_url(postgres: EmbeddedPostgres) -> str:
 
 @pytest.mark.parametrize("text", ["nul \0", "lone \ud800"])
 async def test_a_text_that_no_database_takes_is_refused_before_it_is_sent(database: Database, text: str) -> None:
-    for one in (text, [text]):
-        with pytest.raises(UnwritableError):
-            await value(database, "CAST(:value AS text)", one)
+    arrays = [("text[]", ["before", text]), ("text[]", ["before", None, text]), ("varchar[]", [text])]
+    for kind, one in [("text", text), *arrays]:
+        with pytest.raises(UnwritableError) as refused:
+            await value(database, f"CAST(:value AS {kind})", one)
+        assert not refused.value.rule[0].isdigit()  # as PostgreSQL's own words would be
     assert await value(database, "CAST(:value AS text)", "next") == "next"
 
 

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.storage.database import Connection, Database, ReadOnlyError, connect_sync
-from billing_service.storage.schema import LOCK_PAUSE_S, _config, expected_revision, migrate, schema_problem
+from billing_service.storage.schema import LOCK_PAUSE_S, _config, _take_turn, expected_revision, migrate, schema_problem
 from sandbox.postgres import EmbeddedPostgres
 
 CUSTOMER = "INSERT INTO customers (customer_id) VALUES ('ann')"
@@ -325,6 +325,14 @@ def test_a_migration_that_never_gets_its_lock_ends_and_has_changed_nothing(empty
         with pytest.raises(DatabaseUnavailableError, match="lock"):
             migrate(empty_database_url, lock_tries=2, lock_pause_s=0)
         assert holder.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+
+
+def test_a_migration_may_take_longer_than_a_transaction_of_a_program(empty_database_url: str) -> None:
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: connect_sync(empty_database_url))
+    with engine.connect() as connection:
+        _take_turn(connection)
+        assert connection.scalar(sa.text("SHOW transaction_timeout")) == "0"
+    engine.dispose()
 
 
 SLOW_VACUUM = {"autovacuum_naptime": "1s", "autovacuum_vacuum_cost_delay": "100ms", "autovacuum_vacuum_cost_limit": "1"}
