@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.catalog_file import CatalogError, parse_catalog
-from billing_service.settings import Settings, SettingsError, load_settings
+from billing_service.settings import RepairSettings, SettingsError, load_settings
 
 SETTING: Final = "BILLING_CATALOG"
 
+_Settings = TypeVar("_Settings", bound=RepairSettings)
 
-def load_with_catalog() -> tuple[Settings, Catalog]:
-    """Read the settings of the service and the catalog that they name.
+
+def load_with_catalog(kind: type[_Settings]) -> tuple[_Settings, Catalog]:
+    """Read the settings of a command and the catalog that they name.
 
     Raises:
         SettingsError: something is missing or does not hold; all of it is named, the catalog's mistakes too.
         CatalogError: the settings hold, and the catalog does not.
     """
     try:
-        settings = load_settings(Settings)
+        settings = load_settings(kind)
     except SettingsError as error:
         raise SettingsError([*error.problems, *_catalog_problems()]) from None
     return settings, read_catalog(settings.catalog, SETTING)

@@ -18,7 +18,14 @@ from billing_service.catalog_source import load_with_catalog
 from billing_service.domain.catalog_file import CatalogError
 from billing_service.domain.errors import BillingError
 from billing_service.logs import configure_logs
-from billing_service.settings import MAX_WORKERS, DatabaseSettings, Settings, SettingsError, load_settings
+from billing_service.settings import (
+    MAX_WORKERS,
+    DatabaseSettings,
+    RepairSettings,
+    Settings,
+    SettingsError,
+    load_settings,
+)
 
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1  # what stood in the way while running: a port, the database, a defect
@@ -94,11 +101,11 @@ def _parser(*, whole: bool) -> argparse.ArgumentParser:
 
 
 def _repair(arguments: argparse.Namespace) -> int:
-    """Run a command on the same settings as the service; what only lists needs the database alone."""
+    """Run a command on the service's settings, those of its listeners left out; what only lists needs the database alone."""
     if arguments.command in {"quarantine", "findings"}:
         settings, catalog = load_settings(DatabaseSettings), None
     else:
-        settings, catalog = load_with_catalog()
+        settings, catalog = load_with_catalog(RepairSettings)
     configure_logs("WARNING")
     code: int = _late(_REPAIR).run(arguments, settings, catalog)
     return code
@@ -127,7 +134,7 @@ def _workers(text: str) -> int:
 
 
 def _serve(workers: int | None) -> int:
-    settings, catalog = load_with_catalog()
+    settings, catalog = load_with_catalog(Settings)
     configure_logs(settings.log_level)
     _warn_of_exposure(settings)
     if workers is not None:

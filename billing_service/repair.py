@@ -30,7 +30,7 @@ from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.replay import Replay, Replayed
 from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.rpc import field_rules
-from billing_service.settings import DatabaseSettings, Settings
+from billing_service.settings import DatabaseSettings, RepairSettings
 from billing_service.storage import findings, quarantine
 from billing_service.storage.database import Database
 from billing_service.storage.findings import FindingKind
@@ -118,7 +118,7 @@ class _Flows:
 
 
 @asynccontextmanager
-async def _flows(settings: Settings, catalog: Catalog | None) -> AsyncIterator[_Flows]:
+async def _flows(settings: RepairSettings, catalog: Catalog | None) -> AsyncIterator[_Flows]:
     if catalog is None:
         raise LookupError("this command needs the catalog")
     now = clock_of(settings.sandbox_clock)
@@ -142,7 +142,7 @@ async def _flows(settings: Settings, catalog: Catalog | None) -> AsyncIterator[_
             await database.close()
 
 
-async def _reconcile(arguments: argparse.Namespace, settings: Settings, catalog: Catalog | None) -> bool:
+async def _reconcile(arguments: argparse.Namespace, settings: RepairSettings, catalog: Catalog | None) -> bool:
     async with _flows(settings, catalog) as flows:
         tell = _told
         now = clock_of(settings.sandbox_clock)()
@@ -163,7 +163,7 @@ async def _reconcile(arguments: argparse.Namespace, settings: Settings, catalog:
     return all(one.state is RunState.COMPLETE for one in runs)
 
 
-async def _replay(arguments: argparse.Namespace, settings: Settings, catalog: Catalog | None) -> bool:
+async def _replay(arguments: argparse.Namespace, settings: RepairSettings, catalog: Catalog | None) -> bool:
     async with _flows(settings, catalog) as flows:
         if arguments.event:
             replayed = await flows.replay.event(arguments.event)
@@ -277,7 +277,7 @@ def _unix(moment: datetime | timedelta, now: datetime) -> int:
     return int((now - moment if isinstance(moment, timedelta) else moment).timestamp())
 
 
-def _whole(settings: DatabaseSettings) -> Settings:
-    if not isinstance(settings, Settings):
-        raise TypeError("this command needs the settings of the service")
+def _whole(settings: DatabaseSettings) -> RepairSettings:
+    if not isinstance(settings, RepairSettings):
+        raise TypeError("this command needs more than the database")
     return settings

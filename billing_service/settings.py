@@ -191,10 +191,31 @@ class StripeSettings(EnvironmentSettings):
         return True if "_live_" in key else False if "_test_" in key else None
 
 
-class Settings(StripeSettings, DatabaseSettings):
-    """What `billing-service serve` needs; each is the environment variable BILLING_ + its name in capitals."""
+class RepairSettings(StripeSettings, DatabaseSettings):
+    """What `billing-service reconcile` and `replay` need: nothing of listeners, which they have none of."""
 
     catalog: Annotated[Path, AfterValidator(_readable_file)]
+    stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
+    sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
+
+    @field_validator("sandbox_clock")
+    @classmethod
+    def _check_sandbox_clock(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        key: SecretStr | None = info.data.get("stripe_api_key")
+        if value is None:
+            return None
+        if key is not None and key.get_secret_value().startswith(("sk_live", "rk_live")):
+            raise ValueError("must not be set with a live API key: real customers live in real time")
+        try:
+            read_offset(value)
+        except OSError:
+            raise ValueError("must be a file that this program may read, or that does not exist yet") from None
+        return value
+
+
+class Settings(RepairSettings):
+    """What `billing-service serve` needs; each is the environment variable BILLING_ + its name in capitals."""
+
     insecure_listen: bool = False  # whether listeners may be reached from other machines without TLS or credentials
     insecure_ops: bool = False  # whether the page for operators may, which never has either
     access_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
@@ -211,26 +232,10 @@ class Settings(StripeSettings, DatabaseSettings):
     read_database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = None
     read_max_staleness_ms: int = Field(default=1_000, ge=200, le=60_000)  # of what the former answers
     reload_interval_s: float = Field(default=10.0, ge=0.05, le=300)  # between two looks at the files above
-    stripe_background_rate: float = Field(default=10.0, gt=0, le=100)  # requests a second, of all processes together
     payload_retention_days: int = Field(default=90, ge=31, le=3_650)  # Stripe lists its events for 30
     event_retention_days: int = Field(default=400, ge=31, le=3_650)
     history_retention_days: int = Field(default=800, ge=31, le=36_500)  # two years and the time to ask about them
     reconcile_interval_s: float = Field(default=300.0, ge=1, le=86_400)
-    sandbox_clock: Path | None = None  # the file of the clock that the sandbox's service and stand-in Stripe share
-
-    @field_validator("sandbox_clock")
-    @classmethod
-    def _check_sandbox_clock(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        key: SecretStr | None = info.data.get("stripe_api_key")
-        if value is None:
-            return None
-        if key is not None and key.get_secret_value().startswith(("sk_live", "rk_live")):
-            raise ValueError("must not be set with a live API key: real customers live in real time")
-        try:
-            read_offset(value)
-        except OSError:
-            raise ValueError("must be a file that this program may read, or that does not exist yet") from None
-        return value
 
     @field_validator("event_retention_days")
     @classmethod

@@ -14,7 +14,7 @@ from billing_service.address import ListenError
 from billing_service.catalog_source import load_with_catalog
 from billing_service.domain.catalog_file import CatalogError
 from billing_service.logs import configure_logs
-from billing_service.settings import SettingsError
+from billing_service.settings import Settings, SettingsError
 from billing_service.workers.cores import pin
 
 EXIT_FAILURE = 1
@@ -31,7 +31,7 @@ def main() -> int:
     pin(options.core)
     bind_contextvars(worker=options.index)
     try:
-        settings, catalog = load_with_catalog()
+        settings, catalog = load_with_catalog(Settings)
         configure_logs(settings.log_level)
         with garbage.loading():
             serving = importlib.import_module("billing_service.serving")  # late: gRPC's threads are to find us pinned

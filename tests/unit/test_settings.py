@@ -155,14 +155,14 @@ def test_mistakes_in_the_catalog_are_named_with_those_in_the_settings(
     for text in (b"no catalog", b"\xff"):
         file.write_bytes(text)
         with pytest.raises(SettingsError) as caught:
-            load_with_catalog()
+            load_with_catalog(Settings)
         assert {problem.partition(":")[0] for problem in caught.value.problems} == {
             "BILLING_LOG_LEVEL",
             "BILLING_CATALOG",
         }
     monkeypatch.delenv("BILLING_LOG_LEVEL")
     monkeypatch.setenv("BILLING_CATALOG", str(_CATALOG))
-    settings, catalog = load_with_catalog()
+    settings, catalog = load_with_catalog(Settings)
     assert catalog == read_catalog(settings.catalog, "BILLING_CATALOG")
 
 

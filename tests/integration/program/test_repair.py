@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.integration.program.conftest import KEY, ROOT, TOKEN
+from tests.integration.program.conftest import KEY, ROOT
 from tests.stripe_events import purchase
 
 NOWHERE = "http://127.0.0.1:9"
@@ -24,7 +24,9 @@ async def run(database_url: str, *words: str) -> tuple[int, list[dict[str, Any]]
         "BILLING_STRIPE_API_KEY": KEY,
         "BILLING_STRIPE_API_BASE": NOWHERE,
         "BILLING_CATALOG": str(ROOT / "catalog.toml"),
-        "BILLING_INTERNAL_TOKEN": TOKEN,
+        # No token, and files that are not there: whoever repairs has none of the service's listeners, and need not have what is theirs.
+        "BILLING_TLS_CERTIFICATE": "/nowhere/tls.crt",
+        "BILLING_ACCESS_FILE": "/nowhere/access.toml",
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "billing_service", *words, "--json"),
