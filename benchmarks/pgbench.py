@@ -1,8 +1,9 @@
 """The first peer: pgbench, running the inserts and upserts of one event in one transaction, from as many clients.
 
-Only the rows that the service writes for such an event, as it writes them (the body compressed already, the customer's next change,
-what was known of them): no lock, no read, no merge, no fold. The bodies travel as parameters of prepared statements, as they do from
-the service; pgbench itself is C and comes with the server.
+Only the rows that the service writes for such an event, as it writes them (the customer's next change, what was known of them): no lock,
+no read, no merge, no fold. The bodies travel as parameters of prepared statements, as they do from the service; pgbench itself is C and
+comes with the server. It is given bodies that are compressed already, as the service sends them after it has compressed them, or
+as they come, which the service is given as well: then PostgreSQL compresses them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from billing_service.storage.bodies import packed
 _EVENT = """
 INSERT INTO stripe_events (event_id, type, created, api_version, object_id, livemode, outcome, payload)
 VALUES ('evt_' || :run || '_' || :client_id || '_' || :visit, :type, 1790000000, '2026-10-28.endive', {object}, false, 'applied',
-        decode(:body, 'hex'))
+        {body})
 ON CONFLICT (event_id) DO NOTHING;
 """
 _OBJECT = """
@@ -77,17 +78,19 @@ _KINDS = {
 class Pgbench:
     """pgbench on a database with the service's schema and population."""
 
-    def __init__(self, program: Path, folder: Path, database_url: str, recording: Recording, customers: int) -> None:
-        """Write the scripts. `program` is pgbench's path."""
+    def __init__(
+        self, program: Path, folder: Path, database_url: str, recording: Recording, customers: int, *, compressed: bool
+    ) -> None:
+        """Write the scripts. `program` is pgbench's path; `compressed`: whether bodies are already."""
         self._program = program
         self._url = database_url
         self._options: list[str] = []
         self._run = 0
         for name, kind in _KINDS.items():
-            script = folder / f"{name}.sql"
-            script.write_text(_script(name, kind, recording, customers))
+            script = folder / f"{name}-{'compressed' if compressed else 'whole'}.sql"
+            script.write_text(_script(name, kind, customers, compressed=compressed))
             self._options += ["-f", f"{script}@{kind.weight}"]
-        for name, value in _variables(recording).items():
+        for name, value in _variables(recording, compressed=compressed).items():
             self._options += ["-D", f"{name}={value}"]
 
     def run(self, clients: int, seconds: float) -> float:
@@ -115,15 +118,15 @@ class Pgbench:
         return int(row[0]) if row else 0
 
 
-def _script(name: str, kind: _Kind, recording: Recording, customers: int) -> str:
+def _script(name: str, kind: _Kind, customers: int, *, compressed: bool) -> str:
     short = name.replace(".", "_")
     moved = "next_change_time = now() + interval '30 days', " if name == SUBSCRIPTION else ""
-    body = kind.statements.format(object=kind.object_id, moved=moved)
+    payload = "decode(:body, 'hex')" if compressed else "convert_to(:body, 'UTF8')"
+    body = kind.statements.format(object=kind.object_id, moved=moved, body=payload)
     for variable in ("body", "view", "kind", "type"):
         body = re.sub(rf":{variable}\b", f":{variable}_{short}", body)
     statements = " ".join(body.split("\n"))
     lines = [line.strip() + ";" for line in statements.split(";") if line.strip()]
-    del recording
     return "\n".join(
         [
             rf"\set customer random(0, {customers - 1})",
@@ -137,7 +140,7 @@ def _script(name: str, kind: _Kind, recording: Recording, customers: int) -> str
     )
 
 
-def _variables(recording: Recording) -> dict[str, str]:
+def _variables(recording: Recording, *, compressed: bool) -> dict[str, str]:
     """Give the texts that scripts send: a real body and view per type, the recorded customer's facts and entitlements."""
     found: dict[str, str] = {
         "visit": "1000000",
@@ -148,7 +151,8 @@ def _variables(recording: Recording) -> dict[str, str]:
     for position, name in enumerate((INVOICE, SUBSCRIPTION, SESSION)):
         short, kind = name.replace(".", "_"), _KINDS[name]
         stream = Stream(recording.templates, 1, (0, 1, 4)[position])
-        found[f"body_{short}"] = packed(next(bodies(stream, 1))).hex()
+        body = next(bodies(stream, 1))
+        found[f"body_{short}"] = packed(body).hex() if compressed else body.decode()
         found[f"view_{short}"] = _text(_column(recording, "stripe_objects", "payload_view", kind.prefix))
         found[f"kind_{short}"] = _text(_column(recording, "stripe_objects", "kind", kind.prefix))
         found[f"type_{short}"] = name

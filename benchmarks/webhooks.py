@@ -102,10 +102,13 @@ def measure(folder: Path, customers: int, rounds: int, seconds: float) -> dict[s
         ours_url = stage.database("ours", customers)
         pgbench_url = stage.database("pgbench", customers)
         pair = stage.serve(ours_url)
-        peer = Pgbench(_pgbench_program(), folder, pgbench_url, recording, customers)
+        whole_url = _as_a_table_is_made(stage.database("pgbench_whole", customers))
+        program = _pgbench_program()
+        peer = Pgbench(program, folder, pgbench_url, recording, customers, compressed=True)
+        whole_peer = Pgbench(program, folder, whole_url, recording, customers, compressed=False)
         positions = Positions(lambda start: Stream(recording.templates, customers, start))
         node = None if mirror.why_not() else mirror.start(stage)
-        ours, theirs, plain = Series(), Series(), Series()
+        ours, theirs, plain, whole = Series(), Series(), Series(), Series()
         check = partial(verify, ours_url)
         _round(stage, pair.port, WEBHOOK_PATH, positions, 2.0, check)  # warm
         if node:
@@ -113,6 +116,8 @@ def measure(folder: Path, customers: int, rounds: int, seconds: float) -> dict[s
         for number in range(rounds):
             stage.settle()
             plain.rates.append(peer.run(IN_FLIGHT, seconds))
+            stage.settle()
+            whole.rates.append(whole_peer.run(IN_FLIGHT, seconds))
             stage.settle()
             outcome = _round(stage, pair.port, WEBHOOK_PATH, positions, seconds, check)
             ours.rates.append(outcome.rate_per_s)
@@ -124,10 +129,18 @@ def measure(folder: Path, customers: int, rounds: int, seconds: float) -> dict[s
                 theirs.rates.append(outcome.rate_per_s)
                 theirs.alone_ms.append(_alone(stage, node.port, "/", positions))
             sys.stderr.write(
-                f"round {number + 1}: pgbench {plain.rates[-1]:.0f}/s, ours {ours.rates[-1]:.0f}/s alone {ours.alone_ms[-1]:.2f} ms"
+                f"round {number + 1}: pgbench {plain.rates[-1]:.0f}/s, with bodies as they come {whole.rates[-1]:.0f}/s, ours {ours.rates[-1]:.0f}/s alone {ours.alone_ms[-1]:.2f} ms"
                 + (f", mirror {theirs.rates[-1]:.0f}/s alone {theirs.alone_ms[-1]:.2f} ms\n" if node else "\n")
             )
-        return _report(customers, ours, theirs, plain)
+        return _report(customers, ours, theirs, plain, whole)
+
+
+def _as_a_table_is_made(database_url: str) -> str:
+    """Have PostgreSQL store bodies as it does unless it is told otherwise: the service's tables take them as compressed."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ALTER TABLE stripe_events ALTER COLUMN payload SET STORAGE EXTENDED")
+        connection.execute("ALTER TABLE stripe_events RESET (toast_tuple_target)")
+    return database_url
 
 
 def _round(
@@ -153,7 +166,7 @@ def _alone(stage: Stage, port: int, path: str, positions: Positions) -> float:
     return outcome.percentile_s(0.5) * 1000
 
 
-def _report(customers: int, ours: Series, theirs: Series, plain: Series) -> dict[str, object]:
+def _report(customers: int, ours: Series, theirs: Series, plain: Series, whole: Series) -> dict[str, object]:
     median = statistics.median
     report: dict[str, object] = {
         "customers": customers,
@@ -165,6 +178,8 @@ def _report(customers: int, ours: Series, theirs: Series, plain: Series) -> dict
         "generator_share": round(median(ours.cpu_shares), 3),
         "pgbench_per_s": round(median(plain.rates)),
         "ours_over_pgbench": round(median([a / b for a, b in zip(ours.rates, plain.rates, strict=True)]), 2),
+        "pgbench_whole_bodies_per_s": round(median(whole.rates)),
+        "ours_over_pgbench_whole_bodies": round(median([a / b for a, b in zip(ours.rates, whole.rates, strict=True)]), 2),
     }
     if theirs.rates:
         report |= {
