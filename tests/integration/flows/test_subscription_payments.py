@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import psycopg
 import pytest
 
 from billing_service.domain.access import Source, SourceState
-from billing_service.storage.schema import migrate
 from tests.integration.flows.conftest import Service
 from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_payment, purchase, subscription
 
+DISPUTED = import_module("billing_service.storage.migrations.versions.0024_disputed_invoices_are_not_past")
 DAY = 86_400
 YEAR = 365 * DAY
 RENEWED = START + MONTH
@@ -164,9 +165,7 @@ async def test_a_dispute_that_was_known_before_an_upgrade_counts_after_it(servic
             UPDATE stripe_objects SET past = true, past_subscription_id = 'sub_ann', past_paid = true, past_created = 1
             WHERE kind = 'invoice'
         """)
-        connection.execute("UPDATE alembic_version SET version_num = '0020'")
-        connection.commit()
-    migrate(database_url)
+        connection.execute(DISPUTED.DISPUTED)
     again = standing("active", RENEWED, latest_invoice="in_2", metadata={})
     await service.outcomes(event("customer.subscription.updated", again, created=RENEWED + 3 * DAY))
     service.now = at(RENEWED + 4 * DAY)

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0024"
-down_revision = "0020"
+down_revision = "0021"
 
 # Disputes are few. What hangs on one is found by its anchors, as everywhere; an invoice of one that was won is past again when it is written
 # next. The release before may put one away once more by writing it, and did not look at it anyway.
