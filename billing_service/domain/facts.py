@@ -215,24 +215,19 @@ class _Bills:
             and not (_is_dropped_change(view) and not _began(subscription, view))
         ]
 
-    def dispute(
-        self, subscription_id: str, subscription: SubscriptionView, deciding_id: str | None
-    ) -> DisputeStanding | None:
+    def dispute(self, subscription_id: str, subscription: SubscriptionView) -> DisputeStanding | None:
         """Say how the worst dispute of a subscription's payments stands.
 
         One that is open counts whatever it is of: customers dispute what was charged weeks ago. One that was lost counts until a
         later period was paid.
         """
-        found = [self.payments.dispute_of_invoice(deciding_id)]
-        if self._disputed:
-            began = max(item.period_start for item in subscription.items)
-            own = [(state.object_id, view) for state, view in self._invoices if view.subscription_id == subscription_id]
-            is_paid = any(view.status is _PAID and view.created >= began for _, view in own)
-            for invoice_id, view in own:
-                standing = self.payments.dispute_of_invoice(invoice_id)
-                if standing is DisputeStanding.OPEN or not (is_paid and view.created < began):
-                    found.append(standing)
-        return worst(found)
+        if not self._disputed:
+            return None
+        began = max(item.period_start for item in subscription.items)
+        own = [(state.object_id, view) for state, view in self._invoices if view.subscription_id == subscription_id]
+        is_paid = any(view.status is _PAID and view.created >= began for _, view in own)
+        found = [(self.payments.dispute_of_invoice(id_), is_paid and view.created < began) for id_, view in own]
+        return worst(one for one, is_over in found if one is DisputeStanding.OPEN or not is_over)
 
     def settled(self, subscription_id: str) -> bool:
         return subscription_id in self._settled
@@ -263,7 +258,7 @@ def _subscription(
         failed_time=min(failures) if failures else None,
         due_time=_due(state, view, invoice, [bill for _, bill in unpaid]),
         collection_paused=view.collection_paused,
-        dispute=bills.dispute(subscription_id, view, invoice_id),
+        dispute=bills.dispute(subscription_id, view),
         customer_deleted=state.stripe_customer_id in gone,
     )
 

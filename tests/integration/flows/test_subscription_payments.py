@@ -111,9 +111,10 @@ async def test_a_card_that_fails_in_mid_period_gives_its_grace_whatever_is_heard
     assert (await sold(service)).end_time == at(failed + 7 * DAY)
 
 
-async def test_an_open_dispute_is_not_lifted_by_a_paid_change_in_mid_period(service: Service) -> None:
+@pytest.mark.parametrize("status", ["needs_response", "lost"])
+async def test_a_dispute_is_not_lifted_by_a_paid_change_in_mid_period(service: Service, status: str) -> None:
     await service.outcomes(*purchase("ann"), TIED)
-    await service.outcomes(event("charge.dispute.created", dispute("ann"), created=START + DAY))
+    await service.outcomes(event("charge.dispute.closed", dispute("ann", status), created=START + DAY))
     changed = bill("paid", START + 2 * DAY, "subscription_update")
     await service.outcomes(
         event("invoice.paid", changed, created=START + 2 * DAY),

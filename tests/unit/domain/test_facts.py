@@ -82,6 +82,18 @@ def test_an_answer_without_a_date_is_taken_at_the_time_of_the_request() -> None:
     assert (state.read.read_time, state.told_time) == (START + 10, START + 10)
 
 
+def test_what_is_held_to_be_was_told_when_the_register_was_that_says_it() -> None:
+    told = read_event(json.loads(event("checkout.session.completed", export_pass("ann"), created=START + 60)))
+    assert told.observation is not None
+    payload = of_event(told, told.observation, 2)
+    before, after = (
+        of_read(told.observation, fence=fence, request_time=START + at, server_time=START + at, known_created=None)
+        for fence, at in ((1, 30), (3, 90))
+    )
+    assert (payload.told_time, before.told_time) == (START + 60, START + 30)
+    assert (join(payload, before).told_time, join(payload, after).told_time) == (START + 60, START + 90)
+
+
 def test_a_purchase_that_is_only_read_was_paid_when_its_session_was_made() -> None:
     """Whenever it is read: what was bought for thirty days forty days ago is over."""
     seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
@@ -122,6 +134,10 @@ def test_what_a_charge_says_beyond_the_refunds_that_are_known_was_returned_too()
     for order in permutations([bought, known, charged]):
         (purchase,) = gathered(*order).purchases
         assert (purchase.refunded, purchase.fully_refunded) == (2500, True)
+    later = event("refund.created", refund("ann", 1500, number=2), created=START + 20)
+    before_it = event("charge.refunded", charge("ann", 1000), created=START + 10)
+    (purchase,) = gathered(bought, known, before_it, later).purchases
+    assert (purchase.refunded, purchase.fully_refunded) == (2500, True)
     came_back = event("refund.failed", refund("ann", 1000) | {"status": "failed"}, created=START + 30)
     (purchase,) = gathered(bought, known, charged, came_back).purchases
     assert (purchase.refunded, purchase.fully_refunded) == (1500, False)
