@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from billing_service.domain.catalog import Plan, PlanMode, Price
-from billing_service.domain.checkout import CheckoutRequest
-from billing_service.domain.checkout_body import SESSION_LIFE, fingerprint, plan_group_of, session_body
+from billing_service.domain.checkout import CheckoutRequest, PlanGroup
+from billing_service.domain.checkout_body import SESSION_LIFE, fingerprint, group_in, session_body
 from billing_service.domain.errors import (
     AlreadySubscribedError,
     FieldViolation,
@@ -40,7 +40,7 @@ class Order:
     request: CheckoutRequest
     plan: Plan
     price: Price
-    group: str
+    group: PlanGroup
     fingerprint: bytes
 
 
@@ -67,7 +67,7 @@ class CheckoutIntents:
         if request.quantity > 1 and not plan.quantity_allowed:
             violation = FieldViolation("quantity", f"must be 1: the plan {plan.plan_key!r} is sold one at a time")
             raise InvalidFieldsError([violation])
-        return Order(request, plan, price, plan_group_of(plan), fingerprint(request, price.price_key))
+        return Order(request, plan, price, group_in(self._prices.index.catalog, plan), fingerprint(request, price.price_key))
 
     def is_stale(self, intent: Intent) -> bool:
         """Say whether an intent was left unfinished for so long that Stripe may have forgotten its key."""
@@ -133,17 +133,30 @@ class CheckoutIntents:
         return row.facts
 
     async def _joined_or_cleared(self, connection: Connection, order: Order) -> Intent | None:
-        """Give the unfinished intent of the group where it is for the same thing; else give it up, and None."""
-        intent = await checkouts.unfinished(connection, order.request.customer_id, order.group)
-        if intent is None:
-            return None
-        same = intent.fingerprint == order.fingerprint and intent.state in {IntentState.CREATING, IntentState.OPEN}
-        if same and not self.is_stale(intent) and intent.expire_time >= self._now() + REUSE_MINIMUM_LIFE:
-            return intent
+        """Give the unfinished intent of the group where it is for the same thing; give up every other, and None.
+
+        There are several where the catalog regrouped its plans. An open page beside which another can still be paid is given
+        up too: a new one is made once they are expired, and known not to be paid.
+        """
+        found = await checkouts.unfinished(connection, order.request.customer_id, order.group)
+        alone = len(found) == 1 and not await checkouts.expiring(connection, order.request.customer_id, order.group)
+        joined: Intent | None = None
+        for intent in found:
+            if joined is None and (alone or intent.state is IntentState.CREATING) and self._is_same(intent, order):
+                joined = intent
+            else:
+                await self._give_up(connection, intent)
+        return joined
+
+    def _is_same(self, intent: Intent, order: Order) -> bool:
+        """Say whether an unfinished intent is for the same thing, and good for long enough."""
+        lives = intent.expire_time >= self._now() + REUSE_MINIMUM_LIFE
+        return intent.fingerprint == order.fingerprint and lives and not self.is_stale(intent)
+
+    async def _give_up(self, connection: Connection, intent: Intent) -> None:
         given_up = IntentState.ABANDONED if self.is_stale(intent) else IntentState.SUPERSEDED
         after = IntentState.EXPIRING if intent.state is IntentState.OPEN else given_up
         await checkouts.move(connection, intent.intent_id, intent.state, after)
-        return None
 
     def _new_intent(self, order: Order, price_id: str, *, trial: bool) -> Intent:
         now, intent_id = self._now(), uuid4()
@@ -153,7 +166,7 @@ class CheckoutIntents:
             customer_id=order.request.customer_id,
             plan_key=order.plan.plan_key,
             price_key=price_key,
-            plan_group=order.group,
+            plan_group=order.group.name,
             quantity=order.request.quantity,
             fingerprint=order.fingerprint,
             state=IntentState.CREATING,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from billing_service.domain.checkout import PlanGroup
 from billing_service.domain.errors import StripeRefusedError, StripeUnavailableError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.views import SessionStatus
@@ -25,17 +26,17 @@ class SupersededSessions:
         self._database = database
         self._reads = reads
 
-    async def expire_all(self, customer_id: str, plan_group: str) -> None:
+    async def expire_all(self, customer_id: str, group: PlanGroup) -> None:
         """Expire, at Stripe, every session of the group that was given up; refuse where one turns out to be paid."""
-        left = await self._database.run(lambda c: checkouts.expiring(c, customer_id, plan_group))
+        left = await self._database.run(lambda c: checkouts.expiring(c, customer_id, group))
         for old in left:
             await self.expire(old)
         # Also where nothing was left: a webhook, or an earlier try of this call, may have settled it meanwhile.
-        await self.hear_of_completed(customer_id, plan_group)
+        await self.hear_of_completed(customer_id, group)
 
-    async def hear_of_completed(self, customer_id: str, plan_group: str) -> None:
+    async def hear_of_completed(self, customer_id: str, group: PlanGroup) -> None:
         """Read what was bought in the group and not heard of yet: a completed session carries no items."""
-        sessions = await self._database.run(lambda c: checkouts.unheard(c, customer_id, plan_group))
+        sessions = await self._database.run(lambda c: checkouts.unheard(c, customer_id, group))
         for session_id in sessions:
             try:
                 await self._reads.checkout_session(session_id)

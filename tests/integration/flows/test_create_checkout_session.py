@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from billing_service.deadline import deadline_after
-from billing_service.domain.catalog import Policy
+from billing_service.domain.catalog import Catalog, Policy
 from billing_service.domain.checkout import CheckoutRequest, CheckoutState
 from billing_service.domain.errors import (
     AlreadySubscribedError,
@@ -194,6 +194,56 @@ async def test_an_add_on_leaves_the_open_session_of_a_plan_alone(shop: Shop) -> 
     assert [made["status"] for made in await shop.sessions()] == ["open", "open"]
 
 
+def selling(shop: Shop, catalog: Catalog) -> CreateCheckoutSession:
+    """Give what a process with another catalog would sell."""
+    prices = Prices(shop.database, shop.stripe, catalog)
+    return CreateCheckoutSession(shop.database, shop.stripe, prices, shop.reads, "default", shop.clock)
+
+
+def grouped(**groups: str | None) -> Catalog:
+    """Give the catalog with some plans (plan key -> group) in other groups."""
+    plans = {key: replace(CATALOG.plans[key], group=group) for key, group in groups.items()}
+    return replace(CATALOG, plans={**CATALOG.plans, **plans})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (CATALOG, grouped(pro="plans", team="plans")),
+        (grouped(team=None), CATALOG),
+        (CATALOG, grouped(team=None)),
+    ],
+    ids=["renamed", "an add-on joins", "a plan leaves"],
+)
+async def test_a_page_that_was_made_before_the_catalog_regrouped_its_plans_is_expired_too(
+    shop: Shop, before: Catalog, after: Catalog
+) -> None:
+    """The database's own rule goes by the group's name then; a plan that has just left its group counts as of it once more."""
+    team = replace(REQUEST, plan_key="team")
+    first = await selling(shop, before)(team)
+    second = await selling(shop, after)(replace(REQUEST, request_id="request-2"))
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
+
+
+@pytest.mark.parametrize("paid", [False, True])
+async def test_two_open_pages_of_plans_that_are_one_group_now_are_not_given_again(shop: Shop, paid: bool) -> None:
+    apart = selling(shop, grouped(team=None))
+    await apart(REQUEST)
+    other = (await apart(replace(REQUEST, request_id="request-2", plan_key="team"))).session.checkout_session_id
+    again = replace(REQUEST, request_id="request-3")
+    if paid:  # and no webhook came
+        await shop.control(f"checkout/sessions/{other}/complete", outcome="paid")
+        with pytest.raises(AlreadySubscribedError):
+            await shop.create(again)
+        assert "open" not in [made["status"] for made in await shop.sessions()]
+    else:
+        third = await shop.create(again)
+        assert not third.reused
+        open_ones = [made["id"] for made in await shop.sessions() if made["status"] == "open"]
+        assert open_ones == [third.session.checkout_session_id]
+
+
 async def test_a_session_that_was_just_paid_is_folded_and_the_next_one_refused(shop: Shop) -> None:
     """No webhook came: what our own verified read says counts."""
     first = await shop.create(REQUEST)
@@ -358,8 +408,7 @@ def with_trials(shop: Shop, *, one_per_customer: bool) -> CreateCheckoutSession:
     """Sell two plans of different groups, each with a trial of fourteen days."""
     policy = Policy(trial=timedelta(days=14), one_trial_per_customer=one_per_customer)
     plans = {key: replace(CATALOG.plans[key], group=key, policy=policy) for key in ("pro", "team")}
-    prices = Prices(shop.database, shop.stripe, replace(CATALOG, plans={**CATALOG.plans, **plans}))
-    return CreateCheckoutSession(shop.database, shop.stripe, prices, shop.reads, "default", shop.clock)
+    return selling(shop, replace(CATALOG, plans={**CATALOG.plans, **plans}))
 
 
 def trials(database_url: str) -> dict[str, str | None]:
