@@ -23,9 +23,10 @@ from billing_service.domain.errors import (
     RequestIdReusedError,
 )
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
+from billing_service.domain.observation import is_deleted_customer
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
-from billing_service.storage import checkouts, customers
+from billing_service.storage import checkouts, customers, objects
 from billing_service.storage.checkouts import Intent, IntentState, StoredRequest
 from billing_service.storage.database import Connection, Database
 
@@ -136,13 +137,15 @@ class CheckoutIntents:
         """Give the unfinished intent of the group where it is for the same thing; give up every other, and None.
 
         There are several where the catalog regrouped its plans. An open page beside which another can still be paid is given
-        up too: a new one is made once they are expired, and known not to be paid.
+        up too: a new one is made once they are expired, and known not to be paid. So is one on which the customer cannot pay.
         """
         found = await checkouts.unfinished(connection, order.request.customer_id, order.group)
+        payer = await _payer(connection, order.request.customer_id)
         alone = len(found) == 1 and not await checkouts.expiring(connection, order.request.customer_id, order.group)
         joined: Intent | None = None
         for intent in found:
-            if joined is None and (alone or intent.state is IntentState.CREATING) and self._is_same(intent, order):
+            payable = intent.state is IntentState.CREATING or (alone and intent.stripe_customer_id == payer)
+            if joined is None and payable and self._is_same(intent, order):
                 joined = intent
             else:
                 await self._give_up(connection, intent)
@@ -157,6 +160,13 @@ class CheckoutIntents:
         given_up = IntentState.ABANDONED if self.is_stale(intent) else IntentState.SUPERSEDED
         after = IntentState.EXPIRING if intent.state is IntentState.OPEN else given_up
         await checkouts.move(connection, intent.intent_id, intent.state, after)
+
+    async def payer_of_open_page(self, order: Order) -> str | None:
+        """Give the Stripe customer of the open page that this request would be given, if there is one."""
+        customer_id = order.request.customer_id
+        found = await self._database.run(lambda c: checkouts.unfinished(c, customer_id, order.group))
+        given = (one for one in found if one.state is IntentState.OPEN and self._is_same(one, order))
+        return next((one.stripe_customer_id for one in given), None)
 
     def _new_intent(self, order: Order, price_id: str, *, trial: bool) -> Intent:
         now, intent_id = self._now(), uuid4()
@@ -210,3 +220,13 @@ class CheckoutIntents:
             return await checkouts.find(connection, intent.intent_id)
 
         return await self._database.run(commit)
+
+
+async def _payer(connection: Connection, customer_id: str) -> str | None:
+    """Give the Stripe customer with which a customer buys; None where there is none, or it is known to be deleted."""
+    draft = await customers.stripe_customer(connection, customer_id)
+    if draft is None or draft.stripe_customer_id is None:
+        return None
+    known = await objects.find(connection, draft.stripe_customer_id)
+    gone = known is not None and is_deleted_customer(known.view)
+    return None if gone else draft.stripe_customer_id

@@ -29,6 +29,8 @@ from billing_service.domain.errors import (
     StripeRefusedError,
     StripeUnavailableError,
 )
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.views import ObjectKind
 from billing_service.flows.checkout_intents import CheckoutIntents, Order
 from billing_service.flows.get_checkout_session import described
 from billing_service.flows.prices import Prices
@@ -72,6 +74,7 @@ class CreateCheckoutSession:
         self._database = database
         self._stripe = stripe
         self._prices = prices
+        self._reads = reads
         self._intents = CheckoutIntents(database, prices, deployment, now)
         self._superseded = SupersededSessions(database, reads)
         self._customers = StripeCustomers(database, stripe, prices, deployment, now)
@@ -94,11 +97,25 @@ class CreateCheckoutSession:
         if stored is None or self._intents.is_stale(stored.intent):
             price_id = await self._prices.price_id(order.plan, order.price)
             await self._superseded.hear_of_completed(request.customer_id, order.group)
+            await self._hear_of_payer(order)
             stored = await self._intents.begin(order, price_id)
         elif stored.fingerprint != order.fingerprint:
             raise RequestIdReusedError
         session = await self._finish(order, stored.intent)
         return CreatedCheckout(session, stored.reused)
+
+    async def _hear_of_payer(self, order: Order) -> None:
+        """Ask after the Stripe customer of a page that is about to be given again: deleted, nobody can pay on it.
+
+        Stripe being away changes nothing: then the page is given by what is remembered.
+        """
+        payer = await self._intents.payer_of_open_page(order)
+        if payer is None:
+            return
+        try:
+            await self._reads.object(ObjectKind.CUSTOMER, payer)
+        except (StripeCallError, MalformedError) as error:
+            log.warning("stripe_read_failed", error=named(error))
 
     # Phases 2 and 3 ----------------------------------------------------------------------------------------------
 

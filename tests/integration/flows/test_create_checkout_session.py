@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,6 +31,7 @@ from billing_service.domain.errors import (
     StripeUnavailableError,
 )
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
@@ -97,12 +99,18 @@ class Shop:
 
     async def sessions(self) -> list[dict[str, Any]]:
         """Give every session that exists at Stripe."""
+        found: list[dict[str, Any]] = (await self.at_stripe("checkout/sessions"))["data"]
+        return found
+
+    async def at_stripe(self, path: str, method: str = "GET", **form: str) -> dict[str, Any]:
+        """Ask Stripe itself, past the proxy."""
         headers = {"Authorization": f"Bearer {KEY}"}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
-            session.get(f"{self.stripe_url}/v1/checkout/sessions") as answer,
+            session.request(method, f"{self.stripe_url}/v1/{path}", data=form or None) as answer,
         ):
-            found: list[dict[str, Any]] = (await answer.json())["data"]
+            found: dict[str, Any] = await answer.json()
+            assert answer.status == 200, found
             return found
 
 
@@ -458,6 +466,43 @@ async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(sh
     assert second.session.checkout_session_id != first.session.checkout_session_id
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (2,)
+
+
+async def hear(shop: Shop, *types: str) -> None:
+    """Have the webhooks of these types come, of all that Stripe has published; all where none is named."""
+    fulfill = Fulfill(shop.database, shop.prices, "default", shop.clock)
+    writer = asyncio.create_task(fulfill.run())
+    try:
+        found = (await shop.at_stripe("events?limit=100"))["data"]
+        await fulfill([json.dumps(one).encode() for one in found[::-1] if not types or one["type"] in types])
+    finally:
+        await fulfill.close()
+        await writer
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_an_open_page_of_a_deleted_stripe_customer_is_replaced_by_one_that_can_be_paid(
+    shop: Shop, heard: bool
+) -> None:
+    first = await shop.create(REQUEST)
+    (made,) = await shop.sessions()
+    await shop.at_stripe(f"customers/{made['customer']}", "DELETE")
+    if heard:
+        await hear(shop, "customer.deleted")
+        shop.proxy.next("GET", f"/v1/customers/{made['customer']}", lose_request)
+    second = await shop.create(replace(REQUEST, request_id="request-2"))
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
+    await shop.control(f"checkout/sessions/{second.session.checkout_session_id}/complete", outcome="paid")
+    await shop.reads.checkout_session(second.session.checkout_session_id)
+    assert (await shop.read("ann")).plan_keys == ("pro",)
+
+
+async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    (made,) = await shop.sessions()
+    shop.proxy.next("GET", f"/v1/customers/{made['customer']}", lose_request)
+    assert (await shop.create(replace(REQUEST, request_id="request-2"))).session == first.session
 
 
 async def test_a_session_that_stripe_does_not_know_does_not_block_its_group(shop: Shop, database_url: str) -> None:
