@@ -68,7 +68,9 @@ class CheckoutIntents:
         if request.quantity > 1 and not plan.quantity_allowed:
             violation = FieldViolation("quantity", f"must be 1: the plan {plan.plan_key!r} is sold one at a time")
             raise InvalidFieldsError([violation])
-        return Order(request, plan, price, group_in(self._prices.index.catalog, plan), fingerprint(request, price.price_key))
+        return Order(
+            request, plan, price, group_in(self._prices.index.catalog, plan), fingerprint(request, price.price_key)
+        )
 
     def is_stale(self, intent: Intent) -> bool:
         """Say whether an intent was left unfinished for so long that Stripe may have forgotten its key."""

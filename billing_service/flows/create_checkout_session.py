@@ -51,7 +51,7 @@ from billing_service.stripe_api.errors import (
     StripeNoAnswer,
 )
 
-MAX_ROUNDS = 4  # of phases 2 and 3 in one call: a deleted customer and a key conflict each cost one
+MAX_ROUNDS = 4  # of phases 2 and 3 in one call: a deleted customer, a key conflict and a price that rose each cost one
 IN_PROGRESS_TRIES = 20  # looks at an intent that another call is carrying out
 IN_PROGRESS_PAUSE_S = 0.1
 
@@ -180,7 +180,9 @@ class CreateCheckoutSession:
                 await self._customers.replace(intent.customer_id, intent.stripe_customer_id or "")
                 return await self._intents.next_attempt(order, intent)
         await self._prices.refresh()
-        await self._intents.next_attempt(order, intent)
+        following = await self._intents.next_attempt(order, intent)
+        if _is_of_price(error) and _price_of(following) != _price_of(intent):
+            return following  # the price rose a moment ago: it is sold, at the new one
         raise _refusal(order, error) from error
 
     async def _watched(self, intent: Intent) -> Intent:
@@ -193,11 +195,22 @@ class CreateCheckoutSession:
         raise RequestInProgressError
 
 
+def _is_of_price(error: StripeCallError) -> bool:
+    """Say whether Stripe does not take the price."""
+    return (
+        isinstance(error, StripeDefinite) and not error.is_server_error and (error.param or "").startswith("line_items")
+    )
+
+
+def _price_of(intent: Intent) -> str:
+    return str(intent.request_body["line_items"][0]["price"])
+
+
 def _refusal(order: Order, error: StripeCallError) -> Exception:
     if isinstance(error, StripeDefinite):
         if error.is_server_error:
             return StripeUnavailableError()
-        if (error.param or "").startswith("line_items"):
+        if _is_of_price(error):
             return PriceNotAvailableError(metadata={"lookup_key": order.price.lookup_key})
         return StripeRefusedError(metadata={"stripe_code": error.code} if error.code else None)
     return StripeRefusedError()

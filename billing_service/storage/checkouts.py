@@ -78,7 +78,9 @@ _BY_REQUEST = sa.text(f"""
 _BY_SESSION = sa.text(f"SELECT {_COLUMNS} FROM checkout_intents AS i WHERE checkout_session_id = :id")  # noqa: S608
 _BY_ID = sa.text(f"SELECT {_COLUMNS} FROM checkout_intents AS i WHERE intent_id = :intent_id")  # noqa: S608
 # The name that was kept counts too: the index on unfinished intents goes by it.
-_OF_GROUP = "i.customer_id = :customer_id AND (i.plan_group = :plan_group OR i.plan_key = ANY(CAST(:plan_keys AS text[])))"
+_OF_GROUP = (
+    "i.customer_id = :customer_id AND (i.plan_group = :plan_group OR i.plan_key = ANY(CAST(:plan_keys AS text[])))"
+)
 _UNFINISHED = sa.text(f"""
     SELECT {_COLUMNS} FROM checkout_intents AS i WHERE {_OF_GROUP} AND i.state IN ('creating', 'open') ORDER BY i.intent_id
 """)  # noqa: S608

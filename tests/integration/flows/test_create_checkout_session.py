@@ -498,6 +498,18 @@ async def test_an_open_page_of_a_deleted_stripe_customer_is_replaced_by_one_that
     assert (await shop.read("ann")).plan_keys == ("pro",)
 
 
+async def test_who_was_deleted_at_stripe_buys_anew_though_nobody_told_us_that_the_subscription_ended_with_it(
+    shop: Shop,
+) -> None:
+    first = await shop.create(REQUEST)
+    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
+    await shop.reads.checkout_session(first.session.checkout_session_id)
+    (made,) = await shop.sessions()
+    await shop.at_stripe(f"customers/{made['customer']}", "DELETE")
+    await hear(shop, "customer.deleted")
+    assert (await shop.create(replace(REQUEST, request_id="request-2"))).session.state is CheckoutState.OPEN
+
+
 async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop) -> None:
     first = await shop.create(REQUEST)
     (made,) = await shop.sessions()
@@ -541,6 +553,25 @@ async def test_a_price_that_stripe_does_not_have_is_not_available(database_url: 
             assert raised.value.metadata == {"lookup_key": "pro_monthly"}
     finally:
         await stand_in.stop()
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+async def test_a_price_that_rose_a_moment_ago_is_sold_at_once_at_the_new_one(shop: Shop, unfinished: bool) -> None:
+    """Its old price is archived, and is what we remember."""
+    await shop.prices.refresh()
+    if unfinished:
+        shop.proxy.next(*SESSIONS, lose_request)
+        with pytest.raises(StripeUnavailableError):
+            await shop.create(REQUEST)
+    (old,) = (await shop.at_stripe("prices?lookup_keys[]=pro_monthly"))["data"]
+    form = {
+        "product": old["product"], "currency": "eur", "unit_amount": "2000", "recurring[interval]": "month",
+        "lookup_key": "pro_monthly", "transfer_lookup_key": "true",
+    }  # fmt: skip
+    await shop.at_stripe("prices", "POST", **form)
+    await shop.at_stripe(f"prices/{old['id']}", "POST", active="false")
+    assert (await shop.create(REQUEST)).session.state is CheckoutState.OPEN
+    assert [made["amount_total"] for made in await shop.sessions()] == [2000]
 
 
 async def test_a_stripe_that_hangs_is_unavailable_within_the_callers_deadline(shop: Shop) -> None:
