@@ -37,6 +37,11 @@ async def refuse(_request: web.Request, _forward: Forward) -> web.StreamResponse
     return web.json_response({"error": {"type": "invalid_request_error", "code": "lock_timeout"}}, status=400)
 
 
+async def deny(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+    """Answer 404 in Stripe's form, and do nothing."""
+    return web.json_response({"error": {"type": "invalid_request_error", "code": "resource_missing"}}, status=404)
+
+
 def held(arrived: asyncio.Event, go: asyncio.Event) -> Fault:
     """Let Stripe do it, say so, and keep the answer back until told."""
 

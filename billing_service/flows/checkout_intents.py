@@ -44,6 +44,11 @@ class Order:
     group: PlanGroup
     fingerprint: bytes
 
+    @property
+    def has_one_trial(self) -> bool:
+        """Whether the plan begins with a trial, for who had none yet."""
+        return self.plan.policy.trial is not None and self.plan.policy.one_trial_per_customer
+
 
 class CheckoutIntents:
     """The intents of all customers."""
@@ -112,10 +117,10 @@ class CheckoutIntents:
 
     async def _may_have_trial(self, connection: Connection, order: Order, facts: CustomerFacts) -> bool:
         """Say whether the plan begins with a trial; of one per customer, another group's open page has it already."""
-        policy = order.plan.policy
-        if policy.trial is None or not policy.one_trial_per_customer:
-            return policy.trial is not None
-        return not (facts.had_trial or await checkouts.offers_trial(connection, order.request.customer_id, self._now()))
+        if not order.has_one_trial:
+            return order.plan.policy.trial is not None
+        customer_id, now = order.request.customer_id, self._now()
+        return not (facts.had_trial or await checkouts.offers_trial(connection, customer_id, order.group, now))
 
     async def _guard(self, connection: Connection, order: Order) -> CustomerFacts:
         """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count.

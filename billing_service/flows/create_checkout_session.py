@@ -97,6 +97,8 @@ class CreateCheckoutSession:
         if stored is None or self._intents.is_stale(stored.intent):
             price_id = await self._prices.price_id(order.plan, order.price)
             await self._superseded.hear_of_completed(request.customer_id, order.group)
+            if order.has_one_trial:
+                await self._superseded.hear_of_trials(request.customer_id, self._now())
             await self._hear_of_payer(order)
             stored = await self._intents.begin(order, price_id)
         elif stored.fingerprint != order.fingerprint:

@@ -104,13 +104,20 @@ _UNHEARD = sa.text(f"""
           WHERE s.object_id = coalesce(o.payload_view ->> 'subscription_id', o.read_view ->> 'subscription_id'))
     ORDER BY i.intent_id LIMIT 20
 """)  # noqa: S608
-# On a page that can still be paid, or that was: its subscription may not have been heard of yet.
-_TRIAL = sa.text("""
+# On a page that can still be paid, or that was: its subscription may not have been heard of yet. That an open one has expired is for
+# Stripe to say, not for our clock: it may have been paid in its last minute. Those of the group that are to be expired go first.
+_WITH_TRIAL = "i.customer_id = :customer_id AND i.request_body #> '{subscription_data,trial_period_days}' IS NOT NULL"
+_TRIAL = sa.text(f"""
     SELECT EXISTS (
-        SELECT 1 FROM checkout_intents
-        WHERE customer_id = :customer_id AND request_body #> '{subscription_data,trial_period_days}' IS NOT NULL
-          AND (state = 'completed' OR (state IN ('creating', 'open') AND expire_time > :now)))
-""")
+        SELECT 1 FROM checkout_intents AS i
+        WHERE {_WITH_TRIAL}
+          AND (i.state IN ('completed', 'open') OR (i.state = 'creating' AND i.expire_time > :now)
+               OR (i.state = 'expiring' AND NOT ({_OF_GROUP}))))
+""")  # noqa: S608
+_OVERDUE_TRIALS = sa.text(f"""
+    SELECT {_COLUMNS} FROM checkout_intents AS i
+    WHERE {_WITH_TRIAL} AND i.state IN ('open', 'expiring') AND i.expire_time <= :now ORDER BY i.intent_id LIMIT 20
+""")  # noqa: S608
 _INSERT = sa.text("""
     INSERT INTO checkout_intents (
         intent_id, customer_id, plan_key, price_key, plan_group, quantity, fingerprint, state, attempt, request_body,
@@ -203,9 +210,15 @@ async def unfinished(connection: Connection, customer_id: str, group: PlanGroup)
     return [_intent(row) for row in await connection.execute(_UNFINISHED, _of_group(customer_id, group))]
 
 
-async def offers_trial(connection: Connection, customer_id: str, now: datetime) -> bool:
-    """Say whether a locked customer was offered a trial on another page that was paid, or still can be."""
-    return bool(await connection.scalar(_TRIAL, {"customer_id": customer_id, "now": now}))
+async def offers_trial(connection: Connection, customer_id: str, group: PlanGroup, now: datetime) -> bool:
+    """Say whether a locked customer was offered a trial on a page that was paid, or still can be beside one of this group."""
+    return bool(await connection.scalar(_TRIAL, {**_of_group(customer_id, group), "now": now}))
+
+
+async def overdue_trials(connection: Connection, customer_id: str, now: datetime) -> list[Intent]:
+    """Give the pages with a trial of which nobody said what became of them, though their time is over: 20 at most."""
+    result = await connection.execute(_OVERDUE_TRIALS, {"customer_id": customer_id, "now": now})
+    return [_intent(row) for row in result]
 
 
 async def expiring(connection: Connection, customer_id: str, group: PlanGroup) -> list[Intent]:

@@ -41,7 +41,7 @@ from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.conftest import CATALOG, running
 from tests.stripe_events import purchase
-from tests.stripe_proxy import StripeProxy, fail, held, lose_answer, lose_request, proxied, refuse
+from tests.stripe_proxy import StripeProxy, deny, fail, held, lose_answer, lose_request, proxied, refuse
 
 KEY = "sk_test_flows"
 SESSIONS = ("POST", "/v1/checkout/sessions")
@@ -453,6 +453,44 @@ async def test_a_trial_on_a_page_that_nobody_can_pay_any_more_is_offered_again(
     assert trials(database_url) == {"pro": "14", "team": "14"}
 
 
+async def test_a_page_that_was_paid_in_its_last_minute_was_the_one_trial_though_nobody_told_us(
+    shop: Shop, clock: Clock, database_url: str
+) -> None:
+    """Its time is over by our clock, which says nothing about what became of it."""
+    create = with_trials(shop, one_per_customer=True)
+    first = await create(REQUEST)
+    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
+    clock.ahead = timedelta(hours=24)
+    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert trials(database_url) == {"pro": "14", "team": None}
+
+
+@pytest.mark.parametrize("hours", [0, 25])
+async def test_a_trial_on_a_page_that_could_not_be_expired_counts_in_another_group_until_its_time_is_over(
+    shop: Shop, clock: Clock, database_url: str, hours: int
+) -> None:
+    trial = with_trials(shop, one_per_customer=True)
+    first = await trial(REQUEST)
+    shop.proxy.next("POST", f"/v1/checkout/sessions/{first.session.checkout_session_id}/expire", lose_request)
+    with pytest.raises(StripeUnavailableError):  # without a trial itself, so that only the page at Stripe has one
+        await selling(shop, grouped(pro="pro"))(replace(REQUEST, request_id="request-2", price_key="yearly"))
+    clock.ahead = timedelta(hours=hours)
+    await trial(replace(REQUEST, request_id="request-3", plan_key="team"))
+    assert trials(database_url)["team"] == ("14" if hours else None)
+
+
+async def test_a_page_with_a_trial_that_stripe_does_not_know_does_not_count(
+    shop: Shop, clock: Clock, database_url: str
+) -> None:
+    create = with_trials(shop, one_per_customer=True)
+    await create(REQUEST)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE checkout_intents SET checkout_session_id = 'cs_test_of_another_account'")
+    clock.ahead = timedelta(hours=25)
+    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert trials(database_url) == {"pro": "14", "team": "14"}
+
+
 async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(shop: Shop, database_url: str) -> None:
     first = await shop.create(REQUEST)
     (made,) = await shop.sessions()
@@ -515,6 +553,25 @@ async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop) -> N
     (made,) = await shop.sessions()
     shop.proxy.next("GET", f"/v1/customers/{made['customer']}", lose_request)
     assert (await shop.create(replace(REQUEST, request_id="request-2"))).session == first.session
+
+
+@pytest.mark.parametrize("denied", ["session", "subscription"])
+async def test_a_purchase_that_stripe_denies_does_not_block_its_group(
+    shop: Shop, database_url: str, denied: str
+) -> None:
+    """A completed session names a subscription that nobody heard of, and Stripe has no such object."""
+    first = await shop.create(REQUEST)
+    session_id = first.session.checkout_session_id
+    await shop.control(f"checkout/sessions/{session_id}/complete", outcome="paid")
+    await hear(shop, "checkout.session.completed")
+    (made,) = await shop.sessions()
+    paths = {
+        "session": f"/v1/checkout/sessions/{session_id}",
+        "subscription": f"/v1/subscriptions/{made['subscription']}",
+    }
+    shop.proxy.next("GET", paths[denied], *[deny] * 2)  # before the intent is committed, and before the page is made
+    created = await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert created.session.plan_key == "team"
 
 
 async def test_a_session_that_stripe_does_not_know_does_not_block_its_group(shop: Shop, database_url: str) -> None:
