@@ -556,9 +556,7 @@ async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop) -> N
 
 
 @pytest.mark.parametrize("denied", ["session", "subscription"])
-async def test_a_purchase_that_stripe_denies_does_not_block_its_group(
-    shop: Shop, database_url: str, denied: str
-) -> None:
+async def test_a_purchase_that_stripe_denies_does_not_block_its_group(shop: Shop, denied: str) -> None:
     """A completed session names a subscription that nobody heard of, and Stripe has no such object."""
     first = await shop.create(REQUEST)
     session_id = first.session.checkout_session_id
