@@ -236,6 +236,22 @@ async def test_a_price_that_rises_makes_a_configuration_that_sells_at_the_new_on
     assert risen["id"] in prices
 
 
+async def test_a_product_of_which_one_plan_is_sold_one_at_a_time_has_no_quantity_in_the_portal(ann: Subscriber) -> None:
+    """Stripe knows quantities of a product, not of a price: to change the quantity of the other plan is the caller's to offer."""
+    await ann.subscribed()
+    form = {
+        "product": "prod_pro", "currency": "eur", "unit_amount": "900", "recurring[interval]": "month",
+        "lookup_key": "team_monthly", "transfer_lookup_key": "true",
+    }  # fmt: skip
+    await ann.at_stripe("prices", "POST", **form)
+    await ann.prices.refresh()
+    await ann.portal(portal())
+    (made,) = (await ann.at_stripe("billing_portal/configurations"))["data"]
+    (product,) = made["features"]["subscription_update"]["products"]
+    assert (product["product"], len(product["prices"])) == ("prod_pro", 3)
+    assert product["adjustable_quantity"]["enabled"] is False
+
+
 async def test_a_portal_of_a_moment_after_a_price_rise_has_every_plan_and_so_has_one_after_the_price_moved_back(
     ann: Subscriber,
 ) -> None:
