@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -39,7 +40,7 @@ from billing_service.flows.stripe_customer import StripeCustomers
 from billing_service.flows.superseded_sessions import SupersededSessions
 from billing_service.logs import named
 from billing_service.storage import checkouts, customers
-from billing_service.storage.checkouts import Intent, IntentState
+from billing_service.storage.checkouts import Intent, IntentState, StoredRequest
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import (
@@ -87,24 +88,26 @@ class CreateCheckoutSession:
             BillingError: the reasons that the contract lists for this call.
         """
         stored = await self._database.run(lambda connection: checkouts.find_request(connection, request.request_id))
-        if stored is not None and stored.intent.state not in {IntentState.CREATING, IntentState.ABANDONED}:
-            # The stored answer, even if the catalog has moved on since.
-            if stored.fingerprint != fingerprint(request, request.price_key or stored.intent.price_key):
-                raise RequestIdReusedError
-            return CreatedCheckout(await self._answer(stored.intent), stored.reused)
+        if stored is not None:
+            request = _as_then(request, stored)
+            if stored.intent.state not in {IntentState.CREATING, IntentState.ABANDONED}:
+                return CreatedCheckout(await self._answer(stored.intent), stored.reused)
         await self._prices.plans()  # the guards go by what is remembered
         order = self._intents.order(request)
         if stored is None or self._intents.is_stale(stored.intent):
-            price_id = await self._prices.price_id(order.plan, order.price)
-            await self._superseded.hear_of_completed(request.customer_id, order.group)
-            if order.has_one_trial:
-                await self._superseded.hear_of_trials(request.customer_id, self._now())
-            await self._hear_of_payer(order)
-            stored = await self._intents.begin(order, price_id)
-        elif stored.fingerprint != order.fingerprint:
-            raise RequestIdReusedError
+            stored = await self._begin(order)
         session = await self._finish(order, stored.intent)
         return CreatedCheckout(session, stored.reused)
+
+    async def _begin(self, order: Order) -> StoredRequest:
+        """Phase 1, once Stripe was asked for what it may know and we do not."""
+        customer_id = order.request.customer_id
+        price_id = await self._prices.price_id(order.plan, order.price)
+        await self._superseded.hear_of_completed(customer_id, order.group)
+        if order.has_one_trial:
+            await self._superseded.hear_of_trials(customer_id, self._now())
+        await self._hear_of_payer(order)
+        return await self._intents.begin(order, price_id)
 
     async def _hear_of_payer(self, order: Order) -> None:
         """Ask after the Stripe customer of a page that is about to be given again: deleted, nobody can pay on it.
@@ -195,6 +198,18 @@ class CreateCheckoutSession:
             if now.state is not IntentState.CREATING or now.attempt != intent.attempt:
                 return now
         raise RequestInProgressError
+
+
+def _as_then(request: CheckoutRequest, stored: StoredRequest) -> CheckoutRequest:
+    """Give a request that comes again with the price that it asked for then: the catalog's default may be another now.
+
+    Raises:
+        RequestIdReusedError: it asks for something else.
+    """
+    price_key = request.price_key or stored.intent.price_key
+    if stored.fingerprint != fingerprint(request, price_key):
+        raise RequestIdReusedError
+    return replace(request, price_key=price_key)
 
 
 def _is_of_price(error: StripeCallError) -> bool:

@@ -311,6 +311,19 @@ async def test_a_stored_answer_outlives_its_plan(shop: Shop) -> None:
     assert await shop.create(REQUEST) == first
 
 
+async def test_a_retry_asks_for_the_price_of_then_though_the_catalogs_default_is_another_now(shop: Shop) -> None:
+    shop.proxy.next(*SESSIONS, lose_answer)
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(REQUEST)
+    pro = CATALOG.plans["pro"]
+    pro = replace(pro, prices=pro.prices[::-1])
+    later = selling(shop, replace(CATALOG, plans={**CATALOG.plans, "pro": pro}))
+    with pytest.raises(RequestIdReusedError):
+        await later(replace(REQUEST, price_key="yearly"))
+    assert (await later(REQUEST)).session.price_key == "monthly"
+    assert len(await shop.sessions()) == 1
+
+
 @pytest.mark.parametrize("fault", [lose_answer, lose_request], ids=["answer lost", "request lost"])
 @pytest.mark.parametrize("call", [SESSIONS, CUSTOMERS], ids=["session", "customer"])
 async def test_after_no_answer_the_same_key_makes_exactly_one(shop: Shop, call: tuple[str, str], fault: Any) -> None:
