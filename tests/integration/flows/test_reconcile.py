@@ -10,10 +10,10 @@ import pytest
 
 from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.flows import reconcile_objects
-from billing_service.flows.reconcile import Reconcile
+from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.request_budget import RequestBudget
-from billing_service.storage import tally
+from billing_service.storage import reconcile_runs, tally
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
@@ -77,6 +77,92 @@ async def test_a_run_can_be_stopped_and_the_next_one_goes_on(world: World, recon
     await asyncio.wait({stopped})
     assert world.sql("SELECT state FROM reconcile_runs") == [("stopped",)]
     assert (await reconcile.events()).state is RunState.COMPLETE
+
+
+class Walks:
+    """Walks of the events, by a clock of the test's own and of the stand-in together."""
+
+    def __init__(self, world: World) -> None:  # noqa: F811
+        self._world = world
+        self._now = later()
+        budget = RequestBudget(world.database, PLENTY)
+        self.reconcile = Reconcile(world.database, world.stripe.listing, world.fulfill, budget, lambda: self._now)
+
+    async def advance(self, time: timedelta) -> None:
+        """Let time pass."""
+        await self._world.call("POST", "/_control/clock", advance_s=int(time.total_seconds()))
+        self._now += time
+
+    async def lately(self, time: timedelta) -> Run:
+        """Walk what an operator asks for, and give the run."""
+        return await self.reconcile.events(int((self._now - time).timestamp()))
+
+
+async def test_a_walk_over_the_last_hour_does_not_hide_what_was_lost_before(world: World) -> None:  # noqa: F811
+    """The walk that nobody asks for begins where those before it cover everything, whatever was looked at since."""
+    walks = Walks(world)
+    assert (await walks.reconcile.events()).state is RunState.COMPLETE
+    await world.buy("ann")
+    await walks.advance(timedelta(days=4))
+    assert (await walks.lately(timedelta(hours=1))).state is RunState.COMPLETE
+    assert (await world.read("ann")).plan_keys == ("free",)
+    await walks.advance(timedelta(minutes=5))
+    run = await walks.reconcile.events()
+    assert run.repaired > 0
+    assert (await world.read("ann")).plan_keys == ("pro",)
+    await walks.advance(timedelta(minutes=5))
+    assert (await walks.reconcile.events()).since == run.until - OVERLAP_S, "and from there on nothing is walked twice"
+
+
+async def test_a_failed_walk_is_not_forgotten_for_a_shorter_one(world: World) -> None:  # noqa: F811
+    walks = Walks(world)
+    await world.buy("ann")
+    await walks.advance(timedelta(days=2))
+    world.proxy.next("GET", "/v1/events", fail)
+    with pytest.raises(StripeCallError):
+        await walks.reconcile.events()
+    await walks.lately(timedelta(hours=1))
+    await walks.advance(timedelta(minutes=5))
+    await walks.reconcile.events()
+    assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+async def test_the_first_walk_is_a_whole_one_though_somebody_looked_at_the_last_hour_before(world: World) -> None:  # noqa: F811
+    walks = Walks(world)
+    await world.buy("ann")
+    await walks.advance(timedelta(days=2))
+    await walks.lately(timedelta(hours=1))
+    await walks.reconcile.events()
+    assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+DAYS = 86_400
+COVERS: dict[
+    str, tuple[list[tuple[float, float, float, str, int]], float | None]
+] = {  # runs as (since, until, done_until, state, failed), and where the cover from 10 days on, less 600 s, ends
+    "one after the other": ([(9, 12, 12, "complete", 0), (12 - 0.01, 13, 13, "complete", 0)], 13),
+    "a gap is filled": ([(9, 12, 12, "complete", 0), (14, 15, 15, "complete", 0), (11, 14.5, 14.5, "complete", 0)], 15),
+    "a gap is not": ([(9, 12, 12, "complete", 0), (14, 15, 15, "complete", 0), (14, 16, 16, "complete", 0)], 12),
+    "the last minutes do not count": ([(9, 12, 12, "complete", 0), (12, 15, 15, "complete", 0)], 12),
+    "what was stopped counts as far as it came": ([(9, 12, 12, "complete", 0), (11, 15, 14, "stopped", 0)], 14),
+    "in what failed anything may be missing": ([(9, 12, 12, "complete", 0), (11, 15, 15, "failed", 1)], 12),
+    "a longer one covers a shorter": ([(9, 15, 15, "complete", 0), (11, 12, 12, "complete", 0)], 15),
+    "nothing within reach": ([(1, 9, 9, "complete", 0)], None),
+}
+
+
+@pytest.mark.parametrize("name", COVERS)
+async def test_a_walk_begins_where_those_before_cover_everything(world: World, name: str) -> None:  # noqa: F811
+    """The cover: what runs came through without a failure, from as far back as Stripe lists, and up to the first gap."""
+    runs, ends = COVERS[name]
+    for since, until, done, state, failed in runs:
+        row = f"{int(since * DAYS)}, {int(until * DAYS)}, {int(done * DAYS)}, '{state}', {failed}"
+        world.sql(f"INSERT INTO reconcile_runs (since, until, done_until, state, failed) VALUES ({row})")  # noqa: S608
+    oldest = 10 * DAYS
+    covered = await world.database.run(
+        lambda c: reconcile_runs.covered_until(c, oldest, lead_s=FIRST_WINDOW_S, overlap_s=OVERLAP_S)
+    )
+    assert covered == (oldest if ends is None else ends * DAYS - OVERLAP_S)
 
 
 async def test_everything_of_one_customer_is_read_on_demand(world: World, objects: ReconcileObjects) -> None:  # noqa: F811
