@@ -32,6 +32,7 @@ from billing_service.domain.views import (
 )
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival, Seen
+from billing_service.flows.change_by_time import overdue
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
 from billing_service.storage import (
@@ -286,24 +287,27 @@ async def _refold(
     facts = {id_: replace(gather(own), grants=rows[id_].facts.grants) for id_, own in by_customer.items()}
     items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
     context = replace(context, plans=await recall(connection, items, context.plans))
-    changes = [
+    folded = [
         _folded(rows[customer_id], facts[customer_id], own, context, causes)
         for customer_id, own in by_customer.items()
         if facts[customer_id] != rows[customer_id].facts
     ]
+    changes = [own[-1] for own in folded]
     if changes:
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         customer_facts.save(connection, [change.row for change in changes], ends, context.now)
         connection.push()
     _note_bought_twice(connection, [change.row for change in changes], context.plans)
-    return owners, [change for change in changes if change.gives]
+    return owners, [change for change in chain.from_iterable(folded) if change.gives]
 
 
 def _folded(
     row: CustomerRow, facts: CustomerFacts, states: Sequence[ObjectState], context: Context, causes: Mapping[str, Cause]
-) -> Change:
-    """Fold one customer; before and after are compared over all time, not only as they stand now."""
+) -> Sequence[Change]:
+    """Fold one customer; before and after are compared over all time, not only as they stand now. What was overdue comes first."""
     plans = context.plans
+    late = overdue(row, plans, context.now)
+    row = row if late is None else late.row
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)
     gives = before != after
@@ -311,13 +315,14 @@ def _folded(
     ids = {state.object_id for state in states}
     own = [cause for object_id, cause in causes.items() if object_id in ids]
     folded = fold(row.customer_id, revision, after, plans.catalog, context.now)
-    return Change(
+    change = Change(
         row=CustomerRow(row.customer_id, revision, facts),
         gives=gives,
         cause=own[-1] if own else Cause(CauseKind.BINDING, None),
         before=fold(row.customer_id, row.revision, before, plans.catalog, context.now) if gives else folded,
         after=folded,
     )
+    return (change,) if late is None else (late, change)
 
 
 def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow], plans: PlanIndex) -> None:

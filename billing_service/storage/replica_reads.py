@@ -41,7 +41,7 @@ class StaleReplicaError(DatabaseUnavailableError):
 class ReplicaRow(CustomerRow):
     """A customer's row, and the most seconds that may have passed since the primary had nothing else."""
 
-    age_s: float
+    age_s: float = inf  # of what nobody can tell the age
 
 
 class ReplicaReads(CustomerReads):
@@ -85,7 +85,7 @@ class ReplicaReads(CustomerReads):
 
         def row(key: bytes, result: PGresult, index: int | None) -> ReplicaRow:
             known = row_of(key, result, index)
-            return ReplicaRow(known.customer_id, known.revision, known.facts, age_s)
+            return ReplicaRow(known.customer_id, known.revision, known.facts, age_s=age_s)
 
         deliver(sent, result, row)
 
