@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 
 from billing_service.domain.access import accesses
+from billing_service.domain.bought_twice import bought_twice
 from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.frozen import frozen, replace
@@ -326,20 +327,16 @@ def _folded(
 
 
 def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow], plans: PlanIndex) -> None:
-    """Tell a person of customers who hold two live subscriptions of one plan group: one of them is paid for nothing."""
+    """Tell a person of customers who hold two of one plan group: one of them is paid for nothing."""
     for row in rows:
-        held: dict[str, list[str]] = {}
-        for subscription in row.facts.subscriptions:
-            groups = {
-                plan.group for item in subscription.items if (plan := plans.of_price(item.price_id, item.lookup_key))
-            }
-            for group in groups - {None} if subscription.is_live else ():
-                held.setdefault(group or "", []).append(subscription.subscription_id)
-        for group, subscription_ids in sorted(held.items()):
-            if len(subscription_ids) > 1:
-                subject = f"{row.customer_id}/{group}"
-                detail = {"plan_group": group, "stripe_subscription_ids": subscription_ids}
-                findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
+        for twice in bought_twice(row.facts, plans):
+            subject = f"{row.customer_id}/{twice.plan_group}"
+            detail: dict[str, str | Sequence[str]] = {"plan_group": twice.plan_group}
+            if twice.subscription_ids:
+                detail["stripe_subscription_ids"] = twice.subscription_ids
+            if twice.checkout_session_ids:
+                detail["checkout_session_ids"] = twice.checkout_session_ids
+            findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
 
 
 async def _note_finalization(connection: Connection, states: Iterable[ObjectState], owners: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 
 from billing_service.domain.access import SourceState
-from tests.integration.flows.conftest import Service, running
+from tests.integration.flows.conftest import CATALOG, Service, running
 from tests.stripe_events import (
     MONTH,
     START,
@@ -165,6 +166,26 @@ async def test_two_live_subscriptions_of_one_group_become_a_finding(service: Ser
         found = connection.execute("SELECT kind, subject, detail FROM findings").fetchall()
     ids = ["sub_ann", "sub_second"]
     assert found == [("bought_twice", "ann/base", {"plan_group": "base", "stripe_subscription_ids": ids})]
+
+
+async def test_two_paid_sessions_of_one_group_become_a_finding(database_url: str) -> None:
+    """Two tabs: what was paid twice is named. One that was refunded before is none."""
+    grouped = replace(CATALOG.plans["export_pass"], group="passes")
+    catalog = replace(CATALOG, plans={**CATALOG.plans, "export_pass": grouped})
+    async with running(database_url, catalog) as service:
+        await service.outcomes(
+            event("checkout.session.completed", export_pass("ann")),
+            event("refund.created", refund("ann", 2500), created=START + 1),
+        )
+        second, third = (export_pass("ann", id=f"cs_test_{n}") | {"payment_intent": f"pi_{n}"} for n in (2, 3))
+        await service.outcomes(event("checkout.session.completed", second))
+        with psycopg.connect(database_url) as connection:
+            assert connection.execute("SELECT subject FROM findings").fetchall() == []
+        await service.outcomes(event("checkout.session.completed", third))
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT kind, subject, detail FROM findings").fetchall()
+    ids = ["cs_test_2", "cs_test_3"]
+    assert found == [("bought_twice", "ann/passes", {"plan_group": "passes", "checkout_session_ids": ids})]
 
 
 async def test_a_contradicted_binding_becomes_a_finding(service: Service, database_url: str) -> None:
