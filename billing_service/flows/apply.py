@@ -202,13 +202,15 @@ def _log(connection: Connection, given: Sequence[Change], context: Context) -> N
         history.append(connection, given, context.plans.catalog.version, context.now)
 
 
-def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, str]:
-    """Give whom our own metadata names for each Stripe customer; two names for one are settled by order, and logged."""
-    claims: dict[str, str] = {}
+def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, Sequence[str]]:
+    """Give whom our own metadata names for each Stripe customer. Of several the first binds, by the ids of what names them."""
+    claims: dict[str, list[str]] = {}
     for arrival in sorted(arrivals, key=lambda a: a.state.object_id):
         claim, stripe_id = arrival.claim, arrival.state.stripe_customer_id
         if stripe_id and claim.deployment == deployment and claim.customer_id and _is_customer_id(claim.customer_id):
-            claims.setdefault(stripe_id, claim.customer_id)
+            named = claims.setdefault(stripe_id, [])
+            if claim.customer_id not in named:
+                named.append(claim.customer_id)
     return claims
 
 
@@ -217,7 +219,7 @@ def _is_customer_id(text: str) -> bool:
 
 
 async def _bind(
-    connection: Connection, reached: Reach, claims: Mapping[str, str]
+    connection: Connection, reached: Reach, claims: Mapping[str, Sequence[str]]
 ) -> tuple[Collection[str], Answer[Mapping[str, CustomerRow]] | None]:
     """Lock and give the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
     linked = await _lock_related(connection, reached)
@@ -227,14 +229,10 @@ async def _bind(
         # New ones, and those of an object that another one hangs on; as with anchors, what crosses here is retried.
         found |= await stripe_customers.lock(connection, others)
     fresh = {
-        stripe_id: claims[stripe_id] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
+        stripe_id: claims[stripe_id][0] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
     }
     bound = {stripe_id: owner for stripe_id, owner in found.items() if owner is not None} | fresh
-    for stripe_id, owner in found.items():
-        if owner is not None and claims.get(stripe_id, owner) != owner:
-            log.warning("binding_contradicted", stripe_customer_id=stripe_id)
-            detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claims[stripe_id]}
-            findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
+    _note_contradictions(connection, bound, claims)
     customer_ids = set(bound.values())
     if not customer_ids:
         return customer_ids, None
@@ -242,6 +240,16 @@ async def _bind(
     if fresh:
         stripe_customers.bind(connection, fresh)
     return customer_ids, rows
+
+
+def _note_contradictions(connection: Connection, bound: Mapping[str, str], claims: Mapping[str, Sequence[str]]) -> None:
+    """Tell a person of Stripe customers for whom our metadata names another than the one to whom they are bound, or just were."""
+    for stripe_id, owner in bound.items():
+        for claimed in claims.get(stripe_id, ()):
+            if claimed != owner:
+                log.warning("binding_contradicted", stripe_customer_id=stripe_id)
+                detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claimed}
+                findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
 
 
 def _merge(

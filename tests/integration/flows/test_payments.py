@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from billing_service.domain.access import SourceState
 from tests.integration.flows.conftest import CATALOG, Service, running
@@ -196,6 +197,42 @@ async def test_a_contradicted_binding_becomes_a_finding(service: Service, databa
         assert connection.execute("SELECT kind, subject FROM findings").fetchall() == [
             ("binding_contradicted", "cus_ann")
         ]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_two_claims_on_one_stripe_customer_are_a_finding_however_they_come(
+    service: Service, database_url: str, together: bool
+) -> None:
+    """The first one stands: a later one takes nobody's purchases away, but a person is told."""
+    bodies = [
+        event(
+            "checkout.session.completed",
+            session(name, id=f"cs_test_{n}", customer="cus_shared", subscription=f"sub_{n}"),
+        )
+        for n, name in enumerate(("ann", "bob"))
+    ]
+    with capture_logs() as lines:
+        for batch in [bodies] if together else [[body] for body in bodies]:
+            await service.outcomes(*batch)
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT kind, subject, customer_id, detail FROM findings").fetchall()
+        bound = connection.execute("SELECT stripe_customer_id, customer_id FROM stripe_customers").fetchall()
+    detail = {"stripe_customer_id": "cus_shared", "claimed_customer_id": "bob"}
+    assert found == [("binding_contradicted", "cus_shared", "ann", detail)]
+    assert bound == [("cus_shared", "ann")]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["binding_contradicted"]
+
+
+async def test_a_claim_against_a_binding_is_a_finding_also_behind_one_that_agrees(
+    service: Service, database_url: str
+) -> None:
+    await service.outcomes(*purchase("ann"))
+    agrees = session("ann", id="cs_test_1")
+    stolen = session("eve", customer="cus_ann", id="cs_test_2")
+    await service.outcomes(*(event("checkout.session.completed", one, created=START + 9) for one in (agrees, stolen)))
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT subject, detail ->> 'claimed_customer_id' FROM findings").fetchall()
+    assert found == [("cus_ann", "eve")]
 
 
 async def test_every_change_is_kept_with_its_cause_and_the_state_before_and_after(
