@@ -107,7 +107,7 @@ class Read:
     """The read register: what Stripe answered to the request whose fence is the highest."""
 
     fence: int  # drawn from the sequence before the request left
-    request_time: int  # the second in which the request left
+    request_time: int  # the second in which the request left, by our clock
     read_time: (
         int  # the later of Stripe's clock in the answer and the payload's `created` known when the fence was drawn
     )
@@ -233,8 +233,9 @@ def _session_rank(view: SessionView) -> int:
 def _payload_wins(payload: Payload, read: Read) -> bool:
     if is_absorbing(payload.view) or is_absorbing(read.view):
         return is_absorbing(payload.view)
-    received_after = payload.created >= read.request_time and payload.receipt > read.fence
-    return payload.created > read.read_time or received_after
+    # By our own clock, which may run ahead of Stripe's; the answer's Date does not, and no request left after its answer was made.
+    left = min(read.request_time, read.read_time)
+    return payload.created > read.read_time or (payload.created >= left and payload.receipt > read.fence)
 
 
 def _earliest(one: Mapping[Fact, int], other: Mapping[Fact, int]) -> Mapping[Fact, int]:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing_service.domain.frozen import replace
-from billing_service.domain.merge import ObjectState, Payload, Read, join
-from billing_service.domain.observation import Fact
+from billing_service.domain.merge import ObjectState, Payload, Read, join, of_read
+from billing_service.domain.observation import Claim, Fact, Observation
 from billing_service.domain.views import ObjectKind, SubscriptionStatus, SubscriptionView
 
 VIEW = SubscriptionView(
@@ -104,6 +104,25 @@ def test_the_view_is_the_payload_only_where_the_read_cannot_have_seen_it(
     payload = Payload(created, "evt_1", receipt, viewed(PAST_DUE))
     read = Read(fence=5, request_time=10, read_time=10, view=viewed(ACTIVE))
     assert state_of(payload, read).view.status is expected
+
+
+@pytest.mark.parametrize("ahead_s", [1, 15, 3600])
+@pytest.mark.parametrize(
+    ("created", "receipt", "expected"),
+    [
+        (9, 9, ACTIVE),  # older than the answer
+        (10, 1, ACTIVE),  # of the answer's second, and recorded before the read's fence was drawn
+        (10, 9, PAST_DUE),  # of the answer's second, and recorded after: the read may not have seen it
+    ],
+)
+def test_a_clock_that_runs_ahead_of_stripes_hides_no_payload(
+    ahead_s: int, created: int, receipt: int, expected: SubscriptionStatus
+) -> None:
+    """The request left, by our clock, after the second of the answer."""
+    payload = Payload(created, "evt_1", receipt, viewed(PAST_DUE))
+    seen = Observation("sub_1", ObjectKind.SUBSCRIPTION, "cus_1", Claim(None, None), viewed(ACTIVE))
+    read = of_read(seen, fence=5, request_time=10 + ahead_s, server_time=10, known_created=None)
+    assert join(state_of(payload), read).view.status is expected
 
 
 def test_nothing_leads_out_of_an_absorbing_state() -> None:
