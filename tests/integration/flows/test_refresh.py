@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from aiohttp import web
 
+from billing_service.domain.access import SourceState
 from billing_service.domain.views import ObjectKind
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.prices import Prices
@@ -160,6 +161,23 @@ async def test_a_read_never_moves_an_answer_that_was_right(world: World) -> None
     assert (after.plan_keys, after.revision) == (before.plan_keys, before.revision)
 
 
+async def test_a_read_hides_no_payload_of_its_second_where_our_clock_runs_ahead(world: World) -> None:
+    """The pause was made in the second of the read's answer, after it, and its webhook comes after the read."""
+    session_id = await world.buy("ann")
+    await world.fulfill(await world.events())
+    subscription_id = (await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["subscription"]
+    await world.call("POST", "/_control/clock", advance_s=10)
+    ahead = Reads(
+        world.database, world.stripe, world.prices, "default", lambda: datetime.now(UTC) + timedelta(seconds=15)
+    )
+    await ahead.object(ObjectKind.SUBSCRIPTION, subscription_id)
+    ((answered,),) = world.sql("SELECT read_time FROM stripe_objects WHERE kind = 'subscription'")
+    await world.call("POST", f"/_control/subscriptions/{subscription_id}/pause")
+    paused = [json.loads(body) | {"created": answered} for body in await world.events("customer.subscription.paused")]
+    await world.fulfill([json.dumps(event).encode() for event in paused])
+    assert [source.state for source in (await world.read("ann")).sources if source.stripe_id] == [SourceState.PAUSED]
+
+
 async def test_a_request_that_comes_while_the_object_is_being_read_is_not_lost(world: World) -> None:
     await world.buy("ann")
     await world.fulfill(await world.events("checkout.session.completed"))
@@ -175,6 +193,30 @@ async def test_a_request_that_comes_while_the_object_is_being_read_is_not_lost(w
     await reading
     left = world.sql("SELECT object_id, lease_time FROM rereads WHERE kind = 'subscription'")
     assert left == [(subscription_id, None)]
+
+
+async def test_a_worker_that_comes_back_late_takes_no_later_request_away(world: World) -> None:
+    """Its lease ran out, another served the request, and then somebody asked again: a number is never given twice."""
+    ask = [rereads.Ask("sub_1", ObjectKind.SUBSCRIPTION, 0)]
+    await world.database.run(lambda c: rereads.ask(c, ask))
+    (late,) = await world.database.run(lambda c: rereads.claim(c, 1))
+    world.sql("UPDATE rereads SET lease_time = now() - interval '1 second'")
+    (other,) = await world.database.run(lambda c: rereads.claim(c, 1))
+    await world.database.run(lambda c: rereads.done(c, other))
+    await world.database.run(lambda c: rereads.ask(c, ask))
+    await world.database.run(lambda c: rereads.done(c, late))
+    assert world.sql("SELECT object_id FROM rereads") == [("sub_1",)]
+
+
+async def test_one_who_waits_and_comes_back_late_takes_no_later_request_away(world: World) -> None:
+    """The same where the request was made by somebody who waits for the answer."""
+    now = int(datetime.now(UTC).timestamp())
+    late = await world.database.run(lambda c: rereads.claim_now(c, "sub_1", ObjectKind.SUBSCRIPTION, now))
+    assert late is not None
+    await world.database.run(lambda c: rereads.done(c, late))
+    await world.database.run(lambda c: rereads.ask(c, [rereads.Ask("sub_1", ObjectKind.SUBSCRIPTION, 0)]))
+    await world.database.run(lambda c: rereads.done(c, late))
+    assert world.sql("SELECT object_id FROM rereads") == [("sub_1",)]
 
 
 async def test_two_workers_share_the_queue_and_a_dead_ones_lease_runs_out(world: World) -> None:
