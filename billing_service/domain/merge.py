@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from billing_service.domain.frozen import frozen
-from billing_service.domain.observation import Event, Fact, Observation, facts_of_read
+from billing_service.domain.observation import Event, Fact, Observation
 from billing_service.domain.views import (
     ChargeView,
     CustomerStatus,
@@ -140,6 +140,14 @@ class ObjectState:
             return payload.view
         return payload.view if payload is not None and _payload_wins(payload, read) else read.view
 
+    @property
+    def told_time(self) -> int:
+        """When Stripe said what `view` says."""
+        payload, read = self.payload, self.read
+        if payload is None or (read is not None and not _payload_wins(payload, read)):
+            return read.read_time if read is not None else 0
+        return payload.created
+
 
 def of_event(event: Event, observation: Observation, receipt: int) -> ObjectState:
     """Give the state that this one event would make by itself."""
@@ -167,7 +175,7 @@ def of_read(
         stripe_customer_id=observation.stripe_customer_id,
         payload=None,
         read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
-        facts=facts_of_read(observation.view, read_time),
+        facts={},  # it shows what is, and not since when
     )
 
 

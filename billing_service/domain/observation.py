@@ -214,11 +214,6 @@ def observe(data: Mapping[str, Any], kind: ObjectKind) -> Observation:
     )
 
 
-def facts_of_read(view: View, read_time: int) -> Mapping[Fact, int]:
-    """Give the facts that a read at `read_time` shows."""
-    return {Fact.PAID: read_time} if is_paid_session(view) else {}
-
-
 def is_deleted_customer(view: View) -> bool:
     """Say whether the view is of a Stripe customer that is gone."""
     return isinstance(view, CustomerView) and view.status is CustomerStatus.DELETED

@@ -17,7 +17,7 @@ import structlog
 from billing_service.domain.access import accesses
 from billing_service.domain.bought_twice import bought_twice
 from billing_service.domain.entitlement import fold
-from billing_service.domain.facts import CustomerFacts, gather
+from billing_service.domain.facts import CustomerFacts, disputed_invoices, gather
 from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.merge import ObjectState, join
 from billing_service.domain.observation import Fact
@@ -266,7 +266,13 @@ def _merge(
         if before is not state and before != state:
             changed.append(state)
     if changed:
-        objects.save(connection, changed)
+        disputed = disputed_invoices(after.values())
+        ids = {state.object_id for state in changed}
+        others = disputed ^ disputed_invoices(
+            known.values()
+        )  # they are kept otherwise, and nothing else is new about them
+        changed += [after[object_id] for object_id in sorted(others - ids) if object_id in after]
+        objects.save(connection, changed, disputed)
         connection.push()  # it is written while we fold
     return after
 
