@@ -93,6 +93,7 @@ HANDLED_TYPES: Mapping[str, ObjectKind] = {
 FAILURE_TYPES = frozenset(
     {"checkout.session.async_payment_failed", "invoice.payment_failed", "invoice.payment_action_required"}
 )
+PAID_TYPE = "checkout.session.async_payment_succeeded"
 
 
 @frozen
@@ -121,7 +122,7 @@ class Observation:
 
 @frozen
 class Notice:
-    """What a thin event says: that something happened to an object, and nothing of what."""
+    """What a thin event says: that something happened to an object; of what, only as much as its type says."""
 
     object_id: str
     kind: ObjectKind
@@ -129,7 +130,10 @@ class Notice:
 
 @frozen
 class Event:
-    """One event, understood. `observation` and `notice` are None where the type is not one that we use; at most one is set."""
+    """One event, understood. `observation` and `notice` are None where the type is not one that we use; at most one is set.
+
+    `facts` are what it says of its object beside the payload, which a thin event has none of.
+    """
 
     event_id: str
     type: str
@@ -170,7 +174,7 @@ def read_event(body: object) -> Event:
         api_version=api_version,
         object_id=object_id,
         observation=observation,
-        facts=_facts_of(event_type, created, observation.view) if observation else {},
+        facts=_facts_of(event_type, created, observation) if observation or notice else {},
         notice=notice,
     )
 
@@ -224,13 +228,14 @@ def is_deleted_customer(view: View) -> bool:
     return isinstance(view, CustomerView) and view.status is CustomerStatus.DELETED
 
 
-def _facts_of(event_type: str, created: int, view: View) -> Mapping[Fact, int]:
+def _facts_of(event_type: str, created: int, observation: Observation | None) -> Mapping[Fact, int]:
     facts: dict[Fact, int] = {}
-    if event_type in FAILURE_TYPES:
+    said = event_type.removeprefix(THIN_PREFIX)
+    if said in FAILURE_TYPES:
         facts[Fact.PAYMENT_FAILED] = created
-    if event_type == "invoice.finalization_failed":
+    if said == "invoice.finalization_failed":
         facts[Fact.FINALIZATION_FAILED] = created
-    if is_paid_session(view):
+    if said == PAID_TYPE or (observation is not None and is_paid_session(observation.view)):
         facts[Fact.PAID] = created
     return facts
 

@@ -39,6 +39,7 @@ class Removed:
     events: int = 0
     changes: int = 0
     facts: int = 0
+    told_facts: int = 0
 
 
 class Retention:
@@ -74,6 +75,7 @@ class Retention:
             events=await self._drain(lambda connection: retention.delete_events(connection, kept.events)),
             changes=await self._drain(lambda connection: history_horizon.trim_changes(connection, before)),
             facts=await self._drain(lambda connection: history_horizon.trim_facts(connection, before)),
+            told_facts=await self._drain(lambda connection: retention.delete_told_facts(connection, kept.events)),
         )
 
     async def _drain(self, work: Callable[[Connection], Awaitable[Trimmed]]) -> int:

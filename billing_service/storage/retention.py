@@ -30,6 +30,14 @@ _DELETE = sa.text("""
         WHERE receive_time < now() - CAST(:age AS interval) AND octet_length(payload) = 0
         ORDER BY receive_time LIMIT :most FOR UPDATE SKIP LOCKED)
 """)
+# Of objects that Stripe denies, or that are another deployment's.
+_DELETE_TOLD = sa.text("""
+    DELETE FROM told_facts
+    WHERE (object_id, event_id) IN (
+        SELECT object_id, event_id FROM told_facts
+        WHERE create_time < now() - CAST(:age AS interval)
+        ORDER BY create_time LIMIT :most FOR UPDATE SKIP LOCKED)
+""")
 
 
 async def empty_payloads(connection: Connection, age: timedelta) -> Trimmed:
@@ -40,6 +48,11 @@ async def empty_payloads(connection: Connection, age: timedelta) -> Trimmed:
 async def delete_events(connection: Connection, age: timedelta) -> Trimmed:
     """Forget events without a body that came longer ago; a batch at most."""
     return await _batch(connection, _DELETE, age)
+
+
+async def delete_told_facts(connection: Connection, age: timedelta) -> Trimmed:
+    """Forget what was told longer ago of objects that were never seen; a batch at most."""
+    return await _batch(connection, _DELETE_TOLD, age)
 
 
 async def _batch(connection: Connection, statement: sa.TextClause, age: timedelta) -> Trimmed:

@@ -61,7 +61,9 @@ class World:
             body: dict[str, Any] = await answer.json()
             return body
 
-    async def buy(self, customer: str, lookup_key: str = "pro_monthly", mode: str = "subscription") -> str:
+    async def buy(
+        self, customer: str, lookup_key: str = "pro_monthly", mode: str = "subscription", outcome: str = "paid"
+    ) -> str:
         """Have a customer buy at Stripe, as the service would have sent him; gives the session's id."""
         price = (await self.call("GET", f"/v1/prices?lookup_keys[]={lookup_key}"))["data"][0]["id"]
         cus = (await self.call("POST", "/v1/customers", **{"metadata[billing_customer_id]": customer}))["id"]
@@ -77,7 +79,7 @@ class World:
             **({f"subscription_data[metadata][{key}]": value for key, value in ours.items()}
                if mode == "subscription" else {}),
         )  # fmt: skip
-        await self.call("POST", f"/_control/checkout/sessions/{made['id']}/complete", outcome="paid")
+        await self.call("POST", f"/_control/checkout/sessions/{made['id']}/complete", outcome=outcome)
         return str(made["id"])
 
     async def events(self, *types: str) -> list[bytes]:
