@@ -106,6 +106,10 @@ class StripeListing:
         query = {"status": "complete"} | whose | _after(after)
         return self.pages("checkout.sessions.list", "/v1/checkout/sessions", query)
 
+    def charges(self, stripe_customer_id: str) -> AsyncIterator[Page]:
+        """List the charges of one Stripe customer."""
+        return self.pages("charges.list", "/v1/charges", {"customer": stripe_customer_id})
+
     def refunds_of(self, payment_intent_id: str) -> AsyncIterator[Page]:
         """List the refunds of a payment intent."""
         return self.pages("refunds.list", "/v1/refunds", {"payment_intent": payment_intent_id})

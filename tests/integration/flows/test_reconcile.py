@@ -91,6 +91,30 @@ async def test_everything_of_one_customer_is_read_on_demand(world: World, object
     assert (await world.read("ann")).plan_keys == ("free",)
 
 
+@pytest.mark.parametrize("linked", [True, False])
+async def test_everything_of_one_customer_has_what_came_back_of_their_subscriptions(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    linked: bool,
+) -> None:
+    """A dispute and a refund that nobody told us of, whether or not we were told what was paid by that payment."""
+    await world.buy("ann")
+    await world.fulfill(
+        [body for body in await world.events() if linked or json.loads(body)["type"] != "invoice_payment.paid"]
+    )
+    payment = (await world.call("GET", "/v1/invoice_payments"))["data"][0]["payment"]["payment_intent"]
+    await world.call("POST", "/_control/refunds", payment_intent=payment, amount=100)
+    await world.call("POST", "/_control/disputes", payment_intent=payment)
+    run = await objects.customer("ann")
+    assert (run.state, run.drift) == (RunState.COMPLETE, 1)
+    assert [s.state.value for s in (await world.read("ann")).sources if s.stripe_id] == ["disputed"]
+    assert world.sql("SELECT count(*) FROM stripe_objects WHERE kind IN ('refund', 'dispute', 'invoice_payment')") == [
+        (3,)
+    ]
+    again = await objects.customer("ann")
+    assert (again.state, again.repaired, again.drift) == (RunState.COMPLETE, 0, 0)
+
+
 async def test_all_subscriptions_are_those_that_we_hold_and_those_that_stripe_lists(
     world: World,  # noqa: F811
     objects: ReconcileObjects,
