@@ -178,7 +178,7 @@ def of_read(
         stripe_customer_id=observation.stripe_customer_id,
         payload=None,
         read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
-        facts=facts_of_read(observation.view, read_time),
+        facts=facts_of_read(observation, read_time),
     )
 
 

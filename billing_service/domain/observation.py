@@ -93,6 +93,9 @@ HANDLED_TYPES: Mapping[str, ObjectKind] = {
 FAILURE_TYPES = frozenset(
     {"checkout.session.async_payment_failed", "invoice.payment_failed", "invoice.payment_action_required"}
 )
+# Where the payment intent of a complete session stands when it is given up: it was confirmed once, and is on its way in every other state
+# (a debit `processing`, a voucher `requires_action`). https://docs.stripe.com/payments/paymentintents/lifecycle
+FAILED_INTENT = frozenset({"requires_payment_method", "canceled"})
 PAID_TYPE = "checkout.session.async_payment_succeeded"
 
 
@@ -113,6 +116,7 @@ class Observation:
     stripe_customer_id: str | None
     claim: Claim
     view: View
+    payment_failed: bool = False  # a read says so by the payment intent that it brought along; an event by its type
 
     @property
     def anchors(self) -> frozenset[str]:
@@ -209,18 +213,36 @@ def observe(data: Mapping[str, Any], kind: ObjectKind) -> Observation:
     if data.get("object") != kind:
         raise MalformedError(f"data.object is not a {kind.value}")
     object_id = text(data, "id")
+    view = VIEWS[kind](data)
     return Observation(
         object_id=object_id,
         kind=kind,
         stripe_customer_id=object_id if kind is _CUSTOMER else reference(data, "customer"),
         claim=_claim(_metadata(data, kind)),
-        view=VIEWS[kind](data),
+        view=view,
+        payment_failed=isinstance(view, SessionView) and _is_failed_payment(data, view),
     )
 
 
-def facts_of_read(view: View, read_time: int) -> Mapping[Fact, int]:
+def _is_failed_payment(data: Mapping[str, Any], view: SessionView) -> bool:
+    """Say whether the payment that a session waits for, expanded, failed: the session itself stays complete and unpaid.
+
+    Not by `last_payment_error`: any later change of the payment intent clears it.
+    """
+    intent = data.get("payment_intent")
+    if not is_mapping(intent) or view.status is not _COMPLETE or view.payment_status is not _UNPAID:
+        return False
+    return optional_text(intent, "status") in FAILED_INTENT
+
+
+def facts_of_read(observation: Observation, read_time: int) -> Mapping[Fact, int]:
     """Give the facts that a read at `read_time` shows."""
-    return {Fact.PAID: read_time} if is_paid_session(view) else {}
+    facts: dict[Fact, int] = {}
+    if is_paid_session(observation.view):
+        facts[Fact.PAID] = read_time
+    if observation.payment_failed:
+        facts[Fact.PAYMENT_FAILED] = read_time
+    return facts
 
 
 def is_deleted_customer(view: View) -> bool:

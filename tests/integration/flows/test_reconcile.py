@@ -165,6 +165,27 @@ async def test_purchases_are_read_with_what_came_back(world: World, objects: Rec
     assert states == {"ann": ["ending"], "bob": ["refunded"], "eve": ["disputed"]}
 
 
+@pytest.mark.parametrize("scope", ["purchases", "customer"])
+@pytest.mark.parametrize(("outcome", "state"), [("failed", None), (None, "pending_payment"), ("succeeded", "ending")])
+async def test_a_delayed_payment_whose_end_was_lost_is_read_from_its_payment_intent(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    scope: str,
+    outcome: str | None,
+    state: str | None,
+) -> None:
+    """A failed one leaves the session complete and unpaid, as one that is on its way is."""
+    session_id = await world.buy("ann", "export_pass", "payment", outcome="processing")
+    await world.fulfill(await world.events())
+    world.sql("DELETE FROM rereads")
+    if outcome is not None:
+        await world.call("POST", f"/_control/checkout/sessions/{session_id}/settle", outcome=outcome)
+    run = await (objects.purchases() if scope == "purchases" else objects.customer("ann"))
+    assert (run.state, run.drift) == (RunState.COMPLETE, int(outcome is not None))
+    sources = [source for source in (await world.read("ann")).sources if source.stripe_id]
+    assert [source.state.value for source in sources] == ([state] if state else [])
+
+
 async def test_a_walk_over_objects_goes_on_where_it_was_stopped(
     world: World,  # noqa: F811
     objects: ReconcileObjects,
