@@ -179,7 +179,9 @@ def _report(customers: int, ours: Series, theirs: Series, plain: Series, whole: 
         "pgbench_per_s": round(median(plain.rates)),
         "ours_over_pgbench": round(median([a / b for a, b in zip(ours.rates, plain.rates, strict=True)]), 2),
         "pgbench_whole_bodies_per_s": round(median(whole.rates)),
-        "ours_over_pgbench_whole_bodies": round(median([a / b for a, b in zip(ours.rates, whole.rates, strict=True)]), 2),
+        "ours_over_pgbench_whole_bodies": round(
+            median([a / b for a, b in zip(ours.rates, whole.rates, strict=True)]), 2
+        ),
     }
     if theirs.rates:
         report |= {

@@ -25,6 +25,7 @@ from billing_service.flows.close_finding import CloseFinding
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
 from billing_service.flows.create_portal_session import CreatePortalSession
 from billing_service.flows.describe_customer import DescribeCustomer
+from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
 from billing_service.flows.erase_customer import EraseCustomer
 from billing_service.flows.follow_replica import FollowReplica
 from billing_service.flows.fulfill import Fulfill
@@ -211,6 +212,7 @@ class Program:
             change_grants=ChangeGrants(self._database, self._prices, now),
             link_stripe_customer=LinkStripeCustomer(self._database, self._reads, self._prices, now),
             replay=ReplayOnRequest(self._database, self._replay),
+            discard_quarantined_event=DiscardQuarantinedEvent(self._database),
             reconcile=ReconcileOnRequest(self._database, self._reconcile, objects, now),
             close_finding=CloseFinding(self._database),
             erase_customer=self._erase,

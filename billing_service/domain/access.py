@@ -132,7 +132,7 @@ class Invoice(StrEnum):
     UNKNOWN = "not known yet"
     OPEN = "open or draft"
     FAILED = "void or uncollectible after a failed payment"
-    WAIVED = "void without a failed payment"
+    WAIVED = "void or uncollectible without a failed payment"
 
 
 class Verdict(StrEnum):
@@ -162,7 +162,6 @@ _ACTIVE: Mapping[tuple[Invoice, bool], Verdict] = {  # (the latest invoice, whet
 }
 _BY_STATUS: Mapping[SubscriptionStatus, Verdict] = {
     SubscriptionStatus.TRIALING: Verdict.TRIAL,
-    SubscriptionStatus.PAST_DUE: Verdict.GRACE,
     SubscriptionStatus.INCOMPLETE: Verdict.PENDING,
     SubscriptionStatus.INCOMPLETE_EXPIRED: Verdict.ENDED,
     SubscriptionStatus.UNPAID: Verdict.OVERDUE,
@@ -187,10 +186,13 @@ _DEFAULT_POLICY: Final = Policy()
 def verdict(status: SubscriptionStatus, invoice: Invoice, *, first: bool) -> Verdict:
     """Look up the one table: subscription status x latest invoice x first payment or renewal.
 
-    Grace is for who has paid before: a first payment that failed gives nothing.
+    Grace is for who has paid before: a first payment that failed gives nothing. What was overdue and is paid gives its period at
+    once: the subscription's own word of it comes with another event.
     """
-    if first and status is SubscriptionStatus.PAST_DUE:
-        return Verdict.OVERDUE
+    if status is SubscriptionStatus.PAST_DUE:
+        if invoice is _SETTLED:
+            return _UNTIL_PERIOD_END
+        return Verdict.OVERDUE if first else Verdict.GRACE
     return _ACTIVE[invoice, first] if status is _IS_ACTIVE else _BY_STATUS[status]
 
 
@@ -219,16 +221,16 @@ def _invoice(subscription: SubscriptionFacts) -> Invoice:
     if subscription.first_payment and subscription.first_payment_settled:
         return _SETTLED
     if subscription.invoice_status is _IS_PAID:
-        return _SETTLED
+        # Overdue although the latest is paid: an earlier one is open.
+        is_owed = subscription.due_time is not None or subscription.failed_time is not None
+        return Invoice.OPEN if is_owed and subscription.status is SubscriptionStatus.PAST_DUE else _SETTLED
     match subscription.invoice_status:
         case None:
             return Invoice.UNKNOWN if not subscription.invoice_known else _SETTLED
         case InvoiceStatus.DRAFT | InvoiceStatus.OPEN:
             return Invoice.OPEN
-        case InvoiceStatus.VOID if subscription.failed_time is None:
-            return Invoice.WAIVED
         case InvoiceStatus.VOID | InvoiceStatus.UNCOLLECTIBLE:
-            return Invoice.FAILED
+            return Invoice.WAIVED if subscription.failed_time is None else Invoice.FAILED
 
 
 def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | None) -> Access:
@@ -265,6 +267,8 @@ def _item_window(
 ) -> tuple[SourceState, datetime | None, SourceState]:
     ruling = ruling_of(subscription, policy)
     if ruling is _UNTIL_PERIOD_END:
+        if subscription.status is SubscriptionStatus.PAUSED and not _is_cancelled(subscription):
+            return _GIVES, None, _OVER  # it has no period that runs, and what ends it is an event
         return _period(subscription, item.period_end, policy, _GIVES)
     match ruling:
         case Verdict.POLICY if policy.access_before_settled:
@@ -310,6 +314,10 @@ def _withheld(facts: SubscriptionFacts | PurchaseFacts, policy: Policy) -> Sourc
 
 def _is_refunded(facts: PurchaseFacts, policy: Policy) -> bool:
     return facts.fully_refunded or (facts.refunded > 0 and policy.partial_refund_revokes)
+
+
+def _is_cancelled(subscription: SubscriptionFacts) -> bool:
+    return subscription.cancel_at_period_end or subscription.cancel_at is not None
 
 
 def _period(

@@ -12,12 +12,13 @@ from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts
 from billing_service.domain.merge import ObjectState
 from billing_service.domain.observation import Fact, is_deleted_customer, is_paid_session
-from billing_service.domain.payments import DisputeStanding, Payments, PaymentView
+from billing_service.domain.payments import DisputeStanding, Payments, PaymentView, worst
 from billing_service.domain.views import (
     CustomerView,
     InvoiceStatus,
     InvoiceView,
     ItemView,
+    ObjectKind,
     SessionStatus,
     SessionView,
     SubscriptionStatus,
@@ -48,7 +49,9 @@ class SubscriptionFacts:
     first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs
     first_payment_settled: bool  # an invoice of it, or the checkout session that made it, was seen paid
     failed_time: int | None  # the first failure known of an invoice that is not paid
-    due_time: int | None  # when the earliest invoice that is not paid was finalised, or made
+    due_time: (
+        int | None
+    )  # when the earliest invoice that is not paid was finalised, or made; or, none known, what is overdue was told of
     collection_paused: bool = False
     dispute: DisputeStanding | None = None
     customer_deleted: bool = False
@@ -147,7 +150,10 @@ class PastInvoice:
 
 
 def past_invoice(state: ObjectState) -> PastInvoice | None:
-    """Say what a past invoice is kept under; None for every other object. What either register holds open is not past."""
+    """Say what a past invoice is kept under; None for every other object. What either register holds open is not past.
+
+    One that is disputed is not past either, which its own object does not say: see `disputed_invoices`.
+    """
     for register in (state.payload, state.read):
         if register is not None and not (isinstance(register.view, InvoiceView) and register.view.status in _PAST):
             return None
@@ -158,6 +164,13 @@ def past_invoice(state: ObjectState) -> PastInvoice | None:
     return PastInvoice(subscription_id, view.status is _PAID, view.created)
 
 
+def disputed_invoices(objects: Collection[ObjectState]) -> frozenset[str]:
+    """Give the invoices of which a payment is disputed, or was with the bank's word against us, as far as these objects tie them."""
+    if not any(state.kind is ObjectKind.DISPUTE for state in objects):  # as it nearly always is
+        return frozenset()
+    return Payments.of(_Known(objects).payments).disputed_invoices()
+
+
 class _Bills:
     """The invoices of a customer, and the sessions that settled first ones."""
 
@@ -165,20 +178,23 @@ class _Bills:
         self.payments = payments
         self._invoices = known.invoices
         self._by_id = {state.object_id: view for state, view in known.invoices}
+        self._disputed = payments.disputed_invoices()
         self._settled = {view.subscription_id for _, view in known.invoices if view.status is _PAID}
         self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
         return self._by_id.get(invoice_id or "")
 
-    def deciding(self, subscription_id: str, latest_id: str | None) -> str | None:
+    def deciding(self, subscription_id: str, subscription: SubscriptionView) -> str | None:
         """Give the id of the invoice that says how the period stands: the latest, unless that is of a change and went void.
 
         Stripe itself takes such an invoice back where the change was to wait for its payment (`pending_if_incomplete`): the
         change was not made, and what was before it stands. https://docs.stripe.com/billing/subscriptions/pending-updates
+        A change that was made began a period with its invoice, if it was to be paid by it at once.
         """
+        latest_id = subscription.latest_invoice_id
         latest = self.invoice(latest_id)
-        if latest is None or not _is_dropped_change(latest):
+        if latest is None or not _is_dropped_change(latest) or _began(subscription, latest):
             return latest_id
         others = [
             (view.created, state.object_id)
@@ -187,15 +203,31 @@ class _Bills:
         ]
         return max(others)[1] if others else latest_id
 
-    def unpaid(self, subscription_id: str, deciding_id: str | None) -> list[tuple[ObjectState, InvoiceView]]:
+    def unpaid(
+        self, subscription_id: str, subscription: SubscriptionView, deciding_id: str | None
+    ) -> list[tuple[ObjectState, InvoiceView]]:
         """Give the open invoices of a subscription, and the deciding one where that went void or was written off."""
         return [
             (state, view)
             for state, view in self._invoices
             if view.subscription_id == subscription_id
             and (view.status is _OPEN or (state.object_id == deciding_id and view.status in UNSETTLED))
-            and not _is_dropped_change(view)
+            and not (_is_dropped_change(view) and not _began(subscription, view))
         ]
+
+    def dispute(self, subscription_id: str, subscription: SubscriptionView) -> DisputeStanding | None:
+        """Say how the worst dispute of a subscription's payments stands.
+
+        One that is open counts whatever it is of: customers dispute what was charged weeks ago. One that was lost counts until a
+        later period was paid.
+        """
+        if not self._disputed:
+            return None
+        began = max(item.period_start for item in subscription.items)
+        own = [(state.object_id, view) for state, view in self._invoices if view.subscription_id == subscription_id]
+        is_paid = any(view.status is _PAID and view.created >= began for _, view in own)
+        found = [(self.payments.dispute_of_invoice(id_), is_paid and view.created < began) for id_, view in own]
+        return worst(one for one, is_over in found if one is DisputeStanding.OPEN or not is_over)
 
     def settled(self, subscription_id: str) -> bool:
         return subscription_id in self._settled
@@ -205,9 +237,9 @@ def _subscription(
     state: ObjectState, view: SubscriptionView, bills: _Bills, gone: Collection[str | None]
 ) -> SubscriptionFacts:
     subscription_id = state.object_id
-    invoice_id = bills.deciding(subscription_id, view.latest_invoice_id)
+    invoice_id = bills.deciding(subscription_id, view)
     invoice = bills.invoice(invoice_id)
-    unpaid = bills.unpaid(subscription_id, invoice_id)
+    unpaid = bills.unpaid(subscription_id, view, invoice_id)
     failures = [one.facts[Fact.PAYMENT_FAILED] for one, _ in unpaid if Fact.PAYMENT_FAILED in one.facts]
     settled = bills.settled(subscription_id)
     return SubscriptionFacts(
@@ -224,15 +256,30 @@ def _subscription(
         first_payment=not settled and _is_first(view, invoice),
         first_payment_settled=settled,
         failed_time=min(failures) if failures else None,
-        due_time=min([bill.finalized_at or bill.created for _, bill in unpaid]) if unpaid else None,
+        due_time=_due(state, view, invoice, [bill for _, bill in unpaid]),
         collection_paused=view.collection_paused,
-        dispute=bills.payments.dispute_of_invoice(invoice_id),
+        dispute=bills.dispute(subscription_id, view),
         customer_deleted=state.stripe_customer_id in gone,
     )
 
 
+def _due(
+    state: ObjectState, view: SubscriptionView, invoice: InvoiceView | None, unpaid: Collection[InvoiceView]
+) -> int | None:
+    if unpaid:
+        return min(bill.finalized_at or bill.created for bill in unpaid)
+    is_paid = invoice is not None and invoice.status is _PAID
+    # Nobody has told us of the invoice that was not paid. It is no older than what the subscription says of it.
+    return state.told_time if view.status is SubscriptionStatus.PAST_DUE and not is_paid else None
+
+
 def _is_dropped_change(view: InvoiceView) -> bool:
     return view.status is _VOID and view.billing_reason == "subscription_update"
+
+
+def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:
+    """Say whether a period, not the first, began with an invoice or after it."""
+    return any(max(invoice.created, subscription.start + 1) <= item.period_start for item in subscription.items)
 
 
 def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:

@@ -146,6 +146,14 @@ class ObjectState:
             return payload.view
         return payload.view if payload is not None and _payload_wins(payload, read) else read.view
 
+    @property
+    def told_time(self) -> int:
+        """When Stripe said what `view` says."""
+        payload, read = self.payload, self.read
+        if payload is None or (read is not None and not _payload_wins(payload, read)):
+            return read.read_time if read is not None else 0
+        return payload.created
+
 
 def of_event(event: Event, observation: Observation, receipt: int) -> ObjectState:
     """Give the state that this one event would make by itself."""

@@ -236,13 +236,8 @@ def _is_failed_payment(data: Mapping[str, Any], view: SessionView) -> bool:
 
 
 def facts_of_read(observation: Observation, read_time: int) -> Mapping[Fact, int]:
-    """Give the facts that a read at `read_time` shows."""
-    facts: dict[Fact, int] = {}
-    if is_paid_session(observation.view):
-        facts[Fact.PAID] = read_time
-    if observation.payment_failed:
-        facts[Fact.PAYMENT_FAILED] = read_time
-    return facts
+    """Give the facts that a read at `read_time` shows: of what is paid it shows that it is, and not since when."""
+    return {Fact.PAYMENT_FAILED: read_time} if observation.payment_failed else {}
 
 
 def is_deleted_customer(view: View) -> bool:

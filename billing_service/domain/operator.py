@@ -23,6 +23,7 @@ class Operation(StrEnum):
     RECONCILE = "reconcile"
     CLOSE_FINDING = "close_finding"
     ERASE_CUSTOMER = "erase_customer"
+    DISCARD_QUARANTINED_EVENT = "discard_quarantined_event"
 
 
 @dataclass(frozen=True)

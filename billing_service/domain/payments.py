@@ -5,7 +5,7 @@ The refunded amount is a sum over refunds, not a maximum that was once seen: a r
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -45,7 +45,8 @@ PaymentView = ChargeView | RefundView | DisputeView | InvoicePaymentView
 class Payments:
     """Refunds, charges and disputes of one customer, by payment intent (or charge, where they name no intent)."""
 
-    _refunds: dict[str, int] = field(default_factory=dict)
+    _refunds: dict[str, int] = field(default_factory=dict)  # what the customers have of them
+    _asked_for: dict[str, int] = field(default_factory=dict)  # with what came back
     _charges: dict[str, ChargeView] = field(default_factory=dict)
     _disputes: dict[str, DisputeStanding] = field(default_factory=dict)
     _intents: dict[str, list[str]] = field(default_factory=dict)  # by invoice
@@ -64,6 +65,7 @@ class Payments:
                     if intent is not None:
                         counted = 0 if refund.status in _RETURNED else refund.amount
                         payments._refunds[intent] = payments._refunds.get(intent, 0) + counted
+                        payments._asked_for[intent] = payments._asked_for.get(intent, 0) + refund.amount
                 case ChargeView(payment_intent_id=str() as intent) as charge:
                     payments._charges[intent] = charge
                 case DisputeView() as dispute:
@@ -77,10 +79,14 @@ class Payments:
         return payments
 
     def refunded(self, payment_intent_id: str | None) -> int:
-        """Give what was returned of a payment, in minor units; the charge's word where no refund is known."""
+        """Give what was returned of a payment, in minor units.
+
+        What the charge says beyond the refunds that are known, those that failed too, is of refunds that nobody told us of.
+        """
         intent = payment_intent_id or ""
         charge = self._charges.get(intent)
-        return self._refunds.get(intent, charge.amount_refunded if charge else 0)
+        unheard = charge.amount_refunded - self._asked_for.get(intent, 0) if charge else 0
+        return self._refunds.get(intent, 0) + max(0, unheard)
 
     def charged(self, payment_intent_id: str | None) -> int | None:
         """Give what was charged, in minor units; None where it is not known."""
@@ -93,10 +99,16 @@ class Payments:
 
     def dispute_of_invoice(self, invoice_id: str | None) -> DisputeStanding | None:
         """Say how the worst dispute of an invoice's payments stands."""
-        found = [
-            self._disputes[intent] for intent in self._intents.get(invoice_id or "", ()) if intent in self._disputes
-        ]
-        return max(found, key=_worse, default=None)
+        return worst(self._disputes.get(intent) for intent in self._intents.get(invoice_id or "", ()))
+
+    def disputed_invoices(self) -> frozenset[str]:
+        """Give the invoices of which a dispute stands."""
+        return frozenset(i for i, intents in self._intents.items() if not self._disputes.keys().isdisjoint(intents))
+
+
+def worst(standings: Iterable[DisputeStanding | None]) -> DisputeStanding | None:
+    """Give the worst of several."""
+    return max((one for one in standings if one is not None), key=_worse, default=None)
 
 
 def _worse(standing: DisputeStanding) -> int:

@@ -281,9 +281,12 @@ def _session_view(data: Mapping[str, Any]) -> SessionView:
 
 
 def _subscription_view(data: Mapping[str, Any]) -> SubscriptionView:
-    items = mapping(data.get("items"), "items").get("data")
+    listed = mapping(data.get("items"), "items")
+    items = listed.get("data")
     if not isinstance(items, list) or not items:
         raise MalformedError("items.data is not a list with entries")
+    if listed.get("has_more") is True:
+        raise MalformedError("items.data has not all of the items")
     return SubscriptionView(
         status=one_of(_SUBSCRIPTION_STATUSES, data, "status"),
         start=optional_seconds(data, "start_date") or seconds(data, "created"),

@@ -17,7 +17,7 @@ import structlog
 
 from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import fold
-from billing_service.domain.facts import CustomerFacts, gather
+from billing_service.domain.facts import CustomerFacts, disputed_invoices, gather
 from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.merge import ObjectState, join
 from billing_service.domain.observation import Fact
@@ -130,7 +130,8 @@ async def apply(
     locked = ids.union(state.object_id for state in told.values())
     loaded = _load(connection, _kinds(arrivals, told.values()), customer_ids, rows)
     before, waiting = _joined(await loaded.objects)
-    known = _merge(connection, arrivals, before, waiting & locked)
+    waiting = {object_id: waiting[object_id] for object_id in waiting.keys() & locked}
+    known = _merge(connection, arrivals, before, waiting)
     owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals, told))
     moved = [known[object_id] for object_id in sorted(locked) if object_id in known]
     _settle_intents(connection, moved)
@@ -205,7 +206,7 @@ def _causes(arrivals: Sequence[Arrival], told: Mapping[str, ObjectState]) -> Map
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
     loaded = _load(connection, {}, customer_ids)
-    known = _seen(_joined(await loaded.objects)[0])
+    known, _ = _joined(await loaded.objects)
     _, given = await _refold(connection, known.values(), loaded, context, dict.fromkeys(known, cause))
     _log(connection, given, context)
 
@@ -261,44 +262,49 @@ async def _bind(
 
 
 def _merge(
-    connection: Connection, arrivals: Sequence[Arrival], known: Mapping[str, ObjectState], waiting: Collection[str]
+    connection: Connection,
+    arrivals: Sequence[Arrival],
+    known: Mapping[str, ObjectState],
+    waiting: Mapping[str, ObjectState],
 ) -> Mapping[str, ObjectState]:
     """Join what arrived into what is there, send what changed to be saved, and give every object that is seen as it is then.
 
-    `waiting` are objects of which something was told that is not in their row yet.
+    `waiting` is what was told of these objects and is not in their rows yet.
     """
     after = dict(known)
     for arrival in arrivals:
-        there = after.get(arrival.state.object_id)
+        there = after.get(arrival.state.object_id, waiting.get(arrival.state.object_id))
         after[arrival.state.object_id] = arrival.state if there is None else join(there, arrival.state)
     changed = []
     for object_id, state in after.items():
         before = known.get(object_id)
-        if (before is not state and before != state) or (object_id in waiting and state.is_seen):
+        if (before is not state and before != state) or object_id in waiting:
             changed.append(state)
     if changed:
-        objects.save(connection, changed)
+        disputed = disputed_invoices(after.values())
+        ids = {state.object_id for state in changed}
+        others = disputed ^ disputed_invoices(
+            known.values()
+        )  # they are kept otherwise, and nothing else is new about them
+        changed += [after[object_id] for object_id in sorted(others - ids) if object_id in after]
+        objects.save(connection, changed, disputed)
         if waiting:
             told_facts.joined(connection, [state.object_id for state in changed if state.object_id in waiting])
         connection.push()  # it is written while we fold
-    return _seen(after)
+    return after
 
 
-def _joined(states: Iterable[ObjectState]) -> tuple[dict[str, ObjectState], set[str]]:
-    """Give each object once, and the ids of those of which something was told that is not in their row yet."""
-    known: dict[str, ObjectState] = {}
-    waiting = set()
+def _joined(states: Iterable[ObjectState]) -> tuple[dict[str, ObjectState], dict[str, ObjectState]]:
+    """Give the objects that are seen, and what was told of any that is not in its row yet. One of which nothing but that is known is missing still."""
+    seen: dict[str, ObjectState] = {}
+    waiting: dict[str, ObjectState] = {}
     for state in states:
-        there = known.get(state.object_id)
-        known[state.object_id] = state if there is None else join(there, state)
-        if not state.is_seen:
-            waiting.add(state.object_id)
-    return known, waiting
-
-
-def _seen(known: Mapping[str, ObjectState]) -> Mapping[str, ObjectState]:
-    """Leave out objects of which nothing is known but what was told of them: they are missing still."""
-    return {object_id: state for object_id, state in known.items() if state.is_seen}
+        into = seen if state.is_seen else waiting
+        there = into.get(state.object_id)
+        into[state.object_id] = state if there is None else join(there, state)
+    for object_id in waiting.keys() & seen.keys():
+        seen[object_id] = join(seen[object_id], waiting[object_id])
+    return seen, waiting
 
 
 async def _refold(

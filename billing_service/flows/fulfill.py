@@ -345,7 +345,7 @@ def parse(payload: bytes) -> _Parsed:
         event = read_event(_decode(payload))
         _check_key(event.event_id)
     except MalformedError as error:
-        return _Parsed(_hash_key(payload), payload, None, str(error))
+        return _Parsed(hash_key(payload), payload, None, str(error))
     return _Parsed(event.event_id, payload, event)
 
 
@@ -366,7 +366,8 @@ def _check_key(event_id: str) -> None:
         raise MalformedError("id is not an event id")
 
 
-def _hash_key(payload: bytes) -> str:
+def hash_key(payload: bytes) -> str:
+    """Give the key by which bytes are in quarantine that are no event."""
     return f"sha256:{hashlib.sha256(payload).hexdigest()}"
 
 

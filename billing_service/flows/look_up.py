@@ -71,10 +71,10 @@ class LookUp:
         return kept
 
     async def quarantined(
-        self, reasons: Collection[Reason], before: tuple[datetime, str] | None, most: int
+        self, reasons: Collection[Reason], before: tuple[datetime, str] | None, most: int, *, discarded: bool
     ) -> tuple[Page[QuarantinedEvent, tuple[datetime, str]], Mapping[Reason, int]]:
-        """Give the events in quarantine before a place, the last to come first, and how many there are of each reason."""
-        found = await self._database.run(lambda c: quarantine.page(c, reasons, before, most + 1))
+        """Give the events in quarantine before a place, the last to come first, and how many of each reason are not discarded."""
+        found = await self._database.run(lambda c: quarantine.page(c, reasons, before, most + 1, discarded=discarded))
         counts = await self._database.run(quarantine.counts)
         return _page(found, most, lambda one: (one.create_time, one.event_key)), counts
 

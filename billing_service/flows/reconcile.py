@@ -17,11 +17,11 @@ import structlog
 
 from billing_service.domain.errors import BillingError
 from billing_service.domain.observation import HANDLED_TYPES
-from billing_service.flows.fulfill import EventResult, Outcome
+from billing_service.flows.fulfill import EventResult, Outcome, hash_key
 from billing_service.flows.reconcile_run import Progress, recorded
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.logs import named
-from billing_service.storage import history, reconcile_runs
+from billing_service.storage import history, quarantine, reconcile_runs
 from billing_service.storage.database import Database
 from billing_service.storage.reconcile_runs import Run, Scope
 from billing_service.stripe_api.errors import StripeCallError
@@ -112,7 +112,7 @@ class Reconcile:
 
     async def _page(self, run: Run, found: Mapping[str, bytes]) -> Run:
         missing = await self._database.run(lambda c: reconcile_runs.unknown_events(c, found))
-        bodies = [body for event_id, body in found.items() if event_id in missing]
+        bodies = await self._undecided({event_id: found[event_id] for event_id in found if event_id in missing})
         results: list[EventResult] = []
         for start in range(0, len(bodies), FULFILL_MOST):
             results += await self._fulfill(bodies[start : start + FULFILL_MOST])
@@ -123,3 +123,10 @@ class Reconcile:
             failed=sum(result.outcome is Outcome.QUARANTINED for result in results),
             drift=len(drift),
         )
+
+    async def _undecided(self, missing: Mapping[str, bytes]) -> list[bytes]:
+        """Leave out what an operator discarded, or each walk would fail of it: by its id, or by its bytes where it was malformed."""
+        keys = {event_id: {event_id, hash_key(body)} for event_id, body in missing.items()}
+        asked = frozenset().union(*keys.values())
+        discarded = await self._database.run(lambda c: quarantine.discarded(c, asked)) if asked else frozenset()
+        return [body for event_id, body in missing.items() if discarded.isdisjoint(keys[event_id])]

@@ -1,7 +1,7 @@
 """Takes quarantined events in again after their cause was mended, through the same path as webhooks.
 
 An event leaves the quarantine only after it was recorded; what fails again stays, with its new reason. So it can be broken
-off and begun again at any time.
+off and begun again at any time. What was discarded is passed over, but where its own key is named.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class Replay:
         return True
 
     async def event(self, event_key: str) -> Replayed:
-        """Replay one event; nothing where it is not in quarantine. Raises as `reasons` does."""
+        """Replay one event, also a discarded one; nothing where it is not in quarantine. Raises as `reasons` does."""
         return await self._batches(frozenset(Reason), event_key, None)
 
     async def reasons(self, reasons: Collection[Reason], progress: Progress | None = None) -> Replayed:
-        """Replay every event that is in quarantine for one of these reasons.
+        """Replay every event that is in quarantine for one of these reasons, but those that were discarded.
 
         Raises:
             BillingError: the database is away or too much is waiting; what was not replayed is still in quarantine.
@@ -126,11 +126,11 @@ class Replay:
         tried = {event_key: body for event_key, body in batch.items() if event_key not in moved}
         results = await self._fulfill(list(tried.values())) if tried else ()
         replayed.outcomes.update(result.outcome for result in results)
-        done = set()
+        done: dict[str, str | None] = {}
         for (event_key, body), result in zip(tried.items(), results, strict=True):
             kept_as = parse(body).key if result.outcome is Outcome.QUARANTINED else None
             if kept_as != event_key:
-                done.add(event_key)
+                done[event_key] = kept_as
             if kept_as is not None:
                 moved.add(kept_as)
         await self._database.run(lambda c: quarantine.release(c, done))

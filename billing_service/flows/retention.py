@@ -26,7 +26,7 @@ _log = structlog.stdlib.get_logger(__name__)
 class Kept:
     """For how long each is kept."""
 
-    payloads: timedelta
+    payloads: timedelta  # and, counted from then, what was discarded
     events: timedelta  # their ids; not shorter than the former
     history: timedelta  # what customers had
 
@@ -37,6 +37,7 @@ class Removed:
 
     payloads: int = 0
     events: int = 0
+    discarded: int = 0
     changes: int = 0
     facts: int = 0
     told_facts: int = 0
@@ -73,6 +74,7 @@ class Retention:
         return Removed(
             payloads=await self._drain(lambda connection: retention.empty_payloads(connection, kept.payloads)),
             events=await self._drain(lambda connection: retention.delete_events(connection, kept.events)),
+            discarded=await self._drain(lambda connection: retention.delete_discarded(connection, kept.payloads)),
             changes=await self._drain(lambda connection: history_horizon.trim_changes(connection, before)),
             facts=await self._drain(lambda connection: history_horizon.trim_facts(connection, before)),
             told_facts=await self._drain(lambda connection: retention.delete_told_facts(connection, kept.events)),

@@ -305,6 +305,17 @@ def replay_token(message: event_pb2.ReplayEventsRequest, last: str | None) -> st
     return pages.token(_asked_again(message), last)
 
 
+def discarded_event(message: event_pb2.DiscardQuarantinedEventRequest) -> str:
+    """Read a DiscardQuarantinedEventRequest: the event's key."""
+
+    def problems() -> Problems:
+        yield from _order_problems(message)
+        yield "event_key", field_rules.event_key_problem(message.event_key)
+
+    refuse(problems())
+    return message.event_key
+
+
 def findings_page(
     message: finding_pb2.ListFindingsRequest,
 ) -> tuple[FindingKind | None, str | None, findings.Place | None, int]:

@@ -283,6 +283,7 @@ def quarantined(one: QuarantinedEvent) -> event_pb2.QuarantinedEvent:
         attempts=one.attempts,
         create_time=timestamp(one.create_time),
         update_time=timestamp(one.update_time),
+        discard_time=timestamp(one.discard_time),
     )
 
 

@@ -20,6 +20,7 @@ from billing.admin.v1 import (
 from billing_service.flows.change_grants import ChangeGrants
 from billing_service.flows.close_finding import CloseFinding
 from billing_service.flows.describe_customer import DescribeCustomer
+from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
 from billing_service.flows.erase_customer import EraseCustomer
 from billing_service.flows.link_stripe_customer import LinkStripeCustomer
 from billing_service.flows.look_up import LookUp
@@ -38,6 +39,7 @@ class AdminFlows:
     change_grants: ChangeGrants
     link_stripe_customer: LinkStripeCustomer
     replay: ReplayOnRequest
+    discard_quarantined_event: DiscardQuarantinedEvent
     reconcile: ReconcileOnRequest
     close_finding: CloseFinding
     erase_customer: EraseCustomer
@@ -90,7 +92,7 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         """List the events in quarantine."""
         del context
         asked = admin_requests.quarantine_page(request)
-        (found, place), counts = await self._flows.look_up.quarantined(*asked)
+        (found, place), counts = await self._flows.look_up.quarantined(*asked, discarded=request.include_discarded)
         return admin_responses.quarantine_response(found, pages.token(request, place), counts)
 
     async def ReplayEvents(  # noqa: N802 - the contract's name
@@ -100,6 +102,15 @@ class AdminServicer(admin_service_pb2_grpc.AdminServiceServicer):
         del context
         page = await self._flows.replay(admin_requests.order(request), admin_requests.replay_wish(request))
         return admin_responses.replay_response(page, admin_requests.replay_token(request, page.last))
+
+    async def DiscardQuarantinedEvent(  # noqa: N802 - the contract's name
+        self, request: event_pb2.DiscardQuarantinedEventRequest, context: Context
+    ) -> event_pb2.DiscardQuarantinedEventResponse:
+        """Decide that an event in quarantine waits for nothing."""
+        del context
+        event_key = admin_requests.discarded_event(request)
+        found = await self._flows.discard_quarantined_event(admin_requests.order(request), event_key)
+        return event_pb2.DiscardQuarantinedEventResponse(quarantined_event=admin_responses.quarantined(found))
 
     async def CreateGrant(  # noqa: N802 - the contract's name
         self, request: grant_pb2.CreateGrantRequest, context: Context

@@ -24,6 +24,7 @@ OPERATIONS: Final[Mapping[int, Operation]] = {
     _Kind.OPERATION_RECONCILE: Operation.RECONCILE,
     _Kind.OPERATION_CLOSE_FINDING: Operation.CLOSE_FINDING,
     _Kind.OPERATION_ERASE_CUSTOMER: Operation.ERASE_CUSTOMER,
+    _Kind.OPERATION_DISCARD_QUARANTINED_EVENT: Operation.DISCARD_QUARANTINED_EVENT,
 }
 _NUMBERS: Final = {operation: number for number, operation in OPERATIONS.items()}
 

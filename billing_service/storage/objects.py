@@ -168,9 +168,10 @@ async def find(connection: Connection, object_id: str) -> ObjectState | None:
     return None if row is None else _state(row)
 
 
-def save(connection: Connection, states: Iterable[ObjectState]) -> Answer[Result]:
-    """Write joined states over what is there; a register never moves down."""
-    return connection.send(_SAVE, {"rows": msgspec.json.encode([_row(state) for state in states]).decode()})
+def save(connection: Connection, states: Iterable[ObjectState], disputed: Collection[str] = ()) -> Answer[Result]:
+    """Write joined states over what is there; a register never moves down. `disputed` are ids of invoices, which are not past then."""
+    rows = [_row(state, is_disputed=state.object_id in disputed) for state in states]
+    return connection.send(_SAVE, {"rows": msgspec.json.encode(rows).decode()})
 
 
 async def unfinished(
@@ -202,14 +203,14 @@ def _states(result: Result) -> list[ObjectState]:
     return [_state(row) for row in result]
 
 
-def _row(state: ObjectState) -> dict[str, Any]:
+def _row(state: ObjectState, *, is_disputed: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "object_id": state.object_id,
         "kind": state.kind.value,
         "stripe_customer_id": state.stripe_customer_id,
         "facts": state.facts,
     }
-    past = past_invoice(state)
+    past = None if is_disputed else past_invoice(state)
     row["past"] = past is not None
     if past is not None and past.subscription_id is not None:
         row |= {

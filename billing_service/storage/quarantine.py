@@ -1,4 +1,7 @@
-"""Events that wait for a cause to be mended: malformed, refused by the database, or of a type that nobody used. As raw bytes."""
+"""Events that wait for a cause to be mended: malformed, refused by the database, or of a type that nobody used. As raw bytes.
+
+One that was discarded waits for nothing: it counts no more and is passed over by whatever takes in more than the one event that it names.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,11 @@ class QuarantinedEvent:
     attempts: int
     create_time: datetime
     update_time: datetime
+    discard_time: datetime | None = None  # when an operator decided that it waits for nothing
 
 
+_COLUMNS = "event_key, reason, detail, attempts, create_time, update_time, discard_time"
+# What was decided of an event holds when the same comes again.
 _KEEP = sa.text("""
     INSERT INTO quarantined_events (event_key, payload, reason, detail)
     VALUES (:event_key, :payload, :reason, :detail)
@@ -42,22 +48,35 @@ _KEEP = sa.text("""
     SET payload = excluded.payload, reason = excluded.reason, detail = excluded.detail,
         attempts = quarantined_events.attempts + 1, update_time = now()
 """)
-_RELEASE = sa.text("DELETE FROM quarantined_events WHERE event_key = ANY(CAST(:keys AS text[]))")
-_LIST = sa.text("""
-    SELECT event_key, reason, detail, attempts, create_time, update_time FROM quarantined_events
-    WHERE reason = ANY(CAST(:reasons AS text[])) ORDER BY create_time DESC, event_key LIMIT :most
+_RELEASE = sa.text("""
+    WITH gone AS (
+        DELETE FROM quarantined_events AS q
+        USING unnest(CAST(:keys AS text[]), CAST(:kept_as AS text[])) AS done (key, kept_as) WHERE q.event_key = done.key
+        RETURNING done.kept_as, q.discard_time)
+    UPDATE quarantined_events AS q SET discard_time = gone.discard_time FROM gone
+    WHERE q.event_key = gone.kept_as AND q.discard_time IS NULL AND gone.discard_time IS NOT NULL
 """)
-_FIND = sa.text("""
-    SELECT event_key, reason, detail, attempts, create_time, update_time, payload FROM quarantined_events
-    WHERE event_key = :event_key
+_DISCARD = sa.text(f"""
+    UPDATE quarantined_events SET discard_time = coalesce(discard_time, now()) WHERE event_key = :event_key
+    RETURNING {_COLUMNS}
+""")  # noqa: S608 - constants of this module, here and below
+_DISCARDED = sa.text("""
+    SELECT event_key FROM quarantined_events
+    WHERE event_key = ANY(CAST(:keys AS text[])) AND discard_time IS NOT NULL
 """)
-_PAGE = sa.text("""
-    SELECT event_key, reason, detail, attempts, create_time, update_time FROM quarantined_events
-    WHERE reason = ANY(CAST(:reasons AS text[]))
+_LIST = sa.text(f"""
+    SELECT {_COLUMNS} FROM quarantined_events
+    WHERE reason = ANY(CAST(:reasons AS text[])) AND discard_time IS NULL
+    ORDER BY create_time DESC, event_key LIMIT :most
+""")  # noqa: S608
+_FIND = sa.text(f"SELECT {_COLUMNS}, payload FROM quarantined_events WHERE event_key = :event_key")  # noqa: S608
+_PAGE = sa.text(f"""
+    SELECT {_COLUMNS} FROM quarantined_events
+    WHERE reason = ANY(CAST(:reasons AS text[])) AND (discard_time IS NULL OR :discarded)
       AND (CAST(:before AS timestamptz) IS NULL
            OR (create_time, event_key) < (:before, CAST(:before_key AS text) COLLATE "C"))
     ORDER BY create_time DESC, event_key DESC LIMIT :most
-""")
+""")  # noqa: S608
 # An id stands between quotes, however the rest is broken.
 _ERASE = sa.text("""
     WITH looked AS (
@@ -71,11 +90,13 @@ _ERASE = sa.text("""
         RETURNING 1)
     SELECT (SELECT max(event_key) FROM looked) AS last, (SELECT count(*) FROM gone) AS total
 """)
-_COUNTS = sa.text("SELECT reason, count(*) AS total FROM quarantined_events GROUP BY reason ORDER BY reason")
+_COUNTS = sa.text("""
+    SELECT reason, count(*) AS total FROM quarantined_events WHERE discard_time IS NULL GROUP BY reason ORDER BY reason
+""")
 _PAYLOADS = sa.text("""
     SELECT event_key, payload FROM quarantined_events
     WHERE event_key > :after AND reason = ANY(CAST(:reasons AS text[]))
-      AND (CAST(:key AS text) IS NULL OR event_key = :key)
+      AND CASE WHEN CAST(:key AS text) IS NULL THEN discard_time IS NULL ELSE event_key = :key END
     ORDER BY event_key LIMIT :most
 """)
 _TAKE_IGNORED = sa.text("""
@@ -95,7 +116,7 @@ _PUT_IGNORED = sa.text("""
 
 
 async def keep(connection: Connection, event_key: str, payload: bytes, reason: Reason, detail: str) -> None:
-    """Keep an event as raw bytes; the same key again counts one more attempt.
+    """Keep an event as raw bytes; the same key again counts one more attempt. One that was discarded stays so.
 
     `detail` says what is wrong and carries no value of the payload.
     """
@@ -103,22 +124,39 @@ async def keep(connection: Connection, event_key: str, payload: bytes, reason: R
     await connection.execute(_KEEP, values)
 
 
-def release(connection: Connection, event_keys: Collection[str]) -> Answer[Result]:
-    """Let events go that were recorded."""
-    return connection.send(_RELEASE, {"keys": sorted(event_keys)})
+def release(connection: Connection, done: Mapping[str, str | None]) -> Answer[Result]:
+    """Let events go that were recorded, or are kept by another key now, which is given: what was discarded is so by that one."""
+    keys = sorted(done)
+    return connection.send(_RELEASE, {"keys": keys, "kept_as": [done[key] for key in keys]})
+
+
+async def discard(connection: Connection, event_key: str) -> QuarantinedEvent | None:
+    """Note that an event waits for nothing, and give it, or None; one that was discarded before stays as it was."""
+    row = (await connection.execute(_DISCARD, {"event_key": event_key})).one_or_none()
+    return None if row is None else _event(row)
+
+
+async def discarded(connection: Connection, keys: Collection[str]) -> frozenset[str]:
+    """Say which of these keys are those of discarded events."""
+    return frozenset(row.event_key for row in await connection.execute(_DISCARDED, {"keys": sorted(keys)}))
 
 
 async def newest(connection: Connection, reasons: Collection[Reason], most: int) -> Sequence[QuarantinedEvent]:
-    """Give what was put here last."""
+    """Give what was put here last, without what was discarded."""
     return [_event(row) for row in await connection.execute(_LIST, {"reasons": sorted(reasons), "most": most})]
 
 
 async def page(
-    connection: Connection, reasons: Collection[Reason], before: tuple[datetime, str] | None, most: int
+    connection: Connection,
+    reasons: Collection[Reason],
+    before: tuple[datetime, str] | None,
+    most: int,
+    *,
+    discarded: bool,
 ) -> Sequence[QuarantinedEvent]:
     """Give the next events after a place (when it was put here, and its key), the last to come first."""
     time, key = before or (None, None)
-    values = {"reasons": sorted(reasons), "before": time, "before_key": key, "most": most}
+    values = {"reasons": sorted(reasons), "before": time, "before_key": key, "most": most, "discarded": discarded}
     return [_event(row) for row in await connection.execute(_PAGE, values)]
 
 
@@ -142,19 +180,25 @@ async def erase(
 
 def _event(row: sa.Row[Any]) -> QuarantinedEvent:
     return QuarantinedEvent(
-        row.event_key, Reason(row.reason), row.detail, row.attempts, row.create_time, row.update_time
+        row.event_key,
+        Reason(row.reason),
+        row.detail,
+        row.attempts,
+        row.create_time,
+        row.update_time,
+        row.discard_time,
     )
 
 
 async def counts(connection: Connection) -> Mapping[Reason, int]:
-    """Say how many there are of each reason."""
+    """Say how many there are of each reason, without those that were discarded."""
     return {Reason(row.reason): row.total for row in await connection.execute(_COUNTS)}
 
 
 async def payloads(
     connection: Connection, reasons: Collection[Reason], *, key: str | None, after: str, most: int
 ) -> Mapping[str, bytes]:
-    """Give the bytes of the next events after a key, in the order of keys; of one alone where `key` is given."""
+    """Give the bytes of the next events after a key, in the order of keys; of one alone where `key` is given, also a discarded one."""
     values = {"reasons": sorted(reasons), "key": key, "after": after, "most": most}
     return {row.event_key: bytes(row.payload) for row in await connection.execute(_PAYLOADS, values)}
 

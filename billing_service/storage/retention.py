@@ -30,6 +30,14 @@ _DELETE = sa.text("""
         WHERE receive_time < now() - CAST(:age AS interval) AND octet_length(payload) = 0
         ORDER BY receive_time LIMIT :most FOR UPDATE SKIP LOCKED)
 """)
+# It holds a body too. No index: whoever counts the quarantine reads all of it, several times a minute.
+_DELETE_DISCARDED = sa.text("""
+    DELETE FROM quarantined_events
+    WHERE event_key IN (
+        SELECT event_key FROM quarantined_events
+        WHERE discard_time < now() - CAST(:age AS interval)
+        ORDER BY discard_time LIMIT :most FOR UPDATE SKIP LOCKED)
+""")
 # Of objects that Stripe denies, or that are another deployment's.
 _DELETE_TOLD = sa.text("""
     DELETE FROM told_facts
@@ -53,6 +61,11 @@ async def delete_events(connection: Connection, age: timedelta) -> Trimmed:
 async def delete_told_facts(connection: Connection, age: timedelta) -> Trimmed:
     """Forget what was told longer ago of objects that were never seen; a batch at most."""
     return await _batch(connection, _DELETE_TOLD, age)
+
+
+async def delete_discarded(connection: Connection, age: timedelta) -> Trimmed:
+    """Forget events in quarantine that were discarded longer ago; a batch at most."""
+    return await _batch(connection, _DELETE_DISCARDED, age)
 
 
 async def _batch(connection: Connection, statement: sa.TextClause, age: timedelta) -> Trimmed:

@@ -14,7 +14,7 @@ from billing_service.storage.database import Connection
 class Tally:
     """The numbers at one moment, of all processes together."""
 
-    quarantined: Mapping[str, int]  # by reason
+    quarantined: Mapping[str, int]  # by reason, without what was discarded
     findings: Mapping[str, int]  # that are open, by kind
     rereads: int
     reread_overdue_s: float  # of the one that is due for the longest time
@@ -25,7 +25,8 @@ class Tally:
 
 
 _TALLY = sa.text("""
-    SELECT 'quarantined' AS what, reason AS label, count(*)::float8 AS number FROM quarantined_events GROUP BY reason
+    SELECT 'quarantined' AS what, reason AS label, count(*)::float8 AS number FROM quarantined_events
+    WHERE discard_time IS NULL GROUP BY reason
     UNION ALL
     SELECT 'findings', kind, count(*)::float8 FROM findings WHERE close_time IS NULL GROUP BY kind
     UNION ALL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -168,6 +169,36 @@ async def test_what_is_in_quarantine_is_listed_shown_and_replayed(
     assert "1 quarantined" in operator.done("audit", "list", "--operation", "replay_events", "--limit", "1").out
     assert operator.call("events", "replay", good).code == 3
     assert operator.call("quarantine", "replay", "--reason", "gossip").code == 2
+
+
+async def test_an_event_is_discarded_with_why_and_listed_where_that_is_asked(
+    world: World, operator: Operator, customer_id: str
+) -> None:
+    body = f"{{not JSON {customer_id}".encode()
+    key = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    with psycopg.connect(world.addresses["database"]) as connection:
+        connection.execute(
+            "INSERT INTO quarantined_events (event_key, payload, reason, detail) VALUES (%s, %s, 'malformed', 'x')",
+            (key, body),
+        )
+    discard = ("quarantine", "discard", key)
+    assert operator.call(*discard).code == 2, "not without why"
+    made = operator.done(*discard, "--because", "ticket 14", "--json").row
+    assert (made["event_key"], bool(made["discard_time"])) == (key, True)
+    assert key in operator.done(*discard, "--because", "ticket 15").out
+    everything = ("--json", "--limit", "1000")
+    assert key not in {row["event_key"] for row in operator.done("quarantine", "list", *everything).rows}
+    listed = operator.done("quarantine", "list", "--discarded", "--limit", "1000")
+    assert ("discarded" in listed.out, "and what was discarded" in listed.said) == (True, True)
+    rows = operator.done("quarantine", "list", "--discarded", *everything).rows
+    assert [row["discard_time"] for row in rows if row["event_key"] == key] == [made["discard_time"]]
+    shown = operator.done("events", "show", key).out
+    assert ("discarded: malformed" in shown, "in quarantine" in shown) == (True, False)
+    assert operator.call("events", "replay", key).code == 1
+    assert "discarded: malformed" in operator.done("events", "show", key).out
+    kept = operator.done("audit", "list", "--operation", "discard_quarantined_event").out
+    assert ("sha256:" in kept, "ticket 14" in kept) == (True, True)
+    assert operator.call("quarantine", "discard", "evt_nobody", "--because", "x").code == 3
 
 
 # --- Grants --------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class Operation(StrEnum):
     RECONCILE = "reconcile"
     CLOSE_FINDING = "close_finding"
     ERASE_CUSTOMER = "erase_customer"
+    DISCARD_QUARANTINED_EVENT = "discard_quarantined_event"
 
     @property
     def number(self) -> OperatorRequest.Operation.ValueType:
@@ -92,7 +93,8 @@ def requests_table(found: Sequence[OperatorRequest], now: datetime) -> Renderabl
 
 def subject(one: OperatorRequest) -> str:
     """Say what it was about: the customer, and what of theirs."""
-    names = [str(one.result[key]) for key in ("grant_id", "stripe_customer_id", "subject") if key in one.result]
+    keys = ("grant_id", "stripe_customer_id", "subject", "event_key")
+    names = [str(one.result[key]) for key in keys if key in one.result]
     runs = [f"run {number.number_value:.0f}" for number in one.result.fields["run_ids"].list_value.values]
     became = one.result.fields["outcomes"].struct_value.fields  # of a replay
     counts = [f"{count.number_value:.0f} {outcome}" for outcome, count in sorted(became.items())]

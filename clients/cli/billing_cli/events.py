@@ -125,18 +125,7 @@ def _outcome(event: event_pb2.Event) -> Text:
 
 def _event(answer: event_pb2.GetEventResponse, now: datetime) -> RenderableType:
     if answer.WhichOneof("found") == "quarantined_event":
-        put_aside = answer.quarantined_event
-        reason = screen.word(event_pb2.QuarantinedEvent.Reason.Name(put_aside.reason), "REASON_")
-        return screen.facts(
-            [
-                ("event", Text(screen.plain(put_aside.event_key), style="bold")),
-                ("is", Text(f"in quarantine: {reason}", style="bold red")),
-                ("because", put_aside.detail),
-                ("attempts", str(put_aside.attempts)),
-                ("first failed", screen.moment(put_aside.create_time, now)),
-                ("last failed", screen.moment(put_aside.update_time, now)),
-            ]
-        )
+        return _quarantined(answer.quarantined_event, now)
     event = answer.event
     kept = (
         f"{event.body_bytes} bytes; --body shows them"
@@ -154,6 +143,25 @@ def _event(answer: event_pb2.GetEventResponse, now: datetime) -> RenderableType:
             ("mode", "live" if event.livemode else "test"),
             ("API version", event.api_version),
             ("body", kept),
+        ]
+    )
+
+
+def _quarantined(event: event_pb2.QuarantinedEvent, now: datetime) -> RenderableType:
+    reason = screen.word(event_pb2.QuarantinedEvent.Reason.Name(event.reason), "REASON_")
+    discarded = screen.moment(event.discard_time, now)
+    standing = (
+        Text(f"discarded: {reason}", style="dim") if discarded else Text(f"in quarantine: {reason}", style="bold red")
+    )
+    return screen.facts(
+        [
+            ("event", Text(screen.plain(event.event_key), style="bold")),
+            ("is", standing),
+            ("because", event.detail),
+            ("attempts", str(event.attempts)),
+            ("first failed", screen.moment(event.create_time, now)),
+            ("last failed", screen.moment(event.update_time, now)),
+            ("discarded", discarded),
         ]
     )
 

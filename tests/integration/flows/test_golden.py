@@ -33,6 +33,8 @@ EXPECTED = {
     "charge.dispute.closed": "disputed",
 }
 
+GIVEN_UP = "invoice.marked_uncollectible"  # after its payment failed
+
 
 def before(event_type: str, shape: Shape) -> list[bytes]:
     """Give what came before: the purchase that a refund or dispute is of, or the subscription and its paid first invoice."""
@@ -48,6 +50,7 @@ def before(event_type: str, shape: Shape) -> list[bytes]:
         event("invoice.paid", first, shape, START + 1),
         event("customer.subscription.updated", golden("subscription"), shape, START + 2),
         *([payload("invoice.paid", shape, created=START + 3)] if kind == "invoice_payment" else []),
+        *([payload("invoice.payment_failed", shape, created=START + 3)] if event_type == GIVEN_UP else []),
     ]
 
 

@@ -126,12 +126,15 @@ def happenings(draw: random.Random) -> Iterator[bytes]:
         match draw.randrange(4):
             case 0:
                 there = subscription("ann", draw.choice(("active", "past_due")), latest_invoice=f"in_ann_{number}")
+                begin = START + draw.randrange(INVOICES // 2) * MONTH
+                there["items"]["data"][0] |= {"current_period_start": begin, "current_period_end": begin + MONTH}
                 yield event("customer.subscription.updated", there, created=at)
             case 1 if draw.random() < 0.3:
                 tie = invoice_payment("ann") | {"id": f"inpay_{number}", "invoice": f"in_ann_{number}"}
                 yield event("invoice_payment.paid", tie, created=at)
-            case 2 if draw.random() < 0.2:
-                yield event("charge.dispute.created", dispute("ann"), created=at)
+            case 2 if draw.random() < 0.3:
+                status = draw.choice(("needs_response", "lost", "won"))
+                yield event("charge.dispute.updated", dispute("ann", status), created=at)
             case _:
                 status = draw.choice(STATUSES)
                 reason = draw.choice(("subscription_cycle", "subscription_update", "subscription_create"))

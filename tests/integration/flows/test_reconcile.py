@@ -7,9 +7,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiohttp import web
 
 from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.domain.operator import Order
 from billing_service.flows import reconcile_objects
+from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.request_budget import RequestBudget
@@ -17,7 +20,7 @@ from billing_service.storage import tally
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
-from tests.stripe_proxy import Fault, fail, held, lose_answer
+from tests.stripe_proxy import Fault, Forward, fail, held, lose_answer
 
 
 def later() -> datetime:
@@ -65,6 +68,37 @@ async def test_a_run_that_fails_is_never_complete_and_is_resumed(world: World, r
     assert world.sql("SELECT state FROM reconcile_runs") == [("failed",)]
     assert (await reconcile.events()).state is RunState.COMPLETE
     assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+async def spoil(_request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Give Stripe's events, one of them in a shape that nobody knows, and another that no database can write."""
+    page = json.loads((await forward()).body)  # type: ignore[arg-type] # the proxy's are bytes
+    for event in page["data"]:
+        if event["type"] == "customer.subscription.created":
+            event["data"]["object"]["status"] = {}
+        elif event["type"] == "invoice.paid":
+            event["data"]["object"]["id"] = "in_\u0000"
+    return web.json_response(page)
+
+
+async def test_what_an_operator_discarded_is_not_tried_again_and_fails_no_run(
+    world: World,  # noqa: F811
+    reconcile: Reconcile,
+) -> None:
+    """Or what will never be understood would keep every walk from being complete for as long as Stripe lists it."""
+    await world.buy("ann")
+    world.proxy.next("GET", "/v1/events", *[spoil] * 100)
+    run = await reconcile.events()
+    assert (run.state, run.failed) == (RunState.FAILED, 2)
+    first, second = [row[0] for row in world.sql("SELECT event_key FROM quarantined_events ORDER BY reason")]
+    assert (first[:7], second[:4]) == ("sha256:", "evt_")
+    discard = DiscardQuarantinedEvent(world.database)
+    await discard(Order("r1", "eve", "ticket 7"), first)
+    assert (await reconcile.events()).failed == 1
+    await discard(Order("r2", "eve", "ticket 7"), second)
+    run = await reconcile.events()
+    assert (run.state, run.failed) == (RunState.COMPLETE, 0)
+    assert world.sql("SELECT attempts FROM quarantined_events ORDER BY reason") == [(1,), (2,)]
 
 
 async def test_a_run_can_be_stopped_and_the_next_one_goes_on(world: World, reconcile: Reconcile) -> None:  # noqa: F811

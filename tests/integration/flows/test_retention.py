@@ -82,6 +82,24 @@ async def test_what_was_told_of_an_object_that_nobody_ever_saw_goes_with_the_eve
     assert (await one_round(service)).told_facts == 1
 
 
+async def test_what_was_discarded_goes_once_that_is_as_long_ago_as_bodies_are_kept(
+    service: Service, database_url: str
+) -> None:
+    """Counted from the discarding, however long it was there before."""
+    assert await service.outcomes(b"{", b"[", b"(") == ["quarantined"] * 3
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE quarantined_events SET create_time = now() - interval '1000 days'")
+        for body, days in ((b"{", 91), (b"[", 89)):
+            connection.execute(
+                "UPDATE quarantined_events SET discard_time = now() - make_interval(days => %s) WHERE payload = %s",
+                (days, body),
+            )
+    assert await one_round(service) == Removed(discarded=1)
+    with psycopg.connect(database_url) as connection:
+        left = connection.execute("SELECT payload FROM quarantined_events ORDER BY payload").fetchall()
+    assert left == [(b"(",), (b"[",)]
+
+
 async def test_it_goes_in_small_steps_and_holds_up_nobody(
     service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

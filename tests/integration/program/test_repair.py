@@ -70,6 +70,18 @@ async def test_a_replay_is_a_success_only_where_nothing_failed_again(quarantined
     assert "nobody" in said
 
 
+async def test_what_was_discarded_is_neither_listed_nor_replayed_with_all(quarantined: str) -> None:
+    """But where it is named."""
+    with psycopg.connect(quarantined) as connection:
+        connection.execute("UPDATE quarantined_events SET discard_time = now() WHERE event_key = 'good'")
+    code, rows, said = await run(quarantined, "quarantine")
+    assert (code, [row["event_key"] for row in rows], "unwritable" in said) == (0, ["bad"], False)
+    code, (report,), _ = await run(quarantined, "replay", "--all")
+    assert (code, report) == (1, {"replayed": 1, "quarantined": 1})
+    code, (report,), _ = await run(quarantined, "replay", "--event", "good")
+    assert (code, report) == (0, {"replayed": 1, "applied": 1})
+
+
 async def test_a_finding_can_be_closed_once_and_only_with_who_and_why(quarantined: str) -> None:
     code, rows, _ = await run(quarantined, "findings")
     assert (code, [row["subject"] for row in rows]) == (0, ["sub_1"])

@@ -21,6 +21,7 @@ from billing_service.access import Credentials, Identity, Role
 from billing_service.flows.change_grants import ChangeGrants
 from billing_service.flows.close_finding import CloseFinding
 from billing_service.flows.describe_customer import DescribeCustomer
+from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
 from billing_service.flows.erase_customer import EraseCustomer
 from billing_service.flows.link_stripe_customer import LinkStripeCustomer
 from billing_service.flows.look_up import LookUp
@@ -97,6 +98,7 @@ def flows(world: World, erase: EraseCustomer) -> AdminFlows:
         change_grants=ChangeGrants(database, world.prices, clock),
         link_stripe_customer=LinkStripeCustomer(database, world.reads, world.prices, clock),
         replay=ReplayOnRequest(database, Replay(database, world.fulfill)),
+        discard_quarantined_event=DiscardQuarantinedEvent(database),
         reconcile=ReconcileOnRequest(database, events, objects, now),
         close_finding=CloseFinding(database),
         erase_customer=erase,

@@ -80,6 +80,7 @@ BAD: Iterable[Message] = (
     event_pb2.ListEventsRequest(outcome=99),  # type: ignore[arg-type] # as an older client would
     event_pb2.ListQuarantinedEventsRequest(page_size=-1),
     event_pb2.ReplayEventsRequest(**asked(quarantine_reason=99)),
+    event_pb2.DiscardQuarantinedEventRequest(**asked(event_key="evt_\n")),
     grant_pb2.ListGrantsRequest(page_token="AAAA"),
     grant_pb2.RevokeGrantRequest(**asked(grant_id="grant_1")),
     grant_pb2.CreateGrantRequest(**asked(customer_id="ann", mode=1)),
@@ -184,12 +185,16 @@ async def test_the_changes_of_a_customer_are_told_before_and_after_a_page_at_a_t
 async def test_a_mutation_that_is_repeated_gets_its_answer_and_with_other_parameters_is_refused(office: Office) -> None:
     await office.bought("ann")
     office.world.sql("INSERT INTO findings (kind, subject, detail) VALUES ('drift', 'sub_1', '{\"a\": 1}')")
+    office.world.sql(
+        "INSERT INTO quarantined_events (event_key, payload, reason, detail) VALUES ('evt_1', '{', 'unwritable', 'x')"
+    )
     cus = (await office.world.call("POST", "/v1/customers"))["id"]
     requests: list[Any] = [
         grant_pb2.CreateGrantRequest(**asked(customer_id="ann", mode=1, plan={"plan_key": "team"})),
         customer_pb2.LinkStripeCustomerRequest(**asked(customer_id="ann", stripe_customer_id=cus)),
         finding_pb2.CloseFindingRequest(**asked(kind=_Finding.KIND_DRIFT, subject="sub_1")),
         event_pb2.ReplayEventsRequest(**asked(quarantine_reason=event_pb2.QuarantinedEvent.REASON_MALFORMED)),
+        event_pb2.DiscardQuarantinedEventRequest(**asked(event_key="evt_1")),
         customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")),
     ]
     for request in requests:
@@ -200,7 +205,8 @@ async def test_a_mutation_that_is_repeated_gets_its_answer_and_with_other_parame
         assert await office.refused(call(request)) == "REQUEST_ID_REUSED"
     recorded = office.world.sql("SELECT operation, actor FROM operator_requests ORDER BY create_time")
     assert [row[0] for row in recorded] == [
-        "create_grant", "link_stripe_customer", "close_finding", "replay_events", "erase_customer",
+        "create_grant", "link_stripe_customer", "close_finding", "replay_events",
+        "discard_quarantined_event", "erase_customer",
     ]  # fmt: skip
     assert {row[1] for row in recorded} == {"eve@ops.example"}
 

@@ -174,7 +174,7 @@ async def test_no_reason_is_left_that_may_name_the_customer_nor_what_it_could_be
 async def test_every_object_of_a_customer_is_gone_through_however_many_there_are(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than are looked at in one round, and more bodies of them than are emptied in one batch; also in quarantine."""
+    """More than are looked at in one round, and more bodies of them than are emptied in one batch; also in quarantine, discarded ones too."""
     monkeypatch.setattr(erase_customer, "OBJECTS_AT_ONCE", 3)
     monkeypatch.setattr(erasures, "LOOKED_AT", 2)
     world = office.world
@@ -190,8 +190,8 @@ async def test_every_object_of_a_customer_is_gone_through_however_many_there_are
         " SELECT 'evt_o' || n, 'invoice.paid', 1, 'in_' || n, false, 'applied', 'a name' FROM generate_series(1, 11) AS n"
     )
     world.sql(
-        "INSERT INTO quarantined_events (event_key, payload, reason, detail)"
-        " SELECT 'q' || n, convert_to('{\"broken\": \"in_' || n || '\"', 'UTF8'), 'malformed', ''"
+        "INSERT INTO quarantined_events (event_key, payload, reason, detail, discard_time)"
+        " SELECT 'q' || n, convert_to('{\"broken\": \"in_' || n || '\"', 'UTF8'), 'malformed', '', CASE WHEN n % 2 = 0 THEN now() END"
         " FROM generate_series(1, 15) AS n"
     )
     done = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure

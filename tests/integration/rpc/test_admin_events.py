@@ -118,6 +118,39 @@ async def test_quarantined_events_are_counted_listed_and_replayed_once_the_cause
     assert await office.refused(office.ReplayEvents(gone)) == "EVENT_NOT_FOUND"
 
 
+async def test_an_event_is_discarded_counts_no_more_and_is_listed_where_that_is_asked(office: Office) -> None:
+    """Whole, by its key; and passed over by a replay that does not name it."""
+    world = office.world
+    await world.fulfill([b"{not json", b"[not json"])
+    ask = event_pb2.ListQuarantinedEventsRequest(page_size=1)
+    key = (await office.ListQuarantinedEvents(ask)).quarantined_events[0].event_key
+    discard = event_pb2.DiscardQuarantinedEventRequest(**asked(event_key=key))
+    discarded = (await office.DiscardQuarantinedEvent(discard)).quarantined_event
+    assert (discarded.event_key, discarded.attempts, discarded.HasField("discard_time")) == (key, 1, True)
+    again = event_pb2.DiscardQuarantinedEventRequest(**asked(event_key=key))
+    assert (await office.DiscardQuarantinedEvent(again)).quarantined_event == discarded
+    page = await office.ListQuarantinedEvents(ask)
+    (other,) = page.quarantined_events
+    assert (other.event_key == key, other.HasField("discard_time")) == (False, False)
+    assert ([count.count for count in page.counts], page.next_page_token) == ([1, 0, 0], "")
+    found: list[event_pb2.QuarantinedEvent] = []
+    ask.include_discarded = True
+    for _ in range(2):
+        page = await office.ListQuarantinedEvents(ask)
+        assert [count.count for count in page.counts] == [1, 0, 0]
+        found += page.quarantined_events
+        ask.page_token = page.next_page_token
+    assert (found, ask.page_token) == ([discarded, other], "")
+    shown = await office.GetEvent(event_pb2.GetEventRequest(event_id=key))
+    assert (shown.quarantined_event, shown.body in {b"{not json", b"[not json"}) == (discarded, True)
+    everything = event_pb2.ReplayEventsRequest(**asked(quarantine_reason=1))
+    assert (await office.ReplayEvents(everything)).replayed == 1
+    alone = event_pb2.ReplayEventsRequest(**asked(event_key=key))
+    assert (await office.ReplayEvents(alone)).failed == 1
+    gone = event_pb2.DiscardQuarantinedEventRequest(**asked(event_key="evt_gone"))
+    assert await office.refused(office.DiscardQuarantinedEvent(gone)) == "EVENT_NOT_FOUND"
+
+
 # --- Findings -----------------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,8 @@ async def do_everything(office: Office) -> str:
     await read(office.Reconcile(reconcile_pb2.ReconcileRequest(**asked(scope=scope))))
     drift = finding_pb2.Finding.KIND_DRIFT
     await office.CloseFinding(finding_pb2.CloseFindingRequest(**asked(kind=drift, subject="sub_x")))
+    key = (await office.ListQuarantinedEvents(event_pb2.ListQuarantinedEventsRequest())).quarantined_events[0].event_key
+    await office.DiscardQuarantinedEvent(event_pb2.DiscardQuarantinedEventRequest(**asked(event_key=key)))
     return made
 
 
@@ -54,6 +56,7 @@ async def test_everything_that_operators_did_is_listed_the_last_first_with_who_a
     await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="nobody", reason="x"))).code()
     done = await listed(office)
     assert [one.operation for one in done] == [
+        _Done.OPERATION_DISCARD_QUARANTINED_EVENT,
         _Done.OPERATION_CLOSE_FINDING,
         _Done.OPERATION_RECONCILE,
         _Done.OPERATION_REPLAY_EVENTS,
@@ -61,10 +64,11 @@ async def test_everything_that_operators_did_is_listed_the_last_first_with_who_a
         _Done.OPERATION_REVOKE_GRANT,
         _Done.OPERATION_CREATE_GRANT,
     ], "what failed has left nothing"
-    revoked = done[4]
+    revoked = done[5]
     assert (revoked.actor, revoked.identity, revoked.reason) == ("bob", "admin", "by mistake")
     assert (revoked.customer_id, revoked.result["grant_id"]) == ("ann", made)
-    assert (done[0].customer_id, done[0].result["subject"]) == ("", "sub_x")
+    assert (done[1].customer_id, done[1].result["subject"]) == ("", "sub_x")
+    assert (done[0].customer_id, str(done[0].result["event_key"])[:7]) == ("", "sha256:")
     assert len({one.request_id for one in done}) == len(done)
     times = [one.create_time.ToNanoseconds() for one in done]
     assert times == sorted(times, reverse=True)

@@ -63,9 +63,11 @@ TABLE = {
 def test_every_status_but_active_decides_by_itself(
     status: SubscriptionStatus, expected: Verdict, invoice: Invoice, first: bool
 ) -> None:
-    """With one exception: past due on a first payment."""
+    """With two exceptions: past due on a first payment, and past due although it is paid by now."""
     if status is S.PAST_DUE and first:
         expected = V.OVERDUE
+    if status is S.PAST_DUE and invoice is Invoice.SETTLED:
+        expected = V.PERIOD
     assert verdict(status, invoice, first=first) is expected
 
 
@@ -132,6 +134,20 @@ def test_grace_without_a_known_failure_is_counted_from_when_the_invoice_was_due(
     assert one.end == at(START + 50) + timedelta(days=7)
 
 
+def test_what_was_overdue_and_is_paid_gives_its_period_before_the_subscription_says_so() -> None:
+    paid = replace(BASE, status=S.PAST_DUE)
+    assert (access(paid).state, access(paid).end) == (SourceState.ACTIVE, at(START + MONTH) + timedelta(days=1))
+    earlier_one_is_open = replace(paid, failed_time=START + 100, due_time=START)
+    assert access(earlier_one_is_open).state is SourceState.GRACE
+
+
+@pytest.mark.parametrize("status", [InvoiceStatus.VOID, InvoiceStatus.UNCOLLECTIBLE])
+def test_an_invoice_that_was_given_up_before_any_payment_failed_takes_nothing_away(status: InvoiceStatus) -> None:
+    """Paused collection does that to each invoice."""
+    assert access(replace(BASE, invoice_status=status)).state is SourceState.ACTIVE
+    assert access(replace(BASE, invoice_status=status, failed_time=START)).state is SourceState.GRACE
+
+
 def test_access_before_the_first_payment_has_settled_is_the_plans_policy() -> None:
     unsettled = replace(BASE, first_payment=True, invoice_status=InvoiceStatus.OPEN)
     assert access(unsettled).state is SourceState.PENDING_PAYMENT
@@ -156,7 +172,8 @@ A, D = SourceState, timedelta(days=1)
         (BASE, Policy(period_end_leeway=2 * D), A.ACTIVE, at(START + MONTH) + 2 * D),
         (BASE, Policy(period_end_leeway=0 * D), A.ACTIVE, at(START + MONTH)),
         (PAUSED, Policy(), A.PAUSED, None),
-        (PAUSED, Policy(access_while_paused=True), A.ACTIVE, at(START + MONTH) + D),
+        (PAUSED, Policy(access_while_paused=True), A.ACTIVE, None),
+        (replace(PAUSED, cancel_at=START + MONTH), Policy(access_while_paused=True), A.ENDING, at(START + MONTH)),
         (COLLECTION, Policy(), A.ACTIVE, at(START + MONTH) + D),
         (COLLECTION, Policy(access_while_collection_paused=False), A.PAUSED, None),
         (DISPUTED, Policy(), A.DISPUTED, None),
@@ -173,7 +190,7 @@ def test_each_policy_of_a_plan_decides_its_case_and_has_a_safe_default(
 ) -> None:
     one = access(facts, replace(PRO, policy=policy))
     assert (one.state, one.end) == (state, end)
-    assert (one.after is state) is (end is None)
+    assert (one.after is state) is (end is None and state is not A.ACTIVE)
 
 
 @pytest.mark.parametrize(

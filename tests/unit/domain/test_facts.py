@@ -7,9 +7,11 @@ from itertools import permutations
 
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
-from billing_service.domain.observation import Fact, observe, read_event
+from billing_service.domain.observation import observe, read_event
 from billing_service.domain.views import InvoiceStatus, ObjectKind
-from tests.stripe_events import START, event, export_pass, invoice, session, subscription
+from tests.stripe_events import START, charge, event, export_pass, invoice, refund, session, subscription
+
+DAY = 86_400
 
 
 def gathered(*bodies: bytes) -> CustomerFacts:
@@ -75,5 +77,67 @@ def test_a_change_whose_invoice_failed_and_went_void_is_not_owed_and_a_renewal_i
 
 def test_an_answer_without_a_date_is_taken_at_the_time_of_the_request() -> None:
     seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
-    read = of_read(seen, fence=1, request_time=START + 10, server_time=0, known_created=None)
-    assert read.facts == {Fact.PAID: START + 10}
+    state = of_read(seen, fence=1, request_time=START + 10, server_time=0, known_created=None)
+    assert state.read is not None
+    assert (state.read.read_time, state.told_time) == (START + 10, START + 10)
+
+
+def test_what_is_held_to_be_was_told_when_the_register_was_that_says_it() -> None:
+    told = read_event(json.loads(event("checkout.session.completed", export_pass("ann"), created=START + 60)))
+    assert told.observation is not None
+    payload = of_event(told, told.observation, 2)
+    before, after = (
+        of_read(told.observation, fence=fence, request_time=START + at, server_time=START + at, known_created=None)
+        for fence, at in ((1, 30), (3, 90))
+    )
+    assert (payload.told_time, before.told_time) == (START + 60, START + 30)
+    assert (join(payload, before).told_time, join(payload, after).told_time) == (START + 60, START + 90)
+
+
+def test_a_purchase_that_is_only_read_was_paid_when_its_session_was_made() -> None:
+    """Whenever it is read: what was bought for thirty days forty days ago is over."""
+    seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
+    read = of_read(seen, fence=1, request_time=START + 40 * DAY, server_time=START + 40 * DAY, known_created=None)
+    (purchase,) = gather([read]).purchases
+    assert purchase.paid_time == START
+    told = read_event(json.loads(event("checkout.session.completed", export_pass("ann"), created=START + 60)))
+    assert told.observation is not None
+    (purchase,) = gather([join(read, of_event(told, told.observation, 2))]).purchases
+    assert purchase.paid_time == START + 60
+
+
+def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
+    """From monthly to yearly by bank debit: unlike a pending update, it was made before it was paid."""
+    began = START + 10 * DAY
+    yearly = subscription("ann", latest_invoice="in_2")
+    yearly["items"]["data"][0] |= {"current_period_start": began, "current_period_end": began + 365 * DAY}
+    bill = invoice("ann", "open", id="in_2", billing_reason="subscription_update", created=began)
+    changed = event("customer.subscription.updated", yearly, created=began)
+    failed = event("invoice.payment_failed", bill, created=began + 5)
+    voided = event("invoice.voided", bill | {"status": "void"}, created=began + 9)
+    for order in permutations([CREATED, event("invoice.paid", invoice("ann")), changed, failed, voided]):
+        (facts,) = gathered(*order).subscriptions
+        assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.VOID, began + 5)
+
+
+def test_an_overdue_invoice_that_nobody_told_of_is_due_since_the_subscription_says_so() -> None:
+    """In the middle of a year it would else be due since its beginning, and the grace long over."""
+    late = subscription("ann", "past_due", latest_invoice="in_2")
+    (facts,) = gathered(CREATED, event("customer.subscription.updated", late, created=START + 100 * DAY)).subscriptions
+    assert facts.due_time == START + 100 * DAY
+
+
+def test_what_a_charge_says_beyond_the_refunds_that_are_known_was_returned_too() -> None:
+    bought = event("checkout.session.completed", export_pass("ann"))
+    known = event("refund.created", refund("ann", 1000), created=START + 10)
+    charged = event("charge.refunded", charge("ann", 2500), created=START + 20)
+    for order in permutations([bought, known, charged]):
+        (purchase,) = gathered(*order).purchases
+        assert (purchase.refunded, purchase.fully_refunded) == (2500, True)
+    later = event("refund.created", refund("ann", 1500, number=2), created=START + 20)
+    before_it = event("charge.refunded", charge("ann", 1000), created=START + 10)
+    (purchase,) = gathered(bought, known, before_it, later).purchases
+    assert (purchase.refunded, purchase.fully_refunded) == (2500, True)
+    came_back = event("refund.failed", refund("ann", 1000) | {"status": "failed"}, created=START + 30)
+    (purchase,) = gathered(bought, known, charged, came_back).purchases
+    assert (purchase.refunded, purchase.fully_refunded) == (1500, False)

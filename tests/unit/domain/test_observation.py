@@ -96,6 +96,7 @@ def test_fields_that_are_not_known_are_passed_over() -> None:
     [
         (ObjectKind.SUBSCRIPTION, subscription("ann", "of_next_year")),
         (ObjectKind.SUBSCRIPTION, subscription("ann", items={"data": []})),
+        (ObjectKind.SUBSCRIPTION, subscription("ann", items=subscription("ann")["items"] | {"has_more": True})),
         (ObjectKind.SUBSCRIPTION, subscription("ann", cancel_at="tomorrow")),
         (ObjectKind.SUBSCRIPTION, subscription("ann", cancel_at=True)),
         (ObjectKind.SUBSCRIPTION, subscription("ann", customer=7)),

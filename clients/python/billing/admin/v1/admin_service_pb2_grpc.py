@@ -70,6 +70,11 @@ class AdminServiceStub:
                 request_serializer=billing_dot_admin_dot_v1_dot_event__pb2.ReplayEventsRequest.SerializeToString,
                 response_deserializer=billing_dot_admin_dot_v1_dot_event__pb2.ReplayEventsResponse.FromString,
                 _registered_method=True)
+        self.DiscardQuarantinedEvent = channel.unary_unary(
+                '/billing.admin.v1.AdminService/DiscardQuarantinedEvent',
+                request_serializer=billing_dot_admin_dot_v1_dot_event__pb2.DiscardQuarantinedEventRequest.SerializeToString,
+                response_deserializer=billing_dot_admin_dot_v1_dot_event__pb2.DiscardQuarantinedEventResponse.FromString,
+                _registered_method=True)
         self.CreateGrant = channel.unary_unary(
                 '/billing.admin.v1.AdminService/CreateGrant',
                 request_serializer=billing_dot_admin_dot_v1_dot_grant__pb2.CreateGrantRequest.SerializeToString,
@@ -163,7 +168,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListQuarantinedEvents(self, request, context):
-        """Lists the events in quarantine, and says how many there are of each reason. No side effects; safe to retry.
+        """Lists the events in quarantine, and says how many of each reason wait there. No side effects; safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +178,17 @@ class AdminServiceServicer:
         """Takes events in quarantine in again, a page at a time.
 
         Idempotent by request_id. A call that broke off has replayed a part of its page, and nothing twice: call again.
+
+        Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardQuarantinedEvent(self, request, context):
+        """Decides that an event in quarantine waits for nothing any more. It stays there with its body, and counts no more.
+
+        Idempotent by request_id.
 
         Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
@@ -323,6 +339,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReplayEvents,
                     request_deserializer=billing_dot_admin_dot_v1_dot_event__pb2.ReplayEventsRequest.FromString,
                     response_serializer=billing_dot_admin_dot_v1_dot_event__pb2.ReplayEventsResponse.SerializeToString,
+            ),
+            'DiscardQuarantinedEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardQuarantinedEvent,
+                    request_deserializer=billing_dot_admin_dot_v1_dot_event__pb2.DiscardQuarantinedEventRequest.FromString,
+                    response_serializer=billing_dot_admin_dot_v1_dot_event__pb2.DiscardQuarantinedEventResponse.SerializeToString,
             ),
             'CreateGrant': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGrant,
@@ -543,6 +564,33 @@ class AdminService:
             '/billing.admin.v1.AdminService/ReplayEvents',
             billing_dot_admin_dot_v1_dot_event__pb2.ReplayEventsRequest.SerializeToString,
             billing_dot_admin_dot_v1_dot_event__pb2.ReplayEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardQuarantinedEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/billing.admin.v1.AdminService/DiscardQuarantinedEvent',
+            billing_dot_admin_dot_v1_dot_event__pb2.DiscardQuarantinedEventRequest.SerializeToString,
+            billing_dot_admin_dot_v1_dot_event__pb2.DiscardQuarantinedEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

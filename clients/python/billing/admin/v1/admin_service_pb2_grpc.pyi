@@ -61,11 +61,18 @@ class AdminServiceStub:
     Errors: NOT_FOUND (EVENT_NOT_FOUND).
     """
     ListQuarantinedEvents: _grpc.UnaryUnaryMultiCallable[_event_pb2.ListQuarantinedEventsRequest, _event_pb2.ListQuarantinedEventsResponse]
-    """Lists the events in quarantine, and says how many there are of each reason. No side effects; safe to retry."""
+    """Lists the events in quarantine, and says how many of each reason wait there. No side effects; safe to retry."""
     ReplayEvents: _grpc.UnaryUnaryMultiCallable[_event_pb2.ReplayEventsRequest, _event_pb2.ReplayEventsResponse]
     """Takes events in quarantine in again, a page at a time.
 
     Idempotent by request_id. A call that broke off has replayed a part of its page, and nothing twice: call again.
+
+    Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
+    DiscardQuarantinedEvent: _grpc.UnaryUnaryMultiCallable[_event_pb2.DiscardQuarantinedEventRequest, _event_pb2.DiscardQuarantinedEventResponse]
+    """Decides that an event in quarantine waits for nothing any more. It stays there with its body, and counts no more.
+
+    Idempotent by request_id.
 
     Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
@@ -152,11 +159,18 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Errors: NOT_FOUND (EVENT_NOT_FOUND).
     """
     ListQuarantinedEvents: _aio.UnaryUnaryMultiCallable[_event_pb2.ListQuarantinedEventsRequest, _event_pb2.ListQuarantinedEventsResponse]  # type: ignore[assignment]
-    """Lists the events in quarantine, and says how many there are of each reason. No side effects; safe to retry."""
+    """Lists the events in quarantine, and says how many of each reason wait there. No side effects; safe to retry."""
     ReplayEvents: _aio.UnaryUnaryMultiCallable[_event_pb2.ReplayEventsRequest, _event_pb2.ReplayEventsResponse]  # type: ignore[assignment]
     """Takes events in quarantine in again, a page at a time.
 
     Idempotent by request_id. A call that broke off has replayed a part of its page, and nothing twice: call again.
+
+    Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
+    DiscardQuarantinedEvent: _aio.UnaryUnaryMultiCallable[_event_pb2.DiscardQuarantinedEventRequest, _event_pb2.DiscardQuarantinedEventResponse]  # type: ignore[assignment]
+    """Decides that an event in quarantine waits for nothing any more. It stays there with its body, and counts no more.
+
+    Idempotent by request_id.
 
     Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
@@ -270,7 +284,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_pb2.ListQuarantinedEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_pb2.ListQuarantinedEventsResponse, _abc.Awaitable[_event_pb2.ListQuarantinedEventsResponse]]:
-        """Lists the events in quarantine, and says how many there are of each reason. No side effects; safe to retry."""
+        """Lists the events in quarantine, and says how many of each reason wait there. No side effects; safe to retry."""
 
     @_abc_1.abstractmethod
     def ReplayEvents(
@@ -281,6 +295,19 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes events in quarantine in again, a page at a time.
 
         Idempotent by request_id. A call that broke off has replayed a part of its page, and nothing twice: call again.
+
+        Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardQuarantinedEvent(
+        self,
+        request: _event_pb2.DiscardQuarantinedEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_pb2.DiscardQuarantinedEventResponse, _abc.Awaitable[_event_pb2.DiscardQuarantinedEventResponse]]:
+        """Decides that an event in quarantine waits for nothing any more. It stays there with its body, and counts no more.
+
+        Idempotent by request_id.
 
         Errors: NOT_FOUND (EVENT_NOT_FOUND: not in quarantine), ALREADY_EXISTS (REQUEST_ID_REUSED).
         """

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62illing/admin/v1/event.proto\x12\x10\x62illing.admin.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x02\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x35\n\x11\x65vent_create_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61pi_version\x18\x04 \x01(\t\x12\x11\n\tobject_id\x18\x05 \x01(\t\x12\x10\n\x08livemode\x18\x06 \x01(\x08\x12\x30\n\x07outcome\x18\x07 \x01(\x0e\x32\x1f.billing.admin.v1.Event.Outcome\x12\x30\n\x0creceive_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nbody_bytes\x18\t \x01(\x03\"b\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x13\n\x0fOUTCOME_IGNORED\x10\x02\x12\x14\n\x10OUTCOME_NOT_OURS\x10\x03\"\xc7\x02\n\x10QuarantinedEvent\x12\x11\n\tevent_key\x18\x01 \x01(\t\x12\x39\n\x06reason\x18\x02 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10REASON_MALFORMED\x10\x01\x12\x15\n\x11REASON_UNWRITABLE\x10\x02\x12\x12\n\x0eREASON_IGNORED\x10\x03\"\xe6\x02\n\x11ListEventsRequest\x12\x1e\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x17\n\x04type\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\tobject_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x36\n\x07outcome\x18\x04 \x01(\x0e\x32\x1f.billing.admin.v1.Event.OutcomeB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x42\x0e\n\x0c_customer_idB\x07\n\x05_typeB\x0c\n\n_object_id\"V\n\x12ListEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.billing.admin.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x0fGetEventRequest\x12\x16\n\x08\x65vent_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x94\x01\n\x10GetEventResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.billing.admin.v1.EventH\x00\x12?\n\x11quarantined_event\x18\x02 \x01(\x0b\x32\".billing.admin.v1.QuarantinedEventH\x00\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x42\x07\n\x05\x66ound\"\x92\x01\n\x1cListQuarantinedEventsRequest\x12?\n\x06reason\x18\x01 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.ReasonB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xab\x01\n\x1dListQuarantinedEventsResponse\x12>\n\x12quarantined_events\x18\x01 \x03(\x0b\x32\".billing.admin.v1.QuarantinedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x31\n\x06\x63ounts\x18\x03 \x03(\x0b\x32!.billing.admin.v1.QuarantineCount\"[\n\x0fQuarantineCount\x12\x39\n\x06reason\x18\x01 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.Reason\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xf3\x01\n\x13ReplayEventsRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x63tor\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\tevent_key\x18\x04 \x01(\tH\x00\x12\x46\n\x11quarantine_reason\x18\x05 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.ReasonH\x00\x12\x17\n\tpage_size\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01\x42\x07\n\x05which\"\xa8\x01\n\x14ReplayEventsResponse\x12\x10\n\x08replayed\x18\x01 \x01(\x03\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x03\x12\x0e\n\x06parked\x18\x03 \x01(\x03\x12\x11\n\tduplicate\x18\x04 \x01(\x03\x12\x0f\n\x07ignored\x18\x05 \x01(\x03\x12\x10\n\x08not_ours\x18\x06 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x08 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62illing/admin/v1/event.proto\x12\x10\x62illing.admin.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x02\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x35\n\x11\x65vent_create_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61pi_version\x18\x04 \x01(\t\x12\x11\n\tobject_id\x18\x05 \x01(\t\x12\x10\n\x08livemode\x18\x06 \x01(\x08\x12\x30\n\x07outcome\x18\x07 \x01(\x0e\x32\x1f.billing.admin.v1.Event.Outcome\x12\x30\n\x0creceive_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nbody_bytes\x18\t \x01(\x03\"b\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x13\n\x0fOUTCOME_IGNORED\x10\x02\x12\x14\n\x10OUTCOME_NOT_OURS\x10\x03\"\xf9\x02\n\x10QuarantinedEvent\x12\x11\n\tevent_key\x18\x01 \x01(\t\x12\x39\n\x06reason\x18\x02 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64iscard_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10REASON_MALFORMED\x10\x01\x12\x15\n\x11REASON_UNWRITABLE\x10\x02\x12\x12\n\x0eREASON_IGNORED\x10\x03\"\xe6\x02\n\x11ListEventsRequest\x12\x1e\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x17\n\x04type\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\tobject_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x36\n\x07outcome\x18\x04 \x01(\x0e\x32\x1f.billing.admin.v1.Event.OutcomeB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x42\x0e\n\x0c_customer_idB\x07\n\x05_typeB\x0c\n\n_object_id\"V\n\x12ListEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.billing.admin.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x0fGetEventRequest\x12\x16\n\x08\x65vent_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x94\x01\n\x10GetEventResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.billing.admin.v1.EventH\x00\x12?\n\x11quarantined_event\x18\x02 \x01(\x0b\x32\".billing.admin.v1.QuarantinedEventH\x00\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x42\x07\n\x05\x66ound\"\xb3\x01\n\x1cListQuarantinedEventsRequest\x12?\n\x06reason\x18\x01 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.ReasonB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1f\n\x11include_discarded\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xab\x01\n\x1dListQuarantinedEventsResponse\x12>\n\x12quarantined_events\x18\x01 \x03(\x0b\x32\".billing.admin.v1.QuarantinedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x31\n\x06\x63ounts\x18\x03 \x03(\x0b\x32!.billing.admin.v1.QuarantineCount\"[\n\x0fQuarantineCount\x12\x39\n\x06reason\x18\x01 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.Reason\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xf3\x01\n\x13ReplayEventsRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x63tor\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\tevent_key\x18\x04 \x01(\tH\x00\x12\x46\n\x11quarantine_reason\x18\x05 \x01(\x0e\x32).billing.admin.v1.QuarantinedEvent.ReasonH\x00\x12\x17\n\tpage_size\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01\x42\x07\n\x05which\"\xa8\x01\n\x14ReplayEventsResponse\x12\x10\n\x08replayed\x18\x01 \x01(\x03\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x03\x12\x0e\n\x06parked\x18\x03 \x01(\x03\x12\x11\n\tduplicate\x18\x04 \x01(\x03\x12\x0f\n\x07ignored\x18\x05 \x01(\x03\x12\x10\n\x08not_ours\x18\x06 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x08 \x01(\t\"~\n\x1e\x44iscardQuarantinedEventRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x63tor\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tevent_key\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\"`\n\x1f\x44iscardQuarantinedEventResponse\x12=\n\x11quarantined_event\x18\x01 \x01(\x0b\x32\".billing.admin.v1.QuarantinedEventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,6 +57,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTQUARANTINEDEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTQUARANTINEDEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTQUARANTINEDEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTQUARANTINEDEVENTSREQUEST'].fields_by_name['include_discarded']._loaded_options = None
+  _globals['_LISTQUARANTINEDEVENTSREQUEST'].fields_by_name['include_discarded']._serialized_options = b'\342A\001\001'
   _globals['_REPLAYEVENTSREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REPLAYEVENTSREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\002'
   _globals['_REPLAYEVENTSREQUEST'].fields_by_name['actor']._loaded_options = None
@@ -67,30 +69,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLAYEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_REPLAYEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_REPLAYEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\002'
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['actor']._loaded_options = None
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['actor']._serialized_options = b'\342A\001\002'
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002'
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['event_key']._loaded_options = None
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST'].fields_by_name['event_key']._serialized_options = b'\342A\001\002'
   _globals['_EVENT']._serialized_start=117
   _globals['_EVENT']._serialized_end=489
   _globals['_EVENT_OUTCOME']._serialized_start=391
   _globals['_EVENT_OUTCOME']._serialized_end=489
   _globals['_QUARANTINEDEVENT']._serialized_start=492
-  _globals['_QUARANTINEDEVENT']._serialized_end=819
-  _globals['_QUARANTINEDEVENT_REASON']._serialized_start=722
-  _globals['_QUARANTINEDEVENT_REASON']._serialized_end=819
-  _globals['_LISTEVENTSREQUEST']._serialized_start=822
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1180
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1182
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1268
-  _globals['_GETEVENTREQUEST']._serialized_start=1270
-  _globals['_GETEVENTREQUEST']._serialized_end=1311
-  _globals['_GETEVENTRESPONSE']._serialized_start=1314
-  _globals['_GETEVENTRESPONSE']._serialized_end=1462
-  _globals['_LISTQUARANTINEDEVENTSREQUEST']._serialized_start=1465
-  _globals['_LISTQUARANTINEDEVENTSREQUEST']._serialized_end=1611
-  _globals['_LISTQUARANTINEDEVENTSRESPONSE']._serialized_start=1614
-  _globals['_LISTQUARANTINEDEVENTSRESPONSE']._serialized_end=1785
-  _globals['_QUARANTINECOUNT']._serialized_start=1787
-  _globals['_QUARANTINECOUNT']._serialized_end=1878
-  _globals['_REPLAYEVENTSREQUEST']._serialized_start=1881
-  _globals['_REPLAYEVENTSREQUEST']._serialized_end=2124
-  _globals['_REPLAYEVENTSRESPONSE']._serialized_start=2127
-  _globals['_REPLAYEVENTSRESPONSE']._serialized_end=2295
+  _globals['_QUARANTINEDEVENT']._serialized_end=869
+  _globals['_QUARANTINEDEVENT_REASON']._serialized_start=772
+  _globals['_QUARANTINEDEVENT_REASON']._serialized_end=869
+  _globals['_LISTEVENTSREQUEST']._serialized_start=872
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1230
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1232
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1318
+  _globals['_GETEVENTREQUEST']._serialized_start=1320
+  _globals['_GETEVENTREQUEST']._serialized_end=1361
+  _globals['_GETEVENTRESPONSE']._serialized_start=1364
+  _globals['_GETEVENTRESPONSE']._serialized_end=1512
+  _globals['_LISTQUARANTINEDEVENTSREQUEST']._serialized_start=1515
+  _globals['_LISTQUARANTINEDEVENTSREQUEST']._serialized_end=1694
+  _globals['_LISTQUARANTINEDEVENTSRESPONSE']._serialized_start=1697
+  _globals['_LISTQUARANTINEDEVENTSRESPONSE']._serialized_end=1868
+  _globals['_QUARANTINECOUNT']._serialized_start=1870
+  _globals['_QUARANTINECOUNT']._serialized_end=1961
+  _globals['_REPLAYEVENTSREQUEST']._serialized_start=1964
+  _globals['_REPLAYEVENTSREQUEST']._serialized_end=2207
+  _globals['_REPLAYEVENTSRESPONSE']._serialized_start=2210
+  _globals['_REPLAYEVENTSRESPONSE']._serialized_end=2378
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST']._serialized_start=2380
+  _globals['_DISCARDQUARANTINEDEVENTREQUEST']._serialized_end=2506
+  _globals['_DISCARDQUARANTINEDEVENTRESPONSE']._serialized_start=2508
+  _globals['_DISCARDQUARANTINEDEVENTRESPONSE']._serialized_end=2604
 # @@protoc_insertion_point(module_scope)

@@ -107,7 +107,7 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class QuarantinedEvent(_message.Message):
-    """An event that could not be taken in, and waits for the cause to be mended."""
+    """An event that could not be taken in, and waits for the cause to be mended; or was discarded, and waits for nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -144,6 +144,7 @@ class QuarantinedEvent(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DISCARD_TIME_FIELD_NUMBER: _builtins.int
     event_key: _builtins.str
     """Its key: Stripe's id of the event, or "sha256:…" of its bytes where that cannot be read."""
     reason: Global___QuarantinedEvent.Reason.ValueType
@@ -160,6 +161,10 @@ class QuarantinedEvent(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last failed."""
 
+    @_builtins.property
+    def discard_time(self) -> _timestamp_pb2.Timestamp:
+        """When an operator discarded it. Absent: it waits for its cause to be mended."""
+
     def __init__(
         self,
         *,
@@ -169,10 +174,11 @@ class QuarantinedEvent(_message.Message):
         attempts: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        discard_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "discard_time", b"discard_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "detail", b"detail", "event_key", b"event_key", "reason", b"reason", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "detail", b"detail", "discard_time", b"discard_time", "event_key", b"event_key", "reason", b"reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,29 +339,33 @@ Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
 
 @_typing.final
 class ListQuarantinedEventsRequest(_message.Message):
-    """Asks for events in quarantine, the last to come first."""
+    """Asks for events in quarantine, the last to come first; without those that were discarded, unless they are asked for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INCLUDE_DISCARDED_FIELD_NUMBER: _builtins.int
     reason: Global___QuarantinedEvent.Reason.ValueType
     """Only for this reason. Unspecified: for any."""
     page_size: _builtins.int
     """How many at most, 1 to 500. 0: 50."""
     page_token: _builtins.str
     """next_page_token of the page before. Empty: the first page."""
+    include_discarded: _builtins.bool
+    """Those that were discarded too."""
     def __init__(
         self,
         *,
         reason: Global___QuarantinedEvent.Reason.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        include_discarded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_discarded", b"include_discarded", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,7 +388,9 @@ class ListQuarantinedEventsResponse(_message.Message):
 
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantineCount]:
-        """How many there are of each reason, in the order of the reasons; of every reason, also with a filter."""
+        """How many there are of each reason, in the order of the reasons; of every reason, also with a filter. Those that were discarded are
+        never counted.
+        """
 
     def __init__(
         self,
@@ -441,9 +453,9 @@ class ReplayEventsRequest(_message.Message):
     reason: _builtins.str
     """Why; as in CreateGrant."""
     event_key: _builtins.str
-    """One, by its key."""
+    """One, by its key; also one that was discarded. Where it fails again it stays discarded."""
     quarantine_reason: Global___QuarantinedEvent.Reason.ValueType
-    """All that are there for one reason."""
+    """All that are there for one reason, but those that were discarded."""
     page_size: _builtins.int
     """How many at most in this call, 1 to 500. 0: 500."""
     page_token: _builtins.str
@@ -518,3 +530,65 @@ class ReplayEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplayEventsResponse: _TypeAlias = ReplayEventsResponse  # noqa: Y015
+
+@_typing.final
+class DiscardQuarantinedEventRequest(_message.Message):
+    """Asks to discard an event in quarantine: it will never be understood or written, or nobody wants what it says. It counts no more, and
+    is passed over by replays of a reason and by reconciliation. It is still shown by its key, with its body, and taken in where Stripe
+    delivers it again and it can be written, or where it is replayed by its key. It is deleted when its customer is erased, and once it
+    was discarded for longer than bodies of events are kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EVENT_KEY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own id of this request; the same rules as in CreateCheckoutSession."""
+    actor: _builtins.str
+    """Who asks; as in CreateGrant."""
+    reason: _builtins.str
+    """Why; as in CreateGrant."""
+    event_key: _builtins.str
+    """Its key."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        event_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "event_key", b"event_key", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardQuarantinedEventRequest: _TypeAlias = DiscardQuarantinedEventRequest  # noqa: Y015
+
+@_typing.final
+class DiscardQuarantinedEventResponse(_message.Message):
+    """The event after that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUARANTINED_EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quarantined_event(self) -> Global___QuarantinedEvent:
+        """The event. One that was discarded before stays as it was."""
+
+    def __init__(
+        self,
+        *,
+        quarantined_event: Global___QuarantinedEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quarantined_event", b"quarantined_event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantined_event", b"quarantined_event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardQuarantinedEventResponse: _TypeAlias = DiscardQuarantinedEventResponse  # noqa: Y015

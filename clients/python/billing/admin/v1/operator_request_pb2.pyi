@@ -49,6 +49,8 @@ class OperatorRequest(_message.Message):
         """CloseFinding."""
         OPERATION_ERASE_CUSTOMER: OperatorRequest._Operation.ValueType  # 7
         """EraseCustomer."""
+        OPERATION_DISCARD_QUARANTINED_EVENT: OperatorRequest._Operation.ValueType  # 8
+        """DiscardQuarantinedEvent."""
 
     class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
         """What was done: the mutations of AdminService, each by its name."""
@@ -69,6 +71,8 @@ class OperatorRequest(_message.Message):
     """CloseFinding."""
     OPERATION_ERASE_CUSTOMER: OperatorRequest.Operation.ValueType  # 7
     """EraseCustomer."""
+    OPERATION_DISCARD_QUARANTINED_EVENT: OperatorRequest.Operation.ValueType  # 8
+    """DiscardQuarantinedEvent."""
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
@@ -94,7 +98,7 @@ class OperatorRequest(_message.Message):
     """The customer whom it was about. Empty: nobody in particular."""
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
-        """What came of it, as it was kept: ids and numbers, never personal data. Which there are depends on the operation."""
+        """What came of it, as it was kept: ids, numbers and what was wrong with an event, never personal data. Which there are depends on the operation."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
