@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.checkout import CheckoutRequest, CheckoutSession, CreatedCheckout
 from billing_service.domain.checkout_body import fingerprint
 from billing_service.domain.errors import (
@@ -53,6 +54,10 @@ from billing_service.stripe_api.errors import (
 )
 
 MAX_ROUNDS = 4  # of phases 2 and 3 in one call: a deleted customer, a key conflict and a price that rose each cost one
+PAYER_LIMIT_S = (
+    5.0  # for the question whether the customer of an open page is still there: the page is at hand without it
+)
+PAYER_SHARE = 0.5  # and at most this much of the caller's time
 IN_PROGRESS_TRIES = 20  # looks at an intent that another call is carrying out
 IN_PROGRESS_PAUSE_S = 0.1
 
@@ -118,7 +123,8 @@ class CreateCheckoutSession:
         if payer is None:
             return
         try:
-            await self._reads.object(ObjectKind.CUSTOMER, payer)
+            with deadline_after(remaining_s(PAYER_LIMIT_S / PAYER_SHARE) * PAYER_SHARE):
+                await self._reads.object(ObjectKind.CUSTOMER, payer)
         except (StripeCallError, MalformedError) as error:
             log.warning("stripe_read_failed", error=named(error))
 
