@@ -91,6 +91,7 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
         elif source.state is _SCHEDULED:
             scheduled.append(access)
     default = _default(live, catalog)
+    moves = _default_moves(live, scheduled, catalog.default_plan) if changes and catalog.default_plan else None
     if default is not None:
         live.append(default)
         sources.append(default.source)
@@ -98,6 +99,8 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
     entitlements = _only(features, live[0]) if len(live) == 1 else _merged(features, live)
     if scheduled:
         entitlements = [_until_begun(one, scheduled) for one in entitlements]
+    if moves is not None and catalog.default_plan is not None:
+        entitlements = _until_moved(entitlements, catalog.default_plan, moves)
     return Entitlements(
         customer_id=customer_id,
         revision=revision,
@@ -151,6 +154,32 @@ def _until_begun(one: Entitlement, scheduled: Iterable[Access]) -> Entitlement:
         and (access.grant.feature_key == one.feature_key or (access.plan and one.feature_key in access.plan.features))
     ]
     return replace(one, next_change_time=_earliest([one.next_change_time, *begins])) if begins else one
+
+
+def _default_moves(bought: Sequence[_Live], scheduled: Iterable[Access], plan: Plan) -> datetime | None:
+    """Say when the default plan may come or go by time alone: as the last plan of its group ends, or as the first begins."""
+    group = plan.group
+    if group is None:
+        return None
+    if not scheduled and len(bought) == 1 and bought[0].values.keys() >= plan.features.keys():
+        return None  # as of nearly everybody: what the default plan names ends with this one, and says so already
+    ends = [one.change for one in bought if one.plan is not None and one.plan.group == group]
+    if not ends:
+        return _earliest(one.start for one in scheduled if one.plan is not None and one.plan.group == group)
+    known = [end for end in ends if end is not None]
+    return max(known) if len(known) == len(ends) else None
+
+
+def _until_moved(found: Iterable[Entitlement], plan: Plan, moves: datetime) -> list[Entitlement]:
+    """Have the default plan's features say that they may change when it comes or goes; an override holds either way."""
+    return [
+        replace(one, next_change_time=moves)
+        if (one.next_change_time is None or moves < one.next_change_time)
+        and one.feature_key in plan.features
+        and (one.source is None or not one.source.override)
+        else one
+        for one in found
+    ]
 
 
 def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
