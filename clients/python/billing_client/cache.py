@@ -7,6 +7,7 @@ feature answers by the policy that the caller gave it; every answer says how old
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from billing_client.errors import BillingError
 Value = bool | int | str | None  # None: an integer without a limit
 AGAIN_S = 5.0  # between two tries of a cache whose watch ended for a reason that is final for a watch
 _Kind = WatchEntitlementsResponse
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class EntitlementCache:
 
         Raises:
             BillingError: the watch was refused (a wrong token, say), and coming again cannot help.
+            Exception: whatever a `token` that is a function raised.
         """
         if self._task is None:
             raise RuntimeError("enter the cache first")
@@ -224,14 +227,17 @@ class EntitlementCache:
 
     async def _run(self) -> None:
         """Follow the watch for ever. Once it was heard, whatever is final for a watch (a token that was taken out before its
-        successor was here) is tried again: a cache that stopped would answer by its policies until its process ends.
+        successor was here, or cannot be read for a moment) is tried again: a cache that stopped would answer by its policies
+        until its process ends.
         """
         while True:
             try:
                 await self._follow()
-            except BillingError:
+            except Exception as error:
                 if not self._ready.is_set():
                     raise
+                # Its kind alone: what a caller's own function raises may hold anything.
+                log.warning("the watch of a cache ended (%s); again in %s s", type(error).__name__, AGAIN_S)
             await asyncio.sleep(AGAIN_S)
 
     async def _follow(self) -> None:
