@@ -18,7 +18,7 @@ from typing import Self
 
 from billing.v1.billing_service_pb2 import ListPlansResponse
 from billing.v1.entitlement_pb2 import GetEntitlementsResponse
-from billing.v1.plan_pb2 import FeatureValue
+from billing.v1.plan_pb2 import FeatureValue, PlanFeature
 from billing.v1.watch_pb2 import WatchEntitlementsRequest, WatchEntitlementsResponse
 
 from billing_client.aio import BillingClient
@@ -274,11 +274,9 @@ class EntitlementCache:
                 await asyncio.sleep(1.0)
 
     def _default_lines(self, plans: ListPlansResponse) -> dict[str, Check]:
-        every = {feature.feature_key: feature.value for plan in plans.plans for feature in plan.features}
-        default = next((plan for plan in plans.plans if plan.is_default), None)
-        given = {feature.feature_key: feature.value for feature in default.features} if default else {}
         heard = _Heard(lambda: self._heard)
-        return {key: self._line(given.get(key) or _off(every[key]), 0, None, heard) for key in every}
+        given = plans.default_features or _named_by_plans(plans)
+        return {one.feature_key: self._line(one.value, 0, None, heard) for one in given}
 
     def _lines(self, told: GetEntitlementsResponse, heard: _Heard) -> dict[str, Check]:
         return {
@@ -307,6 +305,13 @@ def value_of(value: FeatureValue) -> Value:
             return value.text_value
         case _:
             return None
+
+
+def _named_by_plans(plans: ListPlansResponse) -> list[PlanFeature]:
+    """Give the default plan's features, and off what others name: a service of an older release says no more."""
+    every = {one.feature_key: _off(one.value) for plan in plans.plans for one in plan.features}
+    given = {one.feature_key: one.value for plan in plans.plans if plan.is_default for one in plan.features}
+    return [PlanFeature(feature_key=key, value=value) for key, value in {**every, **given}.items()]
 
 
 def _off(like: FeatureValue) -> FeatureValue:

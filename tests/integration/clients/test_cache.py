@@ -14,6 +14,7 @@ from billing.v1.plan_pb2 import FeatureValue, Plan, PlanFeature
 from billing.v1.watch_pb2 import WatchEntitlementsResponse
 from billing_client import BillingClient, EntitlementCache, Options
 from billing_client import cache as cache_module
+from billing_client.cache import UnknownFeatureError
 
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.rpc.server import public_listener
@@ -119,3 +120,28 @@ async def test_a_token_that_cannot_be_read_at_first_is_what_ready_raises() -> No
     with pytest.raises(FileNotFoundError):
         async with fed(Teller(), token=token):
             pass
+
+
+async def test_a_feature_that_only_grants_give_is_off_for_strangers_and_no_mistake() -> None:
+    """It is in no plan, but in the catalog. What is not in that is a mistake, of a stranger as of one who is known."""
+    beta = PlanFeature(feature_key="beta", value=FeatureValue(bool_value=True))
+    off = PlanFeature(feature_key="beta", value=FeatureValue(bool_value=False))
+    listed = ListPlansResponse(
+        plans=plans(3).plans, catalog_version="v1", default_features=[number("projects", 3), off]
+    )
+    async with fed(Teller(told("ann", number("projects", 50), beta), listed=[listed])) as cache:
+        assert cache.check("ann", "beta").allowed
+        stranger = cache.check("stranger", "beta")
+        assert (stranger.allowed, stranger.value) == (False, False)
+        assert cache.check("stranger", "projects").value == 3
+        for customer_id in ("ann", "stranger"):
+            with pytest.raises(UnknownFeatureError):
+                cache.check(customer_id, "telepathy")
+
+
+async def test_strangers_of_an_older_service_have_what_its_plans_name() -> None:
+    """It does not say what only grants give."""
+    pro = Plan(plan_key="pro", features=[number("projects", 50), number("seats", 7)])
+    listed = ListPlansResponse(plans=[*plans(3).plans, pro], catalog_version="v1")
+    async with fed(Teller(listed=[listed])) as cache:
+        assert [cache.check("stranger", key).value for key in ("projects", "seats")] == [3, 0]

@@ -21,7 +21,7 @@ from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.check import CheckReason
 from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
 from billing_service.domain.checkout_outcome import CheckoutOutcome
-from billing_service.domain.entitlement import Entitlement, Entitlements
+from billing_service.domain.entitlement import Entitlement, Entitlements, fold
 from billing_service.domain.frozen import replace
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
@@ -137,6 +137,20 @@ def test_the_plans_reach_the_wire_in_the_order_of_the_catalog() -> None:
     assert plans["team"].quantity_allowed
     assert plans["export_pass"].duration.ToTimedelta() == timedelta(days=30)
     assert not plans["pro"].HasField("duration")
+
+
+def test_the_plans_say_of_every_feature_what_a_stranger_has() -> None:
+    """Also of one that is in no plan, which only grants give; and it is what a read answers of a customer who is not known."""
+    catalog = parse_catalog(
+        _CATALOG.read_text(encoding="utf-8") + '\n[features.beta]\nname = "Beta"\ntype = "boolean"\n'
+    )
+    message = responses.list_plans_response(PlanListing(tuple(catalog.plans.values()), frozenset(), catalog))
+    read = responses.get_entitlements_response(fold("stranger", 0, (), catalog, _NOW))
+    assert [(one.feature_key, one.value) for one in message.default_features] == [
+        (one.feature_key, one.value) for one in read.entitlements
+    ]
+    assert (message.default_features[-1].feature_key, message.default_features[-1].value.bool_value) == ("beta", False)
+    assert message.default_features[-1].value.HasField("bool_value")
 
 
 def test_results_keep_their_order_and_an_unread_id_is_empty() -> None:
