@@ -62,10 +62,10 @@ def check(answer: Entitlements, feature_key: str, catalog: Catalog, for_sale: Co
     feature = catalog.features[feature_key]
     given = next(one for one in answer.entitlements if one.feature_key == feature_key)
     allowed = is_on(given.value)
-    reason, source = _allowed(given) if allowed else _refused(answer, given, catalog)
+    held = _held(answer, catalog)
+    reason, source = _allowed(given, feature, held, catalog) if allowed else _refused(answer, given, catalog)
     overridden = given.source is not None and given.source.override  # whatever is bought changes nothing then
     sold = [plan for plan in catalog.plans.values() if plan.plan_key in for_sale and not overridden]
-    held = _held(answer, catalog)
     plans = [plan for plan in sold if _gives_more(plan, feature, given, held)]
     return Check(
         allowed=allowed,
@@ -86,9 +86,24 @@ def is_on(value: FeatureValue | None) -> bool:
     return bool(value)
 
 
-def _allowed(given: Entitlement) -> tuple[CheckReason, Source | None]:
+def _allowed(
+    given: Entitlement, feature: Feature, held: Sequence[tuple[Source, Plan]], catalog: Catalog
+) -> tuple[CheckReason, Source | None]:
+    """Say "in grace" only of what would end with it; where another source gives as much, that one decides already."""
     in_grace = given.source is not None and given.source.state is SourceState.GRACE
-    return CheckReason.GIVEN_IN_GRACE if in_grace else CheckReason.GIVEN, given.source
+    hangs = in_grace and not _is_left_by_default(given, feature, held, catalog)
+    return CheckReason.GIVEN_IN_GRACE if hangs else CheckReason.GIVEN, given.source
+
+
+def _is_left_by_default(
+    given: Entitlement, feature: Feature, held: Sequence[tuple[Source, Plan]], catalog: Catalog
+) -> bool:
+    """Say whether the default plan comes once the grace is over, and gives as much. Of what is added or ranked it is not asked."""
+    plan = catalog.default_plan
+    if plan is None or feature.type is FeatureType.TEXT or feature.merge is IntegerMerge.SUM:
+        return False
+    stands_aside = any(one.group == plan.group for source, one in held if source.state is not SourceState.GRACE)
+    return not stands_aside and plan.features.get(feature.feature_key) == given.value
 
 
 def _refused(answer: Entitlements, given: Entitlement, catalog: Catalog) -> tuple[CheckReason, Source | None]:

@@ -24,7 +24,7 @@ from billing_service.domain.catalog import (
 from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.grant import fits
 
-_ACTIVE, _SCHEDULED = SourceState.ACTIVE, SourceState.SCHEDULED
+_ACTIVE, _GRACE, _SCHEDULED = SourceState.ACTIVE, SourceState.GRACE, SourceState.SCHEDULED
 _DEFAULT_PLAN, _SUM = SourceType.DEFAULT_PLAN, IntegerMerge.SUM
 MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
 ABOVE_EVERY_PLAN = 2**31  # the rank of a feature that was granted by itself: a person chose it for this customer
@@ -215,10 +215,21 @@ def _merged(features: Iterable[Feature], live: Sequence[_Live]) -> list[Entitlem
         giving = giving or [one for one in live if key in one.values]
         if len(giving) > 1:
             value, decider = _MERGES[feature.type](feature, giving)
+            if decider.source.state is _GRACE:
+                decider = _lasting(feature, giving, value) or decider
             found.append(Entitlement(key, value, decider.source, _first_change(giving)))
         else:
             found.append(_given(feature, giving[0]) if giving else _not_given(feature))
     return found
+
+
+def _lasting(feature: Feature, giving: Sequence[_Live], value: FeatureValue) -> _Live | None:
+    """Find who decides a value that does not hang on a payment that failed: others give as much without it."""
+    others = [one for one in giving if one.source.state is not _GRACE]
+    if not others:
+        return None
+    without, decider = _MERGES[feature.type](feature, others)
+    return decider if without == value else None
 
 
 def _given(feature: Feature, one: _Live) -> Entitlement:
