@@ -48,6 +48,7 @@ class Teller(Unserved):
         self.listed = list(listed) or [plans(3)]  # one answer after the other, the last of them for ever
         self.streams = 0
         self.breaks = asyncio.Event()
+        self.then: asyncio.Event | None = None  # when it makes progress
 
     async def ListPlans(self, request: Any, context: Any) -> ListPlansResponse:  # noqa: ARG002, N802 - the contract's name
         """Give the next answer."""
@@ -60,6 +61,9 @@ class Teller(Unserved):
         for message in self.snapshot:
             yield message
         yield KIND(kind=KIND.KIND_SNAPSHOT_END, cursor="here")
+        if self.then is not None:
+            await self.then.wait()
+            yield KIND(kind=KIND.KIND_PROGRESS, cursor="there")
         await self.breaks.wait()
         self.breaks.clear()
         raise DatabaseUnavailableError
@@ -145,3 +149,26 @@ async def test_strangers_of_an_older_service_have_what_its_plans_name() -> None:
     listed = ListPlansResponse(plans=[*plans(3).plans, pro], catalog_version="v1")
     async with fed(Teller(listed=[listed])) as cache:
         assert [cache.check("stranger", key).value for key in ("projects", "seats")] == [3, 0]
+
+
+async def test_strangers_have_the_catalog_of_the_snapshot() -> None:
+    """A rolling restart with another catalog: the snapshot is the new process's, and the first to list its plans is the old one."""
+    new = told("ann", number("projects", 1), version="v2")
+    async with fed(Teller(new, listed=[plans(3, "v1"), plans(3, "v1"), plans(1, "v2"), plans(3, "v1")])) as cache:
+        assert (cache.check("ann", "projects").value, cache.check("stranger", "projects").value) == (1, 1)
+
+
+async def test_strangers_get_the_catalog_of_the_snapshot_with_the_next_progress_where_nobody_had_it() -> None:
+    """The watch is not held up by it: what is told counts at once."""
+    teller = Teller(told("ann", number("projects", 1), version="v2"), listed=[plans(3, "v1")])
+    teller.then = asyncio.Event()
+    async with fed(teller) as cache:
+        assert (cache.check("ann", "projects").value, cache.check("stranger", "projects").value) == (1, 3)
+        teller.listed = [plans(1, "v2")]
+        teller.then.set()
+        await eventually(lambda: cache.check("stranger", "projects").value == 1)
+
+
+async def test_a_snapshot_of_nobody_takes_the_catalog_that_is_listed() -> None:
+    async with fed(Teller(listed=[plans(3, "v1")])) as cache:
+        assert cache.check("stranger", "projects").value == 3
