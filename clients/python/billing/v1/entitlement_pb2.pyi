@@ -581,7 +581,8 @@ class BatchGetEntitlementsRequest(_message.Message):
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetEntitlementsRequest]:
         """One request for each customer, 1 to 200, answered in this order; the same customer may be asked for more than once. min_revision and
-        as_of hold as in GetEntitlements; after_checkout_session_id must be absent.
+        as_of hold as in GetEntitlements; after_checkout_session_id must be absent. An answer of more than 4 MiB is refused (INVALID_FIELDS):
+        with a catalog of hundreds of features, ask for fewer customers at once, or for the features that you need.
         """
 
     def __init__(
