@@ -38,7 +38,7 @@ class PreviewSubscriptionUpdate:
     ) -> None:
         """`now` is the one clock of the process."""
         self._stripe = stripe
-        self._drafts = SubscriptionDrafts(database, prices, reads)
+        self._drafts = SubscriptionDrafts(database, stripe, prices, reads)
         self._now = now
 
     async def __call__(self, request: PreviewRequest) -> UpdatePreview:
