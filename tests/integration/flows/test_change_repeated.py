@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from billing_service.domain.access import SourceState
 from billing_service.domain.errors import (
@@ -24,6 +25,7 @@ from billing_service.flows.link_stripe_customer import LinkStripeCustomer, LinkW
 from billing_service.storage import subscription_requests
 from billing_service.storage.database import Database
 from billing_service.storage.subscription_requests import ChangeState
+from sandbox.stripe.errors import ApiError
 from tests.integration.flows.subscriber import (
     Clock,
     Subscriber,
@@ -251,6 +253,25 @@ async def test_a_schedule_that_is_not_let_go_after_the_charge_is_let_go_by_the_s
     assert len(await update_invoices(ann)) == 1
     await ann.control(f"subscriptions/{subscription_id}/renew", outcome="paid")
     assert await quantity(ann, subscription_id) == 9
+
+
+async def test_a_release_that_stripe_failed_is_not_answered_from_its_memory(database_url: str, clock: Clock) -> None:
+    """Stripe keeps a 500 for the key that it was given to."""
+    broken: list[str] = []
+
+    async def intercept(request: web.Request) -> None:
+        if broken and (request.method, request.path) == ("POST", broken[0]):
+            broken.clear()
+            raise ApiError("sorry", status=500, kind="api_error")
+
+    async with stand_in(clock, intercept) as url, subscriber(database_url, url, clock) as ann:
+        subscription_id = await ann.subscribed(plan_key="team", quantity=4)
+        await ann.update(subscription_id, at_period_end=True, request_id="later", plan_key="pro")
+        broken.append(f"/v1/subscription_schedules/{(await ann.subscription(subscription_id))['schedule']}/release")
+        with pytest.raises(StripeUnavailableError):
+            await ann.update(subscription_id, quantity=9)
+        assert (await ann.update(subscription_id, quantity=9)).quantity == 9
+        assert (await ann.subscription(subscription_id))["schedule"] is None
 
 
 async def test_a_subscription_that_is_somebody_elses_by_now_is_not_changed_by_who_had_it(
