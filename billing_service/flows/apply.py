@@ -10,11 +10,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 from uuid import UUID
 
 import structlog
 
 from billing_service.domain.access import accesses
+from billing_service.domain.bought_twice import bought_twice
 from billing_service.domain.entitlement import fold
 from billing_service.domain.facts import CustomerFacts, disputed_invoices, gather
 from billing_service.domain.frozen import frozen, replace
@@ -32,6 +34,7 @@ from billing_service.domain.views import (
 )
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival, Seen
+from billing_service.flows.change_by_time import overdue
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
 from billing_service.storage import (
@@ -44,6 +47,7 @@ from billing_service.storage import (
     objects,
     rereads,
     stripe_customers,
+    told_facts,
 )
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.connection import Answer
@@ -78,21 +82,28 @@ class Reach:
     anchors: frozenset[str]
     related: Answer[Related] | None
     owners: Answer[Mapping[str, str | None]] | None
+    told: Answer[frozenset[str]] | None  # Stripe customers of the objects of which facts were told
 
 
-def reach(connection: Connection, seen: Collection[Seen], plans: PlanIndex) -> Reach:
-    """Send the locks that need no answer: prices, objects, anchors, the Stripe customers that are named. Nothing is awaited."""
+def reach(connection: Connection, seen: Collection[Seen], plans: PlanIndex, told: Iterable[ObjectState] = ()) -> Reach:
+    """Send the locks that need no answer: prices, objects, anchors, the Stripe customers that are named. Nothing is awaited.
+
+    `told` are objects of which facts alone arrive.
+    """
     named = frozenset(one.stripe_customer_id for one in seen if one.stripe_customer_id is not None)
     anchors = frozenset[str]().union(*(one.anchors for one in seen))
     price_memory.learn(connection, (one.view for one in seen), plans)
-    related = owners = None
+    related = owners = customers_told = None
+    told_ids = {state.object_id for state in told}
     # All objects: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
-    objects.lock(connection, {one.object_id for one in seen}, anchors)
+    objects.lock(connection, told_ids.union(one.object_id for one in seen), anchors)
+    if told_ids:
+        customers_told = objects.stripe_customers_of(connection, told_ids)
     if anchors:
         related = links.related(connection, anchors)
     if named:
         owners = stripe_customers.lock_known(connection, named)
-    return Reach(named, anchors, related, owners)
+    return Reach(named, anchors, related, owners, customers_told)
 
 
 async def apply(
@@ -101,25 +112,32 @@ async def apply(
     context: Context,
     also_read: Sequence[Ask] = (),
     reached: Reach | None = None,
+    told: Mapping[str, ObjectState] = MappingProxyType({}),
 ) -> set[str]:
     """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet.
 
-    Asks for the re-reads that are needed, and for those of `also_read`. Three round trips: the locks of `reach`, which may have
+    Asks for the re-reads that are needed, and for those of `also_read`. `told` are the facts that thin events, by their ids,
+    told: they count at once where their object has been seen, and wait for it otherwise. Three round trips: the locks of `reach`, which may have
     been sent with something else before; everything else that is locked and loaded; what is written, with the commit. One more
     where a Stripe customer is new, or an object hangs on one of another.
     """
-    reached = reached or reach(connection, arrivals, context.plans)
+    reached = reached or reach(connection, arrivals, context.plans, told.values())
     customer_ids, rows = await _bind(connection, reached, _claims(arrivals, context.deployment))
     ids = {arrival.state.object_id for arrival in arrivals}
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
         links.save(connection, new_links)
-    loaded = _load(connection, _kinds(arrivals), customer_ids, rows)
-    before = {state.object_id: state for state in await loaded.objects}
-    known = _merge(connection, arrivals, before)
-    owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
-    _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
-    await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
+    if told:
+        told_facts.keep(connection, told)
+    locked = ids.union(state.object_id for state in told.values())
+    loaded = _load(connection, _kinds(arrivals, told.values()), customer_ids, rows)
+    before, waiting = _joined(await loaded.objects)
+    waiting = {object_id: waiting[object_id] for object_id in waiting.keys() & locked}
+    known = _merge(connection, arrivals, before, waiting)
+    owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals, told))
+    moved = [known[object_id] for object_id in sorted(locked) if object_id in known]
+    _settle_intents(connection, moved)
+    await _note_finalization(connection, moved, owners)
     loose_ids = ids - owners.keys()
     asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
@@ -156,11 +174,12 @@ class _Loaded:
     bindings: Answer[Mapping[str, str]]
 
 
-def _kinds(arrivals: Sequence[Arrival]) -> Mapping[str, ObjectKind]:
+def _kinds(arrivals: Sequence[Arrival], told_states: Iterable[ObjectState]) -> Mapping[str, ObjectKind]:
     """Give what arrives, and the invoices that subscriptions say are their latest: they may be past, and known for long."""
     views = [arrival.view for arrival in arrivals]
     told = {v.latest_invoice_id for v in views if isinstance(v, SubscriptionView) and v.latest_invoice_id is not None}
-    return dict.fromkeys(told, ObjectKind.INVOICE) | {a.object_id: a.state.kind for a in arrivals}
+    known = {state.object_id: state.kind for state in told_states}
+    return dict.fromkeys(told, ObjectKind.INVOICE) | known | {a.object_id: a.state.kind for a in arrivals}
 
 
 def _load(
@@ -177,10 +196,10 @@ def _load(
     )
 
 
-def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
+def _causes(arrivals: Sequence[Arrival], told: Mapping[str, ObjectState]) -> Mapping[str, Cause]:
     """Say what a change is put down to, by the object that made it: the latest event of it, or a read."""
     ordered = sorted(arrivals, key=lambda a: a.state.payload.created if a.state.payload else 0)
-    return {
+    return {state.object_id: Cause(CauseKind.EVENT, event_id) for event_id, state in told.items()} | {
         a.state.object_id: Cause(CauseKind.READ if a.event_id is None else CauseKind.EVENT, a.event_id or a.read_id)
         for a in ordered
     }
@@ -189,8 +208,8 @@ def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
     loaded = _load(connection, {}, customer_ids)
-    known = await loaded.objects
-    _, given = await _refold(connection, known, loaded, context, {state.object_id: cause for state in known})
+    known, _ = _joined(await loaded.objects)
+    _, given = await _refold(connection, known.values(), loaded, context, dict.fromkeys(known, cause))
     _log(connection, given, context)
 
 
@@ -200,13 +219,15 @@ def _log(connection: Connection, given: Sequence[Change], context: Context) -> N
         history.append(connection, given, context.plans.catalog.version, context.now)
 
 
-def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, str]:
-    """Give whom our own metadata names for each Stripe customer; two names for one are settled by order, and logged."""
-    claims: dict[str, str] = {}
+def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, Sequence[str]]:
+    """Give whom our own metadata names for each Stripe customer. Of several the first binds, by the ids of what names them."""
+    claims: dict[str, list[str]] = {}
     for arrival in sorted(arrivals, key=lambda a: a.state.object_id):
         claim, stripe_id = arrival.claim, arrival.state.stripe_customer_id
         if stripe_id and claim.deployment == deployment and claim.customer_id and _is_customer_id(claim.customer_id):
-            claims.setdefault(stripe_id, claim.customer_id)
+            named = claims.setdefault(stripe_id, [])
+            if claim.customer_id not in named:
+                named.append(claim.customer_id)
     return claims
 
 
@@ -215,24 +236,22 @@ def _is_customer_id(text: str) -> bool:
 
 
 async def _bind(
-    connection: Connection, reached: Reach, claims: Mapping[str, str]
+    connection: Connection, reached: Reach, claims: Mapping[str, Sequence[str]]
 ) -> tuple[Collection[str], Answer[Mapping[str, CustomerRow]] | None]:
     """Lock and give the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
     linked = await _lock_related(connection, reached)
+    if reached.told is not None:
+        linked |= await reached.told
     found = dict(await reached.owners) if reached.owners is not None else {}
     others = (linked | reached.named) - found.keys()
     if others:
         # New ones, and those of an object that another one hangs on; as with anchors, what crosses here is retried.
         found |= await stripe_customers.lock(connection, others)
     fresh = {
-        stripe_id: claims[stripe_id] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
+        stripe_id: claims[stripe_id][0] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
     }
     bound = {stripe_id: owner for stripe_id, owner in found.items() if owner is not None} | fresh
-    for stripe_id, owner in found.items():
-        if owner is not None and claims.get(stripe_id, owner) != owner:
-            log.warning("binding_contradicted", stripe_customer_id=stripe_id)
-            detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claims[stripe_id]}
-            findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
+    _note_contradictions(connection, bound, claims)
     customer_ids = set(bound.values())
     if not customer_ids:
         return customer_ids, None
@@ -242,18 +261,34 @@ async def _bind(
     return customer_ids, rows
 
 
+def _note_contradictions(connection: Connection, bound: Mapping[str, str], claims: Mapping[str, Sequence[str]]) -> None:
+    """Tell a person of Stripe customers for whom our metadata names another than the one to whom they are bound, or just were."""
+    for stripe_id, owner in bound.items():
+        for claimed in claims.get(stripe_id, ()):
+            if claimed != owner:
+                log.warning("binding_contradicted", stripe_customer_id=stripe_id)
+                detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claimed}
+                findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
+
+
 def _merge(
-    connection: Connection, arrivals: Sequence[Arrival], known: Mapping[str, ObjectState]
+    connection: Connection,
+    arrivals: Sequence[Arrival],
+    known: Mapping[str, ObjectState],
+    waiting: Mapping[str, ObjectState],
 ) -> Mapping[str, ObjectState]:
-    """Join what arrived into what is there, send what changed to be saved, and give every object as it is then."""
+    """Join what arrived into what is there, send what changed to be saved, and give every object that is seen as it is then.
+
+    `waiting` is what was told of these objects and is not in their rows yet.
+    """
     after = dict(known)
     for arrival in arrivals:
-        there = after.get(arrival.state.object_id)
+        there = after.get(arrival.state.object_id, waiting.get(arrival.state.object_id))
         after[arrival.state.object_id] = arrival.state if there is None else join(there, arrival.state)
     changed = []
     for object_id, state in after.items():
         before = known.get(object_id)
-        if before is not state and before != state:
+        if (before is not state and before != state) or object_id in waiting:
             changed.append(state)
     if changed:
         disputed = disputed_invoices(after.values())
@@ -263,8 +298,23 @@ def _merge(
         )  # they are kept otherwise, and nothing else is new about them
         changed += [after[object_id] for object_id in sorted(others - ids) if object_id in after]
         objects.save(connection, changed, disputed)
+        if waiting:
+            told_facts.joined(connection, [state.object_id for state in changed if state.object_id in waiting])
         connection.push()  # it is written while we fold
     return after
+
+
+def _joined(states: Iterable[ObjectState]) -> tuple[dict[str, ObjectState], dict[str, ObjectState]]:
+    """Give the objects that are seen, and what was told of any that is not in its row yet. One of which nothing but that is known is missing still."""
+    seen: dict[str, ObjectState] = {}
+    waiting: dict[str, ObjectState] = {}
+    for state in states:
+        into = seen if state.is_seen else waiting
+        there = into.get(state.object_id)
+        into[state.object_id] = state if there is None else join(there, state)
+    for object_id in waiting.keys() & seen.keys():
+        seen[object_id] = join(seen[object_id], waiting[object_id])
+    return seen, waiting
 
 
 async def _refold(
@@ -292,24 +342,27 @@ async def _refold(
     facts = {id_: replace(gather(own), grants=rows[id_].facts.grants) for id_, own in by_customer.items()}
     items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
     context = replace(context, plans=await recall(connection, items, context.plans))
-    changes = [
+    folded = [
         _folded(rows[customer_id], facts[customer_id], own, context, causes)
         for customer_id, own in by_customer.items()
         if facts[customer_id] != rows[customer_id].facts
     ]
+    changes = [own[-1] for own in folded]
     if changes:
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         customer_facts.save(connection, [change.row for change in changes], ends, context.now)
         connection.push()
     _note_bought_twice(connection, [change.row for change in changes], context.plans)
-    return owners, [change for change in changes if change.gives]
+    return owners, [change for change in chain.from_iterable(folded) if change.gives]
 
 
 def _folded(
     row: CustomerRow, facts: CustomerFacts, states: Sequence[ObjectState], context: Context, causes: Mapping[str, Cause]
-) -> Change:
-    """Fold one customer; before and after are compared over all time, not only as they stand now."""
+) -> Sequence[Change]:
+    """Fold one customer; before and after are compared over all time, not only as they stand now. What was overdue comes first."""
     plans = context.plans
+    late = overdue(row, plans, context.now)
+    row = row if late is None else late.row
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)
     gives = before != after
@@ -317,30 +370,27 @@ def _folded(
     ids = {state.object_id for state in states}
     own = [cause for object_id, cause in causes.items() if object_id in ids]
     folded = fold(row.customer_id, revision, after, plans.catalog, context.now)
-    return Change(
+    change = Change(
         row=CustomerRow(row.customer_id, revision, facts),
         gives=gives,
         cause=own[-1] if own else Cause(CauseKind.BINDING, None),
         before=fold(row.customer_id, row.revision, before, plans.catalog, context.now) if gives else folded,
         after=folded,
     )
+    return (change,) if late is None else (late, change)
 
 
 def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow], plans: PlanIndex) -> None:
-    """Tell a person of customers who hold two live subscriptions of one plan group: one of them is paid for nothing."""
+    """Tell a person of customers who hold two of one plan group: one of them is paid for nothing."""
     for row in rows:
-        held: dict[str, list[str]] = {}
-        for subscription in row.facts.subscriptions:
-            groups = {
-                plan.group for item in subscription.items if (plan := plans.of_price(item.price_id, item.lookup_key))
-            }
-            for group in groups - {None} if subscription.is_live else ():
-                held.setdefault(group or "", []).append(subscription.subscription_id)
-        for group, subscription_ids in sorted(held.items()):
-            if len(subscription_ids) > 1:
-                subject = f"{row.customer_id}/{group}"
-                detail = {"plan_group": group, "stripe_subscription_ids": subscription_ids}
-                findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
+        for twice in bought_twice(row.facts, plans):
+            subject = f"{row.customer_id}/{twice.plan_group}"
+            detail: dict[str, str | Sequence[str]] = {"plan_group": twice.plan_group}
+            if twice.subscription_ids:
+                detail["stripe_subscription_ids"] = twice.subscription_ids
+            if twice.checkout_session_ids:
+                detail["checkout_session_ids"] = twice.checkout_session_ids
+            findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
 
 
 async def _note_finalization(connection: Connection, states: Iterable[ObjectState], owners: Mapping[str, str]) -> None:

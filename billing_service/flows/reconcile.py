@@ -1,8 +1,8 @@
 """Walks Stripe's events by the time at which they were made, and feeds what is missing through the same path as webhooks.
 
 The window is cut into slices, the oldest first; each is finished, and recorded as finished, before the next begins. So a
-run can be stopped anywhere and resumed, and one that failed anywhere is never recorded as complete. It overlaps the last
-one by some minutes, because events become visible in Stripe's list out of order.
+run can be stopped anywhere and resumed, and one that failed anywhere is never recorded as complete. It begins where those before
+cover everything without a gap, less some minutes, because events become visible in Stripe's list out of order.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Reconcile:
         self._interval_s = interval_s
 
     async def run(self) -> None:
-        """Reconcile again and again, each time from where the last complete run ended."""
+        """Reconcile again and again, each time from where nothing was left out."""
         while True:
             try:
                 await self.events()
@@ -71,7 +71,7 @@ class Reconcile:
             await asyncio.sleep(self._interval_s)
 
     async def events(self, since: int | None = None, progress: Progress | None = None) -> Run:
-        """Walk the events since a time (default: the last complete run, with an overlap) until now; give the report.
+        """Walk the events since a time (default: where those before were walked without a gap, less an overlap) until now.
 
         A run that was left unfinished, by this or another process, is gone on with where it covers the same time.
 
@@ -92,15 +92,23 @@ class Reconcile:
 
     async def _begun(self, since: int | None) -> Run:
         until = int(self._now().timestamp())
-        left = await self._database.run(lambda c: reconcile_runs.last_unfinished(c, Scope.EVENTS))
-        begin = since
-        if begin is None:
-            last = await self._database.run(reconcile_runs.last_complete_until)
-            begin = until - FIRST_WINDOW_S if last is None else last - OVERLAP_S
-        begin = max(begin, until - KEPT_S, 0)
-        if left is not None and left.failed == 0 and left.since <= begin <= left.done_until:
-            begin = max(left.since, left.done_until - OVERLAP_S)
+        oldest = max(until - KEPT_S, 0)
+        begin = await (self._uncovered(until, oldest) if since is None else self._unfinished(max(since, oldest)))
         return await self._database.run(lambda c: reconcile_runs.begin(c, Scope.EVENTS, begin, until))
+
+    async def _uncovered(self, until: int, oldest: int) -> int:
+        """Say where the cover ends: a run over a later time, asked for by somebody, does not move that."""
+        covered = await self._database.run(
+            lambda c: reconcile_runs.covered_until(c, oldest, lead_s=FIRST_WINDOW_S, overlap_s=OVERLAP_S)
+        )
+        return max(until - FIRST_WINDOW_S if covered is None else covered, oldest)
+
+    async def _unfinished(self, since: int) -> int:
+        """Say where to begin a run since a time: where one that was left unfinished came to, if it covers that time."""
+        left = await self._database.run(lambda c: reconcile_runs.last_unfinished(c, Scope.EVENTS))
+        if left is not None and left.failed == 0 and left.since <= since <= left.done_until:
+            return max(left.since, left.done_until - OVERLAP_S)
+        return since
 
     async def _slice(self, run: Run, length_s: int) -> Run:
         """Take in one slice's missing events, page by page: the merge does not mind the order."""

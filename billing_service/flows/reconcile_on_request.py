@@ -42,7 +42,7 @@ class Wanted(StrEnum):
 
 @dataclass(frozen=True)
 class ReconcileWish:
-    """What is to be gone through, of whom (CUSTOMER), and since when (EVENTS, Unix seconds; None: the last complete run)."""
+    """What is to be gone through, of whom (CUSTOMER), and since when (EVENTS, Unix seconds; None: what no run covers)."""
 
     wanted: Wanted
     customer_id: str | None = None

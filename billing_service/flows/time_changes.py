@@ -1,35 +1,31 @@
 """Logs the changes that time alone makes: a trial, period, grace or purchase that ended. Reads are right without it.
 
-Any number of processes may run one each; a customer who is locked elsewhere is left to whoever holds the lock.
+Any number of processes may run one each; a customer who is locked elsewhere is left to whoever holds the lock,
+who takes what is overdue before writing anything else (`flows/change_by_time.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 from itertools import chain
 
 import structlog
 
-from billing_service.domain.access import accesses
-from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.errors import BillingError
-from billing_service.domain.frozen import replace
 from billing_service.domain.plan_index import PlanIndex
+from billing_service.flows.change_by_time import change_by_time
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
 from billing_service.logs import named
 from billing_service.storage import customer_facts, customers, derivations, history
-from billing_service.storage.customers import NEVER_LOOKED_AT, DueCustomer
 from billing_service.storage.database import Connection, Database
-from billing_service.storage.history import Cause, CauseKind, Change
 from billing_service.storage.unwritable import UnwritableError
 
 MOST = 100  # customers in one transaction
 LONGEST_WAIT_S = 1.0  # between looks; a clock may jump, and another process may make something due
 SHORTEST_WAIT_S = 0.005
-INSTANT = timedelta(microseconds=1)
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +61,10 @@ class TimeChanges:
             return
         after: str | None = ""
         while after is not None:
-            after = await self._database.run(lambda c, after=after: customers.look_again(c, after, MOST))  # type: ignore[misc] # bound now
+            now = self._now()
+            after = await self._database.run(
+                lambda c, now=now, after=after: customers.look_again(c, now, after, MOST)  # type: ignore[misc] # bound now
+            )
         await self._database.run(lambda c: derivations.set_version(c, derivations.NEXT_CHANGE, version))
 
     async def drain(self) -> int:
@@ -78,8 +77,8 @@ class TimeChanges:
         due = await customers.due(connection, now, MOST)
         if not due:
             return 0
-        plans = await recall(connection, chain.from_iterable(items_of(one.row.facts) for one in due), plans)
-        changes = [_change(one, plans, now) for one in due]
+        plans = await recall(connection, chain.from_iterable(items_of(row.facts) for row, _ in due), plans)
+        changes = [change_by_time(row, since, plans, now) for row, since in due]
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         await customers.save(connection, [change.row for change in changes], ends)
         given = [change for change in changes if change.gives]
@@ -93,23 +92,3 @@ class TimeChanges:
         if next_due is None:
             return LONGEST_WAIT_S
         return min(max((next_due - self._now()).total_seconds(), SHORTEST_WAIT_S), LONGEST_WAIT_S)
-
-
-def _change(due: DueCustomer, plans: PlanIndex, now: datetime) -> Change:
-    """Compare what a customer had until it fell due with what there is now."""
-    row = due.row
-    given = accesses(row.facts, plans.of_price, plans.of_key)
-    until = now if due.since == NEVER_LOOKED_AT else due.since - INSTANT
-    before = fold(row.customer_id, row.revision, given, plans.catalog, until)
-    after = fold(row.customer_id, row.revision, given, plans.catalog, now)
-    gives = _shown(before) != _shown(after)
-    if gives:
-        row = replace(row, revision=row.revision + 1)
-        after = replace(after, revision=row.revision)
-    return Change(row, gives, Cause(CauseKind.TIME, None), before, after)
-
-
-def _shown(one: Entitlements) -> Sequence[object]:
-    """Give what a customer can tell apart: values, plans, and the states of the sources."""
-    values = [(entitlement.feature_key, entitlement.value) for entitlement in one.entitlements]
-    return [values, one.plan_keys, [(source.stripe_id, source.grant_id, source.state) for source in one.sources]]

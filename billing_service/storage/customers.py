@@ -26,17 +26,13 @@ class CustomerRow:
     customer_id: str
     revision: int
     facts: CustomerFacts
+    # When time alone changes what there is; None where nothing does, and in rows that are not loaded to be written.
+    next_change_time: datetime | None = None
 
 
-@dataclass(frozen=True)
-class DueCustomer:
-    """A customer whom time alone has changed, and since when; NEVER_LOOKED_AT where it is not known."""
-
-    row: CustomerRow
-    since: datetime
-
-
-NEVER_LOOKED_AT = datetime(1970, 1, 1, tzinfo=UTC)
+NEVER_LOOKED_AT = datetime(
+    1970, 1, 1, tzinfo=UTC
+)  # as next_change_time: of somebody whom a changed catalog has looked at again
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,13 @@ _ENSURE = sa.text("""
 # NO KEY: with FOR UPDATE, two batches that insert children of one customer deadlock on the foreign key's lock.
 # Whoever waited for a row is given it as it is then: PostgreSQL takes the version that it has locked.
 _LOCK = sa.text("""
-    SELECT customer_id, revision, facts::text AS facts FROM customers WHERE customer_id = ANY(CAST(:ids AS text[]))
+    SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
+    WHERE customer_id = ANY(CAST(:ids AS text[]))
     ORDER BY customer_id FOR NO KEY UPDATE
 """)
 _LOAD = sa.text("""
-    SELECT customer_id, revision, facts::text AS facts FROM customers WHERE customer_id = ANY(CAST(:ids AS text[]))
+    SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
+    WHERE customer_id = ANY(CAST(:ids AS text[]))
 """)
 _SAVE = sa.text("""
     UPDATE customers AS c
@@ -80,11 +78,12 @@ _LOOK_AGAIN = sa.text("""
         SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :most
         FOR NO KEY UPDATE),
     changed AS (
-        UPDATE customers AS c SET next_change_time = 'epoch' FROM next_ones WHERE c.customer_id = next_ones.customer_id)
+        UPDATE customers AS c SET next_change_time = 'epoch' FROM next_ones
+        WHERE c.customer_id = next_ones.customer_id AND (c.next_change_time > :now OR c.next_change_time IS NULL))
     SELECT max(customer_id) FROM next_ones
 """)
 _PAGE = sa.text("""
-    SELECT customer_id, revision, facts::text AS facts FROM customers
+    SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
     WHERE customer_id > :after AND (CAST(:ids AS text[]) IS NULL OR customer_id = ANY(CAST(:ids AS text[])))
     ORDER BY customer_id LIMIT :most
 """)
@@ -157,10 +156,13 @@ def save(
     )
 
 
-async def due(connection: Connection, now: datetime, most: int) -> Sequence[DueCustomer]:
-    """Lock and give customers of whom time alone has changed what they have, the longest due first; others' are left out."""
+async def due(connection: Connection, now: datetime, most: int) -> Sequence[tuple[CustomerRow, datetime]]:
+    """Lock and give customers of whom time alone has changed what they have, and since when, the longest due first.
+
+    Those that others have locked are left out.
+    """
     result = await connection.execute(_DUE, {"now": now, "most": most})
-    return [DueCustomer(_row(row), row.next_change_time) for row in result]
+    return [(_row(row), row.next_change_time) for row in result]
 
 
 async def next_due(connection: Connection) -> datetime | None:
@@ -169,9 +171,12 @@ async def next_due(connection: Connection) -> datetime | None:
     return found
 
 
-async def look_again(connection: Connection, after: str, most: int) -> str | None:
-    """Make the next customers after an id due, so that what is kept of them is worked out anew; give the last one's id."""
-    last: str | None = await connection.scalar(_LOOK_AGAIN, {"after": after, "most": most})
+async def look_again(connection: Connection, now: datetime, after: str, most: int) -> str | None:
+    """Make the next customers after an id due, so that what is kept of them is worked out anew; give the last one's id.
+
+    Who is due already stays so since when it was, or what time has changed would not be seen.
+    """
+    last: str | None = await connection.scalar(_LOOK_AGAIN, {"now": now, "after": after, "most": most})
     return last
 
 
@@ -182,7 +187,7 @@ async def page(connection: Connection, ids: Collection[str] | None, after: str, 
 
 
 def _row(row: sa.Row[Any]) -> CustomerRow:
-    return CustomerRow(row.customer_id, row.revision, _decode_facts(row.facts))
+    return CustomerRow(row.customer_id, row.revision, _decode_facts(row.facts), row.next_change_time)
 
 
 async def stripe_customer(connection: Connection, customer_id: str) -> StripeCustomerDraft | None:

@@ -110,7 +110,7 @@ _APPEND = sa.text("""
                 CAST(:befores AS text[]), CAST(:afters AS text[]))
          AS n (customer_id, revision, cause, cause_id, before, after)
     CROSS JOIN locked
-    ORDER BY customer_id COLLATE "C"
+    ORDER BY customer_id COLLATE "C", revision
 """)
 _COLUMNS = "position, change_time, customer_id, revision, cause, catalog_version, after::text AS after"
 # In one statement with the horizon, so that what is taken out meanwhile is seen to be.

@@ -81,7 +81,17 @@ _LAST_UNFINISHED = sa.text(f"""
         (SELECT max(run_id) FROM reconcile_runs WHERE scope = :scope AND state = 'complete'), 0)
     ORDER BY run_id DESC LIMIT 1
 """)  # noqa: S608
-_LAST_COMPLETE = sa.text("SELECT max(until) FROM reconcile_runs WHERE scope = 'events' AND state = 'complete'")
+# Every run in which nothing failed covers what it came through, also one that was stopped. Its last minutes do not count: events
+# become visible out of order. A run that began later than the cover reached leaves a gap, and what lies behind it does not count.
+_COVERED = sa.text("""
+    WITH first AS (
+        SELECT greatest(until - :lead, :oldest) AS begin FROM reconcile_runs WHERE scope = 'events' ORDER BY run_id LIMIT 1),
+    runs AS (
+        SELECT since, done_until - :overlap AS done, greatest(begin, max(done_until - :overlap) OVER (
+            ORDER BY since, done_until ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS before
+        FROM reconcile_runs, first WHERE scope = 'events' AND failed = 0 AND done_until - :overlap > begin)
+    SELECT coalesce((SELECT min(before) FROM runs WHERE since > before), (SELECT max(done) FROM runs), begin) FROM first
+""")
 _UNKNOWN = sa.text("""
     SELECT id FROM unnest(CAST(:ids AS text[])) AS id
     WHERE NOT EXISTS (SELECT 1 FROM stripe_events WHERE event_id = id)
@@ -134,9 +144,13 @@ async def last_unfinished(connection: Connection, scope: Scope) -> Run | None:
     return None if row is None else _run(row)
 
 
-async def last_complete_until(connection: Connection) -> int | None:
-    """Say up to when everything was reconciled last."""
-    until: int | None = await connection.scalar(_LAST_COMPLETE)
+async def covered_until(connection: Connection, oldest: int, *, lead_s: int, overlap_s: int) -> int | None:
+    """Say up to when the events were walked without a gap, from `oldest`, or from `lead_s` before the first run if that is later.
+
+    The last `overlap_s` of a run do not count. None where no run ever began.
+    """
+    values = {"oldest": oldest, "lead": lead_s, "overlap": overlap_s}
+    until: int | None = await connection.scalar(_COVERED, values)
     return until
 
 

@@ -1,7 +1,7 @@
 """The queue of objects to read again from Stripe, coalesced per object, and the budget of requests that all processes share.
 
-Every committed event that asked for a read is followed by a read whose fence is drawn after that commit. So a request bumps
-`wanted`, a worker claims by lease in a short transaction of its own, and deletes only where `wanted` is still what it
+Every committed event that asked for a read is followed by a read whose fence is drawn after that commit. So a request draws
+`wanted` anew, a worker claims by lease in a short transaction of its own, and deletes only where `wanted` is still what it
 claimed. Held across the call, a row lock would lose requests.
 """
 
@@ -41,13 +41,16 @@ class Claim:
     traceparent: str | None = None  # of the span that asked for it last, where one is kept
 
 
+# `wanted` is drawn, so that no number is given twice: a worker that comes back late may find another row of the object, and must not
+# take it for the one that it claimed. Of a row that is there it is drawn under the row's lock, so that it is later than the one before;
+# the release before counts from 1, and on from what is there.
 _ASK = sa.text("""
-    INSERT INTO rereads (object_id, kind, due_time, traceparent)
-    SELECT object_id, kind, now() + make_interval(secs => delay), CAST(:traceparent AS text)
+    INSERT INTO rereads (object_id, kind, wanted, due_time, traceparent)
+    SELECT object_id, kind, nextval('stripe_fence'), now() + make_interval(secs => delay), CAST(:traceparent AS text)
     FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[]), CAST(:delays AS integer[])) AS n (object_id, kind, delay)
     ORDER BY object_id COLLATE "C"
     ON CONFLICT (object_id) DO UPDATE
-    SET wanted = rereads.wanted + 1, due_time = least(rereads.due_time, excluded.due_time),
+    SET wanted = greatest(nextval('stripe_fence'), rereads.wanted + 1), due_time = least(rereads.due_time, excluded.due_time),
         traceparent = coalesce(excluded.traceparent, rereads.traceparent)
 """)
 _CLAIM = sa.text("""
@@ -60,8 +63,8 @@ _CLAIM = sa.text("""
 """)
 # For somebody who waits: at once, unless somebody is at it, it was read a moment ago, or it failed and was put off.
 _CLAIM_NOW = sa.text("""
-    INSERT INTO rereads AS r (object_id, kind, attempts, lease_time)
-    SELECT :object_id, :kind, 1, now() + CAST(:lease AS interval)
+    INSERT INTO rereads AS r (object_id, kind, wanted, attempts, lease_time)
+    SELECT :object_id, :kind, nextval('stripe_fence'), 1, now() + CAST(:lease AS interval)
     WHERE NOT EXISTS (SELECT 1 FROM stripe_objects WHERE object_id = :object_id AND read_request_time >= :since)
     ON CONFLICT (object_id) DO UPDATE
     SET lease_time = excluded.lease_time, attempts = r.attempts + 1

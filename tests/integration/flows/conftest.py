@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from billing_service.domain.catalog import Catalog
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.entitlement import Entitlements
 from billing_service.flows.fulfill import Fulfill
@@ -26,10 +27,10 @@ NOWHERE = "http://127.0.0.1:9"  # no call of these tests goes to Stripe; the dis
 class Service:
     """One process's worth of flows: a writer, and a reader at a time that the test sets."""
 
-    def __init__(self, database: Database, stripe: StripeApi) -> None:
+    def __init__(self, database: Database, stripe: StripeApi, catalog: Catalog = CATALOG) -> None:
         self.database = database
         self.now = datetime.fromtimestamp(START + 60, UTC)
-        prices = Prices(database, stripe, CATALOG)
+        prices = Prices(database, stripe, catalog)
         self.fulfill = Fulfill(database, prices, DEPLOYMENT, lambda: self.now)
         self.read = ReadEntitlements(database, prices, lambda: self.now)
 
@@ -48,13 +49,13 @@ def value_of(answer: Entitlements, feature_key: str) -> object:
 
 
 @asynccontextmanager
-async def running(database_url: str) -> AsyncIterator[Service]:
+async def running(database_url: str, catalog: Catalog = CATALOG) -> AsyncIterator[Service]:
     """Run the flows as one process would, with a pool and a writer of their own."""
     async with AsyncExitStack() as stack:
         database = Database(database_url)
         stack.push_async_callback(database.close)
         stripe = await stack.enter_async_context(StripeApi("sk_test_x", NOWHERE))
-        service = Service(database, stripe)
+        service = Service(database, stripe, catalog)
         writer = asyncio.create_task(service.fulfill.run())
         stack.push_async_callback(lambda: writer)
         stack.push_async_callback(service.fulfill.close)

@@ -35,7 +35,7 @@ from tests.integration.flows.subscriber import (
     stand_in,
     subscriber,
 )
-from tests.stripe_proxy import Fault, fail, held, lose_answer, lose_request, refuse
+from tests.stripe_proxy import Fault, fail, forward, held, lose_answer, lose_request, refuse
 
 
 @pytest.fixture
@@ -224,15 +224,11 @@ async def test_a_resumption_that_was_made_unheard_is_told_though_a_read_failed_s
     subscription_id = await ann.subscribed()
     await ann.control(f"subscriptions/{subscription_id}/pause")
     ann.proxy.next("POST", f"/v1/subscriptions/{subscription_id}/resume", lose_answer)
-    ann.proxy.next("GET", f"/v1/subscriptions/{subscription_id}", _through, fail)
+    ann.proxy.next("GET", f"/v1/subscriptions/{subscription_id}", forward, fail)
     for _ in range(2):
         with pytest.raises(StripeUnavailableError):
             await ann.asked(subscription_id, Operation.RESUME, "resume-1")
     assert (await ann.asked(subscription_id, Operation.RESUME, "resume-1")).state is SourceState.ACTIVE
-
-
-async def _through(_request: Any, forward: Any) -> Any:
-    return await forward()
 
 
 @pytest.mark.parametrize("fault", [refuse, fail, lose_request, lose_answer])

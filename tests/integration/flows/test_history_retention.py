@@ -38,11 +38,12 @@ async def watcher(database_url: str, service: Service) -> AsyncIterator[Watcher]
 
 
 async def seats(service: Service, customer_id: str, day: int, quantity: int) -> None:
-    """Have a customer's subscription be of so many seats from a day on: a change each time."""
+    """Have a customer's subscription be of so many seats from a day on: a change each time, and none by time in between."""
     service.now = BEGIN + timedelta(days=day)
     body = subscription(
         customer_id, lookup_key="team_monthly", quantity=quantity, start=START + day * DAY, latest_invoice=None
     )
+    body["items"]["data"][0]["current_period_end"] = START + 10_000 * DAY
     await service.outcomes(event("customer.subscription.updated", body, created=START + day * DAY))
 
 

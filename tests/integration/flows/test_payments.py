@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from billing_service.domain.access import SourceState
-from tests.integration.flows.conftest import Service, running
+from tests.integration.flows.conftest import CATALOG, Service, running
 from tests.stripe_events import (
     MONTH,
     START,
@@ -167,6 +169,26 @@ async def test_two_live_subscriptions_of_one_group_become_a_finding(service: Ser
     assert found == [("bought_twice", "ann/base", {"plan_group": "base", "stripe_subscription_ids": ids})]
 
 
+async def test_two_paid_sessions_of_one_group_become_a_finding(database_url: str) -> None:
+    """Two tabs: what was paid twice is named. One that was refunded before is none."""
+    grouped = replace(CATALOG.plans["export_pass"], group="passes")
+    catalog = replace(CATALOG, plans={**CATALOG.plans, "export_pass": grouped})
+    async with running(database_url, catalog) as service:
+        await service.outcomes(
+            event("checkout.session.completed", export_pass("ann")),
+            event("refund.created", refund("ann", 2500), created=START + 1),
+        )
+        second, third = (export_pass("ann", id=f"cs_test_{n}") | {"payment_intent": f"pi_{n}"} for n in (2, 3))
+        await service.outcomes(event("checkout.session.completed", second))
+        with psycopg.connect(database_url) as connection:
+            assert connection.execute("SELECT subject FROM findings").fetchall() == []
+        await service.outcomes(event("checkout.session.completed", third))
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT kind, subject, detail FROM findings").fetchall()
+    ids = ["cs_test_2", "cs_test_3"]
+    assert found == [("bought_twice", "ann/passes", {"plan_group": "passes", "checkout_session_ids": ids})]
+
+
 async def test_a_contradicted_binding_becomes_a_finding(service: Service, database_url: str) -> None:
     await service.outcomes(*purchase("ann"))
     stolen = session("eve", customer="cus_ann", id="cs_test_2")
@@ -175,6 +197,42 @@ async def test_a_contradicted_binding_becomes_a_finding(service: Service, databa
         assert connection.execute("SELECT kind, subject FROM findings").fetchall() == [
             ("binding_contradicted", "cus_ann")
         ]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_two_claims_on_one_stripe_customer_are_a_finding_however_they_come(
+    service: Service, database_url: str, together: bool
+) -> None:
+    """The first one stands: a later one takes nobody's purchases away, but a person is told."""
+    bodies = [
+        event(
+            "checkout.session.completed",
+            session(name, id=f"cs_test_{n}", customer="cus_shared", subscription=f"sub_{n}"),
+        )
+        for n, name in enumerate(("ann", "bob"))
+    ]
+    with capture_logs() as lines:
+        for batch in [bodies] if together else [[body] for body in bodies]:
+            await service.outcomes(*batch)
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT kind, subject, customer_id, detail FROM findings").fetchall()
+        bound = connection.execute("SELECT stripe_customer_id, customer_id FROM stripe_customers").fetchall()
+    detail = {"stripe_customer_id": "cus_shared", "claimed_customer_id": "bob"}
+    assert found == [("binding_contradicted", "cus_shared", "ann", detail)]
+    assert bound == [("cus_shared", "ann")]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["binding_contradicted"]
+
+
+async def test_a_claim_against_a_binding_is_a_finding_also_behind_one_that_agrees(
+    service: Service, database_url: str
+) -> None:
+    await service.outcomes(*purchase("ann"))
+    agrees = session("ann", id="cs_test_1")
+    stolen = session("eve", customer="cus_ann", id="cs_test_2")
+    await service.outcomes(*(event("checkout.session.completed", one, created=START + 9) for one in (agrees, stolen)))
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT subject, detail ->> 'claimed_customer_id' FROM findings").fetchall()
+    assert found == [("cus_ann", "eve")]
 
 
 async def test_every_change_is_kept_with_its_cause_and_the_state_before_and_after(

@@ -13,10 +13,10 @@ from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.domain.operator import Order
 from billing_service.flows import reconcile_objects
 from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
-from billing_service.flows.reconcile import Reconcile
+from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.request_budget import RequestBudget
-from billing_service.storage import tally
+from billing_service.storage import reconcile_runs, tally
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
@@ -113,6 +113,92 @@ async def test_a_run_can_be_stopped_and_the_next_one_goes_on(world: World, recon
     assert (await reconcile.events()).state is RunState.COMPLETE
 
 
+class Walks:
+    """Walks of the events, by a clock of the test's own and of the stand-in together."""
+
+    def __init__(self, world: World) -> None:  # noqa: F811
+        self._world = world
+        self._now = later()
+        budget = RequestBudget(world.database, PLENTY)
+        self.reconcile = Reconcile(world.database, world.stripe.listing, world.fulfill, budget, lambda: self._now)
+
+    async def advance(self, time: timedelta) -> None:
+        """Let time pass."""
+        await self._world.call("POST", "/_control/clock", advance_s=int(time.total_seconds()))
+        self._now += time
+
+    async def lately(self, time: timedelta) -> Run:
+        """Walk what an operator asks for, and give the run."""
+        return await self.reconcile.events(int((self._now - time).timestamp()))
+
+
+async def test_a_walk_over_the_last_hour_does_not_hide_what_was_lost_before(world: World) -> None:  # noqa: F811
+    """The walk that nobody asks for begins where those before it cover everything, whatever was looked at since."""
+    walks = Walks(world)
+    assert (await walks.reconcile.events()).state is RunState.COMPLETE
+    await world.buy("ann")
+    await walks.advance(timedelta(days=4))
+    assert (await walks.lately(timedelta(hours=1))).state is RunState.COMPLETE
+    assert (await world.read("ann")).plan_keys == ("free",)
+    await walks.advance(timedelta(minutes=5))
+    run = await walks.reconcile.events()
+    assert run.repaired > 0
+    assert (await world.read("ann")).plan_keys == ("pro",)
+    await walks.advance(timedelta(minutes=5))
+    assert (await walks.reconcile.events()).since == run.until - OVERLAP_S, "and from there on nothing is walked twice"
+
+
+async def test_a_failed_walk_is_not_forgotten_for_a_shorter_one(world: World) -> None:  # noqa: F811
+    walks = Walks(world)
+    await world.buy("ann")
+    await walks.advance(timedelta(days=2))
+    world.proxy.next("GET", "/v1/events", fail)
+    with pytest.raises(StripeCallError):
+        await walks.reconcile.events()
+    await walks.lately(timedelta(hours=1))
+    await walks.advance(timedelta(minutes=5))
+    await walks.reconcile.events()
+    assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+async def test_the_first_walk_is_a_whole_one_though_somebody_looked_at_the_last_hour_before(world: World) -> None:  # noqa: F811
+    walks = Walks(world)
+    await world.buy("ann")
+    await walks.advance(timedelta(days=2))
+    await walks.lately(timedelta(hours=1))
+    await walks.reconcile.events()
+    assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+DAYS = 86_400
+COVERS: dict[
+    str, tuple[list[tuple[float, float, float, str, int]], float | None]
+] = {  # runs as (since, until, done_until, state, failed), and where the cover from 10 days on, less 600 s, ends
+    "one after the other": ([(9, 12, 12, "complete", 0), (12 - 0.01, 13, 13, "complete", 0)], 13),
+    "a gap is filled": ([(9, 12, 12, "complete", 0), (14, 15, 15, "complete", 0), (11, 14.5, 14.5, "complete", 0)], 15),
+    "a gap is not": ([(9, 12, 12, "complete", 0), (14, 15, 15, "complete", 0), (14, 16, 16, "complete", 0)], 12),
+    "the last minutes do not count": ([(9, 12, 12, "complete", 0), (12, 15, 15, "complete", 0)], 12),
+    "what was stopped counts as far as it came": ([(9, 12, 12, "complete", 0), (11, 15, 14, "stopped", 0)], 14),
+    "in what failed anything may be missing": ([(9, 12, 12, "complete", 0), (11, 15, 15, "failed", 1)], 12),
+    "a longer one covers a shorter": ([(9, 15, 15, "complete", 0), (11, 12, 12, "complete", 0)], 15),
+    "nothing within reach": ([(1, 9, 9, "complete", 0)], None),
+}
+
+
+@pytest.mark.parametrize("name", COVERS)
+async def test_a_walk_begins_where_those_before_cover_everything(world: World, name: str) -> None:  # noqa: F811
+    """The cover: what runs came through without a failure, from as far back as Stripe lists, and up to the first gap."""
+    runs, ends = COVERS[name]
+    for since, until, done, state, failed in runs:
+        row = f"{int(since * DAYS)}, {int(until * DAYS)}, {int(done * DAYS)}, '{state}', {failed}"
+        world.sql(f"INSERT INTO reconcile_runs (since, until, done_until, state, failed) VALUES ({row})")  # noqa: S608
+    oldest = 10 * DAYS
+    covered = await world.database.run(
+        lambda c: reconcile_runs.covered_until(c, oldest, lead_s=FIRST_WINDOW_S, overlap_s=OVERLAP_S)
+    )
+    assert covered == (oldest if ends is None else ends * DAYS - OVERLAP_S)
+
+
 async def test_everything_of_one_customer_is_read_on_demand(world: World, objects: ReconcileObjects) -> None:  # noqa: F811
     """A deletion that we missed is in no list of live ones: ours are read too."""
     await world.buy("ann")
@@ -123,6 +209,30 @@ async def test_everything_of_one_customer_is_read_on_demand(world: World, object
     run = await objects.customer("ann")
     assert (run.state, run.drift) == (RunState.COMPLETE, 1)
     assert (await world.read("ann")).plan_keys == ("free",)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+async def test_everything_of_one_customer_has_what_came_back_of_their_subscriptions(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    linked: bool,
+) -> None:
+    """A dispute and a refund that nobody told us of, whether or not we were told what was paid by that payment."""
+    await world.buy("ann")
+    await world.fulfill(
+        [body for body in await world.events() if linked or json.loads(body)["type"] != "invoice_payment.paid"]
+    )
+    payment = (await world.call("GET", "/v1/invoice_payments"))["data"][0]["payment"]["payment_intent"]
+    await world.call("POST", "/_control/refunds", payment_intent=payment, amount=100)
+    await world.call("POST", "/_control/disputes", payment_intent=payment)
+    run = await objects.customer("ann")
+    assert (run.state, run.drift) == (RunState.COMPLETE, 1)
+    assert [s.state.value for s in (await world.read("ann")).sources if s.stripe_id] == ["disputed"]
+    assert world.sql("SELECT count(*) FROM stripe_objects WHERE kind IN ('refund', 'dispute', 'invoice_payment')") == [
+        (3,)
+    ]
+    again = await objects.customer("ann")
+    assert (again.state, again.repaired, again.drift) == (RunState.COMPLETE, 0, 0)
 
 
 async def test_all_subscriptions_are_those_that_we_hold_and_those_that_stripe_lists(
@@ -173,6 +283,27 @@ async def test_purchases_are_read_with_what_came_back(world: World, objects: Rec
         for name in payments
     }
     assert states == {"ann": ["ending"], "bob": ["refunded"], "eve": ["disputed"]}
+
+
+@pytest.mark.parametrize("scope", ["purchases", "customer"])
+@pytest.mark.parametrize(("outcome", "state"), [("failed", None), (None, "pending_payment"), ("succeeded", "ending")])
+async def test_a_delayed_payment_whose_end_was_lost_is_read_from_its_payment_intent(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    scope: str,
+    outcome: str | None,
+    state: str | None,
+) -> None:
+    """A failed one leaves the session complete and unpaid, as one that is on its way is."""
+    session_id = await world.buy("ann", "export_pass", "payment", outcome="processing")
+    await world.fulfill(await world.events())
+    world.sql("DELETE FROM rereads")
+    if outcome is not None:
+        await world.call("POST", f"/_control/checkout/sessions/{session_id}/settle", outcome=outcome)
+    run = await (objects.purchases() if scope == "purchases" else objects.customer("ann"))
+    assert (run.state, run.drift) == (RunState.COMPLETE, int(outcome is not None))
+    sources = [source for source in (await world.read("ann")).sources if source.stripe_id]
+    assert [source.state.value for source in sources] == ([state] if state else [])
 
 
 async def test_a_walk_over_objects_goes_on_where_it_was_stopped(

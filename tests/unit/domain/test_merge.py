@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing_service.domain.frozen import replace
-from billing_service.domain.merge import ObjectState, Payload, Read, join
-from billing_service.domain.observation import Fact
+from billing_service.domain.merge import ObjectState, Payload, Read, join, of_read
+from billing_service.domain.observation import Claim, Fact, Observation
 from billing_service.domain.views import ObjectKind, SubscriptionStatus, SubscriptionView
 
 VIEW = SubscriptionView(
@@ -44,13 +44,13 @@ def reads(draw: st.DrawFn) -> Read:
 
 @st.composite
 def states(draw: st.DrawFn) -> ObjectState:
-    payload, read = draw(st.one_of(st.none(), payloads())), draw(st.one_of(st.none(), reads()))
+    """States of every make, with neither register too: facts that were told of what nobody has seen yet."""
     return ObjectState(
         "sub_1",
         ObjectKind.SUBSCRIPTION,
         draw(st.sampled_from([None, "cus_1"])),
-        payload if payload or read else draw(payloads()),
-        read,
+        draw(st.one_of(st.none(), payloads())),
+        draw(st.one_of(st.none(), reads())),
         draw(st.dictionaries(st.sampled_from(list(Fact)), small)),
     )
 
@@ -106,6 +106,25 @@ def test_the_view_is_the_payload_only_where_the_read_cannot_have_seen_it(
     assert state_of(payload, read).view.status is expected
 
 
+@pytest.mark.parametrize("ahead_s", [1, 15, 3600])
+@pytest.mark.parametrize(
+    ("created", "receipt", "expected"),
+    [
+        (9, 9, ACTIVE),  # older than the answer
+        (10, 1, ACTIVE),  # of the answer's second, and recorded before the read's fence was drawn
+        (10, 9, PAST_DUE),  # of the answer's second, and recorded after: the read may not have seen it
+    ],
+)
+def test_a_clock_that_runs_ahead_of_stripes_hides_no_payload(
+    ahead_s: int, created: int, receipt: int, expected: SubscriptionStatus
+) -> None:
+    """The request left, by our clock, after the second of the answer."""
+    payload = Payload(created, "evt_1", receipt, viewed(PAST_DUE))
+    seen = Observation("sub_1", ObjectKind.SUBSCRIPTION, "cus_1", Claim(None, None), viewed(ACTIVE))
+    read = of_read(seen, fence=5, request_time=10 + ahead_s, server_time=10, known_created=None)
+    assert join(state_of(payload), read).view.status is expected
+
+
 def test_nothing_leads_out_of_an_absorbing_state() -> None:
     over = state_of(Payload(1, "evt_1", 1, viewed(CANCELED)))
     later = state_of(Payload(9, "evt_2", 2, viewed(ACTIVE)), Read(9, 9, 9, viewed(ACTIVE)))
@@ -116,6 +135,15 @@ def test_two_payloads_of_one_second_are_told_apart_by_how_far_along_they_are() -
     created = state_of(Payload(1, "evt_z", 1, viewed(SubscriptionStatus.INCOMPLETE)))
     updated = state_of(Payload(1, "evt_a", 2, viewed(ACTIVE)))
     assert join(created, updated).view.status is ACTIVE
+
+
+def test_an_object_of_which_only_facts_were_told_says_nothing_until_it_is_seen() -> None:
+    told = replace(state_of(), facts={Fact.PAYMENT_FAILED: 1})
+    assert not told.is_seen
+    with pytest.raises(ValueError, match="not seen"):
+        _ = told.view
+    seen = join(told, state_of(Payload(9, "evt_1", 1, viewed(ACTIVE))))
+    assert (seen.is_seen, seen.view.status, seen.facts) == (True, ACTIVE, {Fact.PAYMENT_FAILED: 1})
 
 
 def test_states_of_two_objects_are_not_joined() -> None:

@@ -36,7 +36,9 @@ class Finding(_message.Message):
         KIND_UNSPECIFIED: Finding._Kind.ValueType  # 0
         """Never sent."""
         KIND_BOUGHT_TWICE: Finding._Kind.ValueType  # 1
-        """A customer holds two live subscriptions of one plan group."""
+        """A customer holds two live subscriptions of one plan group, or paid for two purchases of one that give at the same time. `detail`
+        names them.
+        """
         KIND_BINDING_CONTRADICTED: Finding._Kind.ValueType  # 2
         """A Stripe customer is bound to one customer, and its metadata names another."""
         KIND_DRIFT: Finding._Kind.ValueType  # 3
@@ -52,7 +54,9 @@ class Finding(_message.Message):
     KIND_UNSPECIFIED: Finding.Kind.ValueType  # 0
     """Never sent."""
     KIND_BOUGHT_TWICE: Finding.Kind.ValueType  # 1
-    """A customer holds two live subscriptions of one plan group."""
+    """A customer holds two live subscriptions of one plan group, or paid for two purchases of one that give at the same time. `detail`
+    names them.
+    """
     KIND_BINDING_CONTRADICTED: Finding.Kind.ValueType  # 2
     """A Stripe customer is bound to one customer, and its metadata names another."""
     KIND_DRIFT: Finding.Kind.ValueType  # 3

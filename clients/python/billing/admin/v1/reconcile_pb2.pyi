@@ -196,8 +196,8 @@ class ReconcileRequest(_message.Message):
     """SCOPE_CUSTOMER, and only there: the customer."""
     @_builtins.property
     def since_time(self) -> _timestamp_pb2.Timestamp:
-        """SCOPE_EVENTS, and only there: events made since this time, which is at most 30 days ago. Absent: since where the last complete
-        run ended.
+        """SCOPE_EVENTS, and only there: events made since this time, which is at most 30 days ago. Absent: since where the
+        runs before leave nothing out.
         """
 
     def __init__(

@@ -1,0 +1,46 @@
+"""What time alone has changed for a locked customer: taken by the drain, or by whoever writes that customer's row before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from billing_service.domain.access import accesses
+from billing_service.domain.entitlement import Entitlements, fold
+from billing_service.domain.frozen import replace
+from billing_service.domain.plan_index import PlanIndex
+from billing_service.storage.customers import NEVER_LOOKED_AT, CustomerRow
+from billing_service.storage.history import Cause, CauseKind, Change
+
+INSTANT = timedelta(microseconds=1)
+
+
+def overdue(row: CustomerRow, plans: PlanIndex, now: datetime) -> Change | None:
+    """Give the change that fell due and is not logged yet; None where there is none.
+
+    Whoever sets anew when time changes something next takes this first: the drain would never hear of it. The log would have a
+    gap then, and watchers would keep what has ended.
+    """
+    if row.next_change_time is None or row.next_change_time > now:
+        return None
+    change = change_by_time(row, row.next_change_time, plans, now)
+    return change if change.gives else None
+
+
+def change_by_time(row: CustomerRow, due: datetime, plans: PlanIndex, now: datetime) -> Change:
+    """Compare what a customer had until it fell due with what there is now."""
+    given = accesses(row.facts, plans.of_price, plans.of_key)
+    until = now if due == NEVER_LOOKED_AT else due - INSTANT
+    before = fold(row.customer_id, row.revision, given, plans.catalog, until)
+    after = fold(row.customer_id, row.revision, given, plans.catalog, now)
+    gives = _shown(before) != _shown(after)
+    if gives:
+        row = replace(row, revision=row.revision + 1)
+        after = replace(after, revision=row.revision)
+    return Change(row, gives, Cause(CauseKind.TIME, None), before, after)
+
+
+def _shown(one: Entitlements) -> Sequence[object]:
+    """Give what a customer can tell apart: values, plans, and the states of the sources."""
+    values = [(entitlement.feature_key, entitlement.value) for entitlement in one.entitlements]
+    return [values, one.plan_keys, [(source.stripe_id, source.grant_id, source.state) for source in one.sources]]

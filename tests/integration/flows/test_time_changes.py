@@ -1,0 +1,152 @@
+"""What time alone changes is in the log with a revision of its own, also where something else is written before the drain comes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import NamedTuple
+
+import psycopg
+import pytest
+
+from billing_service.domain.operator import GrantWish, Order
+from billing_service.flows.apply import Context, refold
+from billing_service.flows.change_grants import ChangeGrants
+from billing_service.flows.prices import Prices
+from billing_service.flows.time_changes import TimeChanges
+from billing_service.storage import customers, stripe_customers
+from billing_service.storage.database import Connection
+from billing_service.storage.history import Cause, CauseKind
+from billing_service.stripe_api.client import StripeApi
+from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
+from tests.integration.flows.test_watch import View, opened, until, watching, whole
+from tests.stripe_events import DEPLOYMENT, MONTH, START, event, purchase, subscription
+
+ENDS = START + MONTH + 86_400  # of what was bought: the period and its leeway
+GIFT = GrantWish("ann", override=False, start=None, end=None, feature_key="seats", value=5)
+
+
+class Logged(NamedTuple):
+    """A change as the log has it."""
+
+    revision: int
+    cause: str
+    before: list[str]
+    after: list[str]
+
+
+@pytest.fixture
+def prices(service: Service) -> Prices:
+    return Prices(service.database, StripeApi("sk_test_x", NOWHERE), CATALOG)
+
+
+@pytest.fixture
+def drain(service: Service, prices: Prices) -> TimeChanges:
+    return TimeChanges(service.database, prices, lambda: service.now)
+
+
+def logged(database_url: str) -> list[Logged]:
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute(
+            "SELECT revision, cause, before -> 'plan_keys', after -> 'plan_keys' FROM entitlement_changes ORDER BY position"
+        )
+        return [Logged(*row) for row in rows]
+
+
+async def bought_and_ended(service: Service) -> None:
+    """Ann had pro, and time has taken it: nobody has noticed yet."""
+    await service.outcomes(*purchase("ann"))
+    assert (await service.read("ann")).plan_keys == ("pro",)
+    service.now = datetime.fromtimestamp(ENDS + 1, UTC)
+    assert (await service.read("ann")).plan_keys == ("free",)
+
+
+BOUGHT = Logged(1, "event", ["free"], ["pro"])
+ENDED = Logged(2, "time", ["pro"], ["free"])
+
+
+async def test_what_time_changed_is_logged_by_an_event_that_changes_nothing_itself(
+    service: Service, drain: TimeChanges, database_url: str
+) -> None:
+    """The event sets anew when time changes something next: the drain would never hear of it."""
+    await bought_and_ended(service)
+    await service.outcomes(
+        event("customer.subscription.updated", subscription("ann", latest_invoice="in_2"), created=ENDS)
+    )
+    assert logged(database_url) == [BOUGHT, ENDED]
+    assert (await service.read("ann")).revision == 2
+    assert await drain.drain() == 0
+
+
+async def renewal(service: Service, _prices: Prices) -> None:
+    renewed = subscription("ann", start=START + MONTH)
+    await service.outcomes(event("customer.subscription.updated", renewed, created=ENDS))
+
+
+async def gift(service: Service, prices: Prices) -> None:
+    await ChangeGrants(service.database, prices, lambda: service.now).create(Order("r-1", "eve@ops", "ticket 7"), GIFT)
+
+
+async def binding(service: Service, prices: Prices) -> None:
+    """Bind a Stripe customer under which something was parked."""
+    parked = subscription("ann", id="sub_2", customer="cus_2", metadata={}, start=START + MONTH)
+    assert await service.outcomes(event("customer.subscription.updated", parked)) == ["parked"]
+    context = Context(await prices.plans(), DEPLOYMENT, service.now)
+
+    async def bind(connection: Connection) -> None:
+        await stripe_customers.lock(connection, ["cus_2"])
+        await customers.lock(connection, ["ann"])
+        await stripe_customers.bind(connection, {"cus_2": "ann"})
+        await refold(connection, {"ann"}, context, Cause(CauseKind.BINDING, "cus_2"))
+
+    await service.database.run(bind)
+
+
+@pytest.mark.parametrize(("write", "cause"), [(renewal, "event"), (gift, "grant"), (binding, "binding")])
+async def test_the_log_has_no_gap_where_something_is_written_before_the_drain(
+    service: Service,
+    prices: Prices,
+    drain: TimeChanges,
+    database_url: str,
+    write: Callable[[Service, Prices], Awaitable[None]],
+    cause: str,
+) -> None:
+    """What time took comes first, then what was written, each with a revision, and each begins with what the one before gave."""
+    await bought_and_ended(service)
+    await write(service, prices)
+    await drain.drain()
+    changes = logged(database_url)
+    assert changes[:2] == [BOUGHT, ENDED]
+    assert [(change.revision, change.cause) for change in changes[2:]] == [(3, cause)]
+    assert all(earlier.after == later.before for earlier, later in pairwise(changes))
+    assert (await service.read("ann")).revision == 3
+
+
+async def test_who_watches_is_told_both(service: Service, prices: Prices, database_url: str) -> None:
+    view = View()
+    await service.outcomes(*purchase("ann"))
+    async with watching(database_url, service) as watcher, opened(watcher) as stream:
+        await until(stream, view, whole)
+        service.now = datetime.fromtimestamp(ENDS + 1, UTC)
+        await renewal(service, prices)
+        await until(stream, view, lambda v: v.revisions.get("ann") == 3)
+    assert view.causes == ["time", "event"]
+
+
+async def test_a_changed_catalog_does_not_hide_what_time_changed_just_before(
+    service: Service, drain: TimeChanges, database_url: str
+) -> None:
+    await bought_and_ended(service)
+    await drain.look_again()
+    await drain.drain()
+    assert logged(database_url) == [BOUGHT, ENDED]
+
+
+async def test_nothing_is_logged_of_time_before_it_is_due(service: Service, database_url: str) -> None:
+    await service.outcomes(*purchase("ann"))
+    service.now = datetime.fromtimestamp(ENDS, UTC) - timedelta(seconds=1)
+    await service.outcomes(
+        event("customer.subscription.updated", subscription("ann", latest_invoice="in_2"), created=ENDS)
+    )
+    assert logged(database_url) == [BOUGHT]
