@@ -221,16 +221,16 @@ def _invoice(subscription: SubscriptionFacts) -> Invoice:
     if subscription.first_payment and subscription.first_payment_settled:
         return _SETTLED
     if subscription.invoice_status is _IS_PAID:
-        # Overdue although the latest is paid: an earlier one is open.
-        is_owed = subscription.due_time is not None or subscription.failed_time is not None
-        return Invoice.OPEN if is_owed and subscription.status is SubscriptionStatus.PAST_DUE else _SETTLED
+        return _SETTLED
     match subscription.invoice_status:
         case None:
             return Invoice.UNKNOWN if not subscription.invoice_known else _SETTLED
         case InvoiceStatus.DRAFT | InvoiceStatus.OPEN:
             return Invoice.OPEN
         case InvoiceStatus.VOID | InvoiceStatus.UNCOLLECTIBLE:
-            return Invoice.WAIVED if subscription.failed_time is None else Invoice.FAILED
+            has_failed = subscription.invoice_failed
+            has_failed = subscription.failed_time is not None if has_failed is None else has_failed
+            return Invoice.FAILED if has_failed else Invoice.WAIVED
 
 
 def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | None) -> Access:
@@ -267,8 +267,10 @@ def _item_window(
 ) -> tuple[SourceState, datetime | None, SourceState]:
     ruling = ruling_of(subscription, policy)
     if ruling is _UNTIL_PERIOD_END:
-        if subscription.status is SubscriptionStatus.PAUSED and not _is_cancelled(subscription):
-            return _GIVES, None, _OVER  # it has no period that runs, and what ends it is an event
+        if subscription.status is SubscriptionStatus.PAUSED and not subscription.cancel_at_period_end:
+            # No period of it runs: what ends it is an event, or a cancellation.
+            state = _GIVES if subscription.cancel_at is None else _GIVES_UNTIL
+            return state, _capped(None, subscription.cancel_at), _OVER
         return _period(subscription, item.period_end, policy, _GIVES)
     match ruling:
         case Verdict.POLICY if policy.access_before_settled:
@@ -314,10 +316,6 @@ def _withheld(facts: SubscriptionFacts | PurchaseFacts, policy: Policy) -> Sourc
 
 def _is_refunded(facts: PurchaseFacts, policy: Policy) -> bool:
     return facts.fully_refunded or (facts.refunded > 0 and policy.partial_refund_revokes)
-
-
-def _is_cancelled(subscription: SubscriptionFacts) -> bool:
-    return subscription.cancel_at_period_end or subscription.cancel_at is not None
 
 
 def _period(

@@ -29,6 +29,7 @@ OVER = frozenset({SubscriptionStatus.CANCELED, SubscriptionStatus.INCOMPLETE_EXP
 _COMPLETE = SessionStatus.COMPLETE
 _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
+_GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
 
@@ -55,6 +56,8 @@ class SubscriptionFacts:
     collection_paused: bool = False
     dispute: DisputeStanding | None = None
     customer_deleted: bool = False
+    # Whether a payment of the invoice that decides failed, where that was given up; None: it was not, or a release before this wrote it.
+    invoice_failed: bool | None = None
 
     @property
     def is_live(self) -> bool:
@@ -239,8 +242,10 @@ def _subscription(
     subscription_id = state.object_id
     invoice_id = bills.deciding(subscription_id, view)
     invoice = bills.invoice(invoice_id)
+    if view.status is SubscriptionStatus.PAST_DUE and invoice_id != view.latest_invoice_id:
+        invoice = None  # that one is of before: the invoice that is overdue is not known
     unpaid = bills.unpaid(subscription_id, view, invoice_id)
-    failures = [one.facts[Fact.PAYMENT_FAILED] for one, _ in unpaid if Fact.PAYMENT_FAILED in one.facts]
+    failed = {one.object_id: time for one, bill in unpaid if (time := _failed_time(one, bill)) is not None}
     settled = bills.settled(subscription_id)
     return SubscriptionFacts(
         subscription_id=subscription_id,
@@ -255,12 +260,21 @@ def _subscription(
         invoice_known=invoice is not None or view.latest_invoice_id is None,
         first_payment=not settled and _is_first(view, invoice),
         first_payment_settled=settled,
-        failed_time=min(failures) if failures else None,
+        failed_time=min(failed.values()) if failed else None,
         due_time=_due(state, view, invoice, [bill for _, bill in unpaid]),
         collection_paused=view.collection_paused,
         dispute=bills.dispute(subscription_id, view),
         customer_deleted=state.stripe_customer_id in gone,
+        invoice_failed=invoice_id in failed if invoice is not None and invoice.status in _GIVEN_UP else None,
     )
+
+
+def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
+    """Say when a payment of an invoice first failed. One that was given up after a try failed, also where nobody told us when."""
+    told = state.facts.get(Fact.PAYMENT_FAILED)
+    if told is None and bill.attempted and bill.status in _GIVEN_UP:
+        return bill.finalized_at or bill.created
+    return told
 
 
 def _due(

@@ -173,11 +173,18 @@ def of_notice(event: Event, notice: Notice) -> ObjectState:
 
 
 def of_read(
-    observation: Observation, *, fence: int, request_time: int, server_time: int, known_created: int | None
+    observation: Observation,
+    *,
+    fence: int,
+    request_time: int,
+    server_time: int,
+    known_created: int | None,
+    known: View | None = None,
 ) -> ObjectState:
     """Give the state that this one read would make by itself.
 
-    `server_time` is the answer's Date header (0: it had none, and our own clock stands in); `known_created` the `created` of the payload known when the fence was drawn.
+    `server_time` is the answer's Date header (0: it had none, and our own clock stands in); `known_created` the `created` of the payload known when the fence was drawn,
+    and `known` what the object was held to be then.
     """
     read_time = max(server_time or request_time, known_created or 0)
     return ObjectState(
@@ -186,7 +193,7 @@ def of_read(
         stripe_customer_id=observation.stripe_customer_id,
         payload=None,
         read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
-        facts=facts_of_read(observation, read_time),
+        facts=facts_of_read(observation, read_time, known),
     )
 
 

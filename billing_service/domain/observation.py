@@ -97,6 +97,7 @@ FAILURE_TYPES = frozenset(
 # (a debit `processing`, a voucher `requires_action`). https://docs.stripe.com/payments/paymentintents/lifecycle
 FAILED_INTENT = frozenset({"requires_payment_method", "canceled"})
 PAID_TYPE = "checkout.session.async_payment_succeeded"
+SESSION_LIFE_S = 86_400  # Stripe's longest, for which a page can be paid on
 
 
 @frozen
@@ -235,9 +236,19 @@ def _is_failed_payment(data: Mapping[str, Any], view: SessionView) -> bool:
     return optional_text(intent, "status") in FAILED_INTENT
 
 
-def facts_of_read(observation: Observation, read_time: int) -> Mapping[Fact, int]:
-    """Give the facts that a read at `read_time` shows: of what is paid it shows that it is, and not since when."""
-    return {Fact.PAYMENT_FAILED: read_time} if observation.payment_failed else {}
+def facts_of_read(observation: Observation, read_time: int, known: View | None) -> Mapping[Fact, int]:
+    """Give the facts that a read at `read_time` shows. Of what is paid it shows that it is, and not since when.
+
+    It was paid by then; and before the page expired, unless `known`, which was known before, waits for a delayed payment.
+    """
+    facts: dict[Fact, int] = {}
+    view = observation.view
+    if isinstance(view, SessionView) and is_paid_session(view):
+        was_delayed = isinstance(known, SessionView) and known.status is _COMPLETE and known.payment_status is _UNPAID
+        facts[Fact.PAID] = read_time if was_delayed else min(read_time, view.created + SESSION_LIFE_S)
+    if observation.payment_failed:
+        facts[Fact.PAYMENT_FAILED] = read_time
+    return facts
 
 
 def is_deleted_customer(view: View) -> bool:

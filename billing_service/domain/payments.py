@@ -46,8 +46,10 @@ class Payments:
     """Refunds, charges and disputes of one customer, by payment intent (or charge, where they name no intent)."""
 
     _refunds: dict[str, int] = field(default_factory=dict)  # what the customers have of them
-    _asked_for: dict[str, int] = field(default_factory=dict)  # with what came back
-    _charges: dict[str, ChargeView] = field(default_factory=dict)
+    _returned: dict[str, list[tuple[int, int]]] = field(
+        default_factory=dict
+    )  # when each was told to have come back, and how much
+    _charges: dict[str, tuple[int, ChargeView]] = field(default_factory=dict)  # when it said so, and what
     _disputes: dict[str, DisputeStanding] = field(default_factory=dict)
     _intents: dict[str, list[str]] = field(default_factory=dict)  # by invoice
 
@@ -58,16 +60,16 @@ class Payments:
         intent_of_charge = {
             state.object_id: view.payment_intent_id for state, view in known if isinstance(view, ChargeView)
         }
-        for _, view in known:
+        for state, view in known:
             match view:
                 case RefundView() as refund:
                     intent = refund.payment_intent_id or intent_of_charge.get(refund.charge_id or "")
-                    if intent is not None:
-                        counted = 0 if refund.status in _RETURNED else refund.amount
-                        payments._refunds[intent] = payments._refunds.get(intent, 0) + counted
-                        payments._asked_for[intent] = payments._asked_for.get(intent, 0) + refund.amount
+                    if intent is not None and refund.status in _RETURNED:
+                        payments._returned.setdefault(intent, []).append((state.told_time, refund.amount))
+                    elif intent is not None:
+                        payments._refunds[intent] = payments._refunds.get(intent, 0) + refund.amount
                 case ChargeView(payment_intent_id=str() as intent) as charge:
-                    payments._charges[intent] = charge
+                    payments._charges[intent] = state.told_time, charge
                 case DisputeView() as dispute:
                     intent = dispute.payment_intent_id or intent_of_charge.get(dispute.charge_id or "")
                     if intent is not None and (standing := _STANDING.get(dispute.status)):
@@ -81,17 +83,21 @@ class Payments:
     def refunded(self, payment_intent_id: str | None) -> int:
         """Give what was returned of a payment, in minor units.
 
-        What the charge says beyond the refunds that are known, those that failed too, is of refunds that nobody told us of.
+        What the charge says beyond the refunds that are known is of refunds that nobody told us of. One that came back counts
+        among the known where that was told after the charge's word, which has it still.
         """
         intent = payment_intent_id or ""
-        charge = self._charges.get(intent)
-        unheard = charge.amount_refunded - self._asked_for.get(intent, 0) if charge else 0
-        return self._refunds.get(intent, 0) + max(0, unheard)
+        known = self._refunds.get(intent, 0)
+        if intent not in self._charges:
+            return known
+        told_time, charge = self._charges[intent]
+        came_back = sum(amount for time, amount in self._returned.get(intent, ()) if time >= told_time)
+        return known + max(0, charge.amount_refunded - known - came_back)
 
     def charged(self, payment_intent_id: str | None) -> int | None:
         """Give what was charged, in minor units; None where it is not known."""
-        charge = self._charges.get(payment_intent_id or "")
-        return charge.amount if charge else None
+        found = self._charges.get(payment_intent_id or "")
+        return found[1].amount if found else None
 
     def dispute(self, payment_intent_id: str | None) -> DisputeStanding | None:
         """Say how the dispute of a payment stands; None where none stands."""

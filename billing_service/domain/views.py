@@ -175,6 +175,7 @@ class InvoiceView:
     subscription_id: str | None
     billing_reason: str | None
     finalized_at: int | None
+    attempted: bool = False  # whether a payment was tried
 
 
 @frozen
@@ -330,6 +331,7 @@ def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
         subscription_id=reference(invoice_parent(data), "subscription"),
         billing_reason=optional_text(data, "billing_reason"),
         finalized_at=optional_seconds(transitions, "finalized_at"),
+        attempted=data.get("attempted") is True,
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
+from time import monotonic
 from typing import Any
 
 from billing_service.domain.merge import ObjectState, of_read
@@ -29,7 +31,17 @@ class _Drawn:
 
     fence: int
     known: ObjectState | None
-    request_time: int  # Unix seconds
+    request_time: int  # Unix seconds, by our clock
+    drawn_at: float  # of `monotonic`
+
+    def left_by(self, server_time: int) -> int:
+        """Say in which second the request left: by our clock, or by Stripe's in the answer less the time that it took, if that is earlier.
+
+        A clock of ours that runs ahead would have the read hide what came to be while it was under way.
+        """
+        if not server_time:
+            return self.request_time
+        return min(self.request_time, ceil(server_time - (monotonic() - self.drawn_at)))
 
     @property
     def known_created(self) -> int | None:
@@ -141,7 +153,7 @@ class Reads:
             return await objects.draw_fence(connection), known
 
         fence, known = await self._database.run(draw)
-        return _Drawn(fence, known, int(self._now().timestamp()))
+        return _Drawn(fence, known, int(self._now().timestamp()), monotonic())
 
     async def _merge(self, drawn: _Drawn, answer: Read, kind: ObjectKind) -> Observation:
         """Merge what Stripe answered, and what the answer brought along; what is another deployment's is left out."""
@@ -151,9 +163,10 @@ class Reads:
                 of_read(
                     one,
                     fence=drawn.fence,
-                    request_time=drawn.request_time,
+                    request_time=drawn.left_by(answer.server_time),
                     server_time=answer.server_time,
                     known_created=drawn.known_created if one is seen else None,
+                    known=drawn.known.view if drawn.known and one is seen else None,
                 ),
                 one.claim,
                 one.anchors,

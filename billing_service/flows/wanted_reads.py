@@ -67,7 +67,11 @@ def wanted_reads(
 def _tied(known: Mapping[str, ObjectState]) -> frozenset[str | None]:
     """Give the payments of which it is known to which session or invoice they belong."""
     views = [state.view for state in known.values()]
-    return frozenset([view.payment_intent_id for view in views if isinstance(view, SessionView | InvoicePaymentView)])
+    return frozenset(
+        view.payment_intent_id
+        for view in views
+        if isinstance(view, SessionView) or (isinstance(view, InvoicePaymentView) and view.invoice_id in known)
+    )
 
 
 def _is_tied(view: View, tied: Collection[str | None]) -> bool:

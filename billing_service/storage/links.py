@@ -41,8 +41,10 @@ _RELATED = sa.text("""
 """)
 _IS_TIED = sa.text("""
     SELECT EXISTS (
-        SELECT 1 FROM stripe_links JOIN stripe_objects USING (object_id)
-        WHERE anchor_id = :payment_intent_id AND kind IN ('checkout.session', 'invoice_payment'))
+        SELECT 1 FROM stripe_links JOIN stripe_objects AS o USING (object_id)
+        WHERE anchor_id = :payment_intent_id AND (kind = 'checkout.session' OR kind = 'invoice_payment' AND EXISTS (
+            SELECT 1 FROM stripe_objects AS i
+            WHERE i.object_id = coalesce(o.read_view ->> 'invoice_id', o.payload_view ->> 'invoice_id'))))
 """)
 _ANCHORS = sa.text("SELECT DISTINCT anchor_id FROM stripe_links WHERE object_id = ANY(CAST(:ids AS text[]))")
 

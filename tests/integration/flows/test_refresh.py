@@ -337,6 +337,24 @@ async def test_a_dispute_of_a_subscription_is_followed_back_to_its_invoice(world
     assert states == [SourceState.DISPUTED]
 
 
+async def test_a_dispute_is_followed_to_an_invoice_of_which_only_the_link_was_heard(world: World) -> None:
+    """The link says which invoice it is, and that one alone whose: a later invoice is the latest by then."""
+    session_id = await world.buy("ann")
+    first = await world.events()
+    (link,) = [json.loads(body)["data"]["object"] for body in first if type_of(body) == "invoice_payment.paid"]
+    await world.call("POST", "/_control/clock", advance_s=31 * 86_400 + 2 * 3600)
+    later = [body for body in await world.events() if link["invoice"].encode() not in body]
+    await world.fulfill([*(body for body in first if type_of(body) == "invoice_payment.paid"), *later])
+    await world.reads.subscription((await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["subscription"])
+    await world.serve_all()
+    assert (link["invoice"],) not in world.sql("SELECT object_id FROM stripe_objects")
+    known = len(await world.events())
+    await world.call("POST", "/_control/disputes", payment_intent=link["payment"]["payment_intent"])
+    await world.fulfill((await world.events())[known:])
+    await world.serve_all()
+    assert [source.state for source in (await world.read("ann")).sources if source.stripe_id] == [SourceState.DISPUTED]
+
+
 async def test_the_way_back_is_asked_for_once_even_where_it_leads_nowhere(world: World) -> None:
     """A charge that was made by hand is of no session and no invoice; what is told of it later is no reason to look again."""
     await world.fulfill([event("refund.created", refund("hand", 100))])

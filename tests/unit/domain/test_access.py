@@ -34,6 +34,7 @@ BASE = SubscriptionFacts(
     failed_time=None,
     due_time=None,
 )
+OWED = replace(BASE, status=SubscriptionStatus.PAST_DUE, invoice_status=InvoiceStatus.OPEN)
 
 
 def at(seconds: int) -> datetime:
@@ -124,13 +125,13 @@ def test_a_trial_ends_by_itself() -> None:
 
 
 def test_grace_is_counted_from_the_first_failure_and_ends_overdue() -> None:
-    one = access(replace(BASE, status=S.PAST_DUE, failed_time=START + 100, due_time=START))
+    one = access(replace(OWED, failed_time=START + 100, due_time=START))
     assert (one.state, one.end) == (SourceState.GRACE, at(START + 100) + timedelta(days=7))
     assert one.at(at(START + 100) + timedelta(days=7)).state is SourceState.PAYMENT_OVERDUE
 
 
 def test_grace_without_a_known_failure_is_counted_from_when_the_invoice_was_due() -> None:
-    one = access(replace(BASE, status=S.PAST_DUE, due_time=START + 50))
+    one = access(replace(OWED, due_time=START + 50))
     assert one.end == at(START + 50) + timedelta(days=7)
 
 
@@ -138,7 +139,7 @@ def test_what_was_overdue_and_is_paid_gives_its_period_before_the_subscription_s
     paid = replace(BASE, status=S.PAST_DUE)
     assert (access(paid).state, access(paid).end) == (SourceState.ACTIVE, at(START + MONTH) + timedelta(days=1))
     earlier_one_is_open = replace(paid, failed_time=START + 100, due_time=START)
-    assert access(earlier_one_is_open).state is SourceState.GRACE
+    assert access(earlier_one_is_open).state is SourceState.ACTIVE  # Stripe goes by the latest, too
 
 
 @pytest.mark.parametrize("status", [InvoiceStatus.VOID, InvoiceStatus.UNCOLLECTIBLE])
@@ -146,6 +147,8 @@ def test_an_invoice_that_was_given_up_before_any_payment_failed_takes_nothing_aw
     """Paused collection does that to each invoice."""
     assert access(replace(BASE, invoice_status=status)).state is SourceState.ACTIVE
     assert access(replace(BASE, invoice_status=status, failed_time=START)).state is SourceState.GRACE
+    of_an_earlier_one = replace(BASE, invoice_status=status, failed_time=START, invoice_failed=False)
+    assert access(of_an_earlier_one).state is SourceState.ACTIVE
 
 
 def test_access_before_the_first_payment_has_settled_is_the_plans_policy() -> None:
@@ -157,7 +160,7 @@ def test_access_before_the_first_payment_has_settled_is_the_plans_policy() -> No
 
 PAUSED = replace(BASE, status=S.PAUSED)
 COLLECTION = replace(BASE, collection_paused=True)
-OVERDUE = replace(BASE, status=S.PAST_DUE, failed_time=START + 100)
+OVERDUE = replace(OWED, failed_time=START + 100)
 DISPUTED, LOST = (replace(BASE, dispute=standing) for standing in DisputeStanding)
 UNSETTLED = replace(BASE, first_payment=True, invoice_status=InvoiceStatus.OPEN)
 A, D = SourceState, timedelta(days=1)
@@ -237,12 +240,12 @@ def test_a_purchase_of_a_plan_that_the_catalog_lost_is_unresolved() -> None:
 
 def test_a_first_payment_that_is_past_due_gets_no_grace() -> None:
     """Grace is for who has paid before: seven free days for a failing card would be an offer."""
-    first = replace(BASE, status=S.PAST_DUE, first_payment=True, failed_time=START)
+    first = replace(OWED, first_payment=True, failed_time=START)
     assert access(first).state is SourceState.PAYMENT_OVERDUE
 
 
 def test_grace_ends_with_a_period_that_was_cancelled() -> None:
-    one = access(replace(BASE, status=S.PAST_DUE, failed_time=START + MONTH - 60, cancel_at_period_end=True))
+    one = access(replace(OWED, failed_time=START + MONTH - 60, cancel_at_period_end=True))
     assert one.end == at(START + MONTH)
 
 
@@ -250,4 +253,4 @@ def test_a_time_at_the_end_of_all_times_is_answered_and_overflows_nothing() -> N
     last = 253_402_300_799
     item = replace(BASE.items[0], period_end=last)
     assert access(replace(BASE, items=(item,))).end is not None
-    assert access(replace(BASE, status=S.PAST_DUE, failed_time=last)).end is not None
+    assert access(replace(OWED, failed_time=last)).end is not None

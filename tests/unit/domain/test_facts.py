@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from itertools import permutations
 
+import pytest
+
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
 from billing_service.domain.observation import observe, read_event
@@ -16,14 +18,19 @@ DAY = 86_400
 
 def gathered(*bodies: bytes) -> CustomerFacts:
     """Merge events in their order and gather the facts."""
-    states: dict[str, ObjectState] = {}
+    return gather(states(*bodies))
+
+
+def states(*bodies: bytes) -> list[ObjectState]:
+    """Merge events in their order."""
+    known: dict[str, ObjectState] = {}
     for receipt, body in enumerate(bodies):
         understood = read_event(json.loads(body))
         assert understood.observation is not None
         state = of_event(understood, understood.observation, receipt)
-        there = states.get(state.object_id)
-        states[state.object_id] = state if there is None else join(there, state)
-    return gather(states.values())
+        there = known.get(state.object_id)
+        known[state.object_id] = state if there is None else join(there, state)
+    return [*known.values()]
 
 
 CREATED = event("customer.subscription.created", subscription("ann"))
@@ -94,16 +101,59 @@ def test_what_is_held_to_be_was_told_when_the_register_was_that_says_it() -> Non
     assert (join(payload, before).told_time, join(payload, after).told_time) == (START + 60, START + 90)
 
 
-def test_a_purchase_that_is_only_read_was_paid_when_its_session_was_made() -> None:
-    """Whenever it is read: what was bought for thirty days forty days ago is over."""
+def test_a_purchase_that_is_only_read_was_paid_before_its_page_expired() -> None:
+    """Whenever it is read: what was bought for thirty days forty days ago is over. An event that comes says it to the second."""
     seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
-    read = of_read(seen, fence=1, request_time=START + 40 * DAY, server_time=START + 40 * DAY, known_created=None)
-    (purchase,) = gather([read]).purchases
-    assert purchase.paid_time == START
+    late, soon = (
+        of_read(seen, fence=1, request_time=time, server_time=time, known_created=None)
+        for time in (START + 40 * DAY, START + 90)
+    )
+    assert [gather([read]).purchases[0].paid_time for read in (late, soon)] == [START + DAY, START + 90]
     told = read_event(json.loads(event("checkout.session.completed", export_pass("ann"), created=START + 60)))
     assert told.observation is not None
-    (purchase,) = gather([join(read, of_event(told, told.observation, 2))]).purchases
+    (purchase,) = gather([join(late, of_event(told, told.observation, 2))]).purchases
     assert purchase.paid_time == START + 60
+
+
+def test_a_delayed_payment_that_only_a_read_tells_of_was_paid_by_then() -> None:
+    seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
+    waiting = observe(export_pass("ann", payment_status="unpaid"), ObjectKind.CHECKOUT_SESSION)
+    time = START + 7 * DAY
+    read = of_read(seen, fence=1, request_time=time, server_time=time, known_created=START, known=waiting.view)
+    assert gather([read]).purchases[0].paid_time == time
+
+
+@pytest.mark.parametrize("shown", ["event", "read"])
+def test_an_invoice_that_was_given_up_after_a_try_failed_whoever_tells_of_it(shown: str) -> None:
+    """Paused collection tries nothing; a failure of which nobody told was no less one."""
+    for attempted, failed in ((True, True), (False, False)):
+        body = invoice(
+            "ann", "uncollectible", id="in_2", created=START + 50, billing_reason="subscription_cycle", attempted=attempted,
+            status_transitions={"finalized_at": START + 55},
+        )  # fmt: skip
+        given_up = event("invoice.marked_uncollectible", body, created=START + 60)
+        if shown == "event":
+            (facts,) = gathered(CREATED, UPGRADED, given_up).subscriptions
+        else:
+            at = START + 60
+            read = of_read(
+                observe(body, ObjectKind.INVOICE), fence=9, request_time=at, server_time=at, known_created=None
+            )
+            (facts,) = gather([*states(CREATED, UPGRADED), read]).subscriptions
+        assert (facts.invoice_failed, facts.failed_time) == (failed, START + 55 if failed else None)
+
+
+def test_past_due_is_not_settled_by_the_invoice_of_the_period_before() -> None:
+    """The latest invoice is of a change that was dropped, and of the one that is overdue nobody told us."""
+    late = subscription("ann", "past_due", latest_invoice="in_v")
+    dropped = invoice("ann", "void", id="in_v", created=START + 40 * DAY, billing_reason="subscription_update")
+    (facts,) = gathered(
+        CREATED,
+        event("invoice.paid", invoice("ann")),
+        event("customer.subscription.updated", late, created=START + 41 * DAY),
+        event("invoice.voided", dropped, created=START + 41 * DAY),
+    ).subscriptions
+    assert (facts.invoice_status, facts.invoice_known, facts.due_time) == (None, False, START + 41 * DAY)
 
 
 def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
@@ -141,3 +191,9 @@ def test_what_a_charge_says_beyond_the_refunds_that_are_known_was_returned_too()
     came_back = event("refund.failed", refund("ann", 1000) | {"status": "failed"}, created=START + 30)
     (purchase,) = gathered(bought, known, charged, came_back).purchases
     assert (purchase.refunded, purchase.fully_refunded) == (1500, False)
+    again = event(
+        "charge.refunded", charge("ann", 2500), created=START + 40
+    )  # by refunds of which the one that came back is none
+    for order in permutations([bought, known, charged, came_back, again]):
+        (purchase,) = gathered(*order).purchases
+        assert (purchase.refunded, purchase.fully_refunded) == (2500, True)
