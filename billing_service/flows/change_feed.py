@@ -8,6 +8,8 @@ beyond a bound it is overrun, and must begin again from its cursor.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +104,7 @@ class ChangeFeed:
         self._database = database
         self._url = url
         self._place: Place | None = None
+        self._read_time_s = -math.inf
         self._beginning = asyncio.Lock()
         self._wake = asyncio.Event()
         self._watched = asyncio.Event()  # set while anybody watches
@@ -156,6 +159,14 @@ class ChangeFeed:
         """Say how far the log was read."""
         return self._place or BEGINNING
 
+    @property
+    def read_time_s(self) -> float:
+        """Say when (by the monotonic clock) a read began that came to the end of the log: what was committed by then was handed over.
+
+        Long ago where the log cannot be read: nobody knows then whether anything happened.
+        """
+        return self._read_time_s
+
     async def _begin(self) -> Place:
         """Give how far the log was read; the first who asks finds where it ends, and nobody moves that on but the reader."""
         async with self._beginning:
@@ -165,7 +176,7 @@ class ChangeFeed:
 
     async def _read(self) -> bool:
         """Hand the next changes over; say whether there may be more at once."""
-        place = await self._begin()
+        place, began_s = await self._begin(), time.monotonic()
         found = await self._database.run(lambda connection: history.since(connection, place, MOST_READ))
         if found is None:
             log.warning("change_feed_lost", position=place.position)
@@ -180,6 +191,8 @@ class ChangeFeed:
                 self._told(change.change_time)
         if found:
             self._place = found[-1].place
+        if len(found) < MOST_READ:
+            self._read_time_s = began_s
         return len(found) == MOST_READ
 
     def _everybody(self) -> set[Subscription]:
