@@ -7,10 +7,11 @@ who takes what is overdue before writing anything else (`flows/change_by_time.py
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from itertools import chain
 
+import msgspec
 import structlog
 
 from billing_service.domain.errors import BillingError
@@ -20,6 +21,7 @@ from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
 from billing_service.logs import named
 from billing_service.storage import customer_facts, customers, derivations, history
+from billing_service.storage.customers import PRICE_RESOLVED
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.unwritable import UnwritableError
 
@@ -38,12 +40,14 @@ class TimeChanges:
         self._database = database
         self._prices = prices
         self._now = now
+        self._looked_at: Mapping[str, str] | None = None  # the prices whose holders were
 
     async def run(self) -> None:
         """Log changes as they fall due, for ever."""
         await self.look_again()
         while True:
             try:
+                await self.look_at_holders()
                 pause_s = 0.0 if await self.drain() else await self._wait_s()
             except (BillingError, UnwritableError) as error:
                 log.warning("time_changes_interrupted", error=named(error))
@@ -57,15 +61,40 @@ class TimeChanges:
             BillingError: the database is away; begun anew, it does all of it again.
         """
         version = self._prices.index.catalog.version
-        if await self._database.run(lambda c: derivations.version(c, derivations.NEXT_CHANGE)) == version:
+        if await self._database.run(lambda c: derivations.version(c, derivations.NEXT_CHANGE)) != version:
+            await self._look_at(None)
+            await self._database.run(lambda c: derivations.set_version(c, derivations.NEXT_CHANGE, version))
+
+    async def look_at_holders(self) -> None:
+        """After prices resolved to plans that did not before, have those looked at who hold them: nobody else tells of it.
+
+        Every customer is read, and few are written. Begun anew, or by two processes at once, it logs nothing twice.
+
+        Raises:
+            BillingError: the database is away.
+        """
+        mine = (await self._prices.plans()).remembered
+        if mine == self._looked_at:
             return
+        kept = await self._database.run(lambda c: derivations.version(c, derivations.PRICES))
+        before = (
+            mine if kept is None else msgspec.json.decode(kept, type=dict[str, str])
+        )  # none: this release began here
+        new = {price_id for price_id, plan_key in mine.items() if before.get(price_id) != plan_key}
+        if new:
+            await self._look_at(new)
+        if new or kept is None:
+            text = msgspec.json.encode({**before, **mine}, order="sorted").decode()
+            await self._database.run(lambda c: derivations.set_version(c, derivations.PRICES, text))
+        self._looked_at = mine
+
+    async def _look_at(self, price_ids: Collection[str] | None) -> None:
         after: str | None = ""
         while after is not None:
             now = self._now()
             after = await self._database.run(
-                lambda c, now=now, after=after: customers.look_again(c, now, after, MOST)  # type: ignore[misc] # bound now
+                lambda c, now=now, after=after: customers.look_again(c, now, after, MOST, price_ids)  # type: ignore[misc] # bound now
             )
-        await self._database.run(lambda c: derivations.set_version(c, derivations.NEXT_CHANGE, version))
 
     async def drain(self) -> int:
         """Take one batch of what is due; give how many customers it was."""
@@ -78,7 +107,8 @@ class TimeChanges:
         if not due:
             return 0
         plans = await recall(connection, chain.from_iterable(items_of(row.facts) for row, _ in due), plans)
-        changes = [change_by_time(row, since, plans, now) for row, since in due]
+        told = await history.last(connection, [row for row, since in due if since == PRICE_RESOLVED])
+        changes = [change_by_time(row, since, plans, now, told.get(row.customer_id)) for row, since in due]
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         await customers.save(connection, [change.row for change in changes], ends)
         given = [change for change in changes if change.gives]

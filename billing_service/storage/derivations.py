@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from billing_service.storage.database import Connection
 
 NEXT_CHANGE = "next_change_time"
+PRICES = "prices"  # whose holders were looked at; not the catalog's, but the prices that stand for plans
 
 _VERSION = sa.text("SELECT version FROM derivations WHERE name = :name")
 _SET = sa.text("""

@@ -244,6 +244,18 @@ def _value(value: bool | int | str | None) -> FeatureValue:
     return UNLIMITED if value is None else value
 
 
+_LAST = sa.text(f"""
+    SELECT {_COLUMNS} FROM entitlement_changes
+    WHERE (customer_id, revision) IN (SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[])))
+""")  # noqa: S608 - as above
+
+
+async def last(connection: Connection, rows: Collection[CustomerRow]) -> dict[str, Entitlements]:
+    """Give what was told last of customers, by id; without those of whom nothing was, or is kept."""
+    values = {"ids": [row.customer_id for row in rows], "revisions": [row.revision for row in rows]}
+    return {row.customer_id: entitlements_of(_logged(row)) for row in await connection.execute(_LAST, values)}
+
+
 _CHANGED = sa.text("""
     SELECT DISTINCT customer_id FROM entitlement_changes
     WHERE cause = 'event' AND cause_id = ANY(CAST(:ids AS text[]))
