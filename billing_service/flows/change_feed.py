@@ -18,6 +18,7 @@ from datetime import datetime
 import structlog
 
 from billing_service.domain.errors import BillingError, WatcherTooSlowError
+from billing_service.flows.retell import Retell
 from billing_service.logs import named
 from billing_service.storage import history
 from billing_service.storage.database import Database
@@ -98,8 +99,11 @@ class Subscription:
 class ChangeFeed:
     """The one reader of the log in this process."""
 
-    def __init__(self, database: Database, url: str, told: Callable[[datetime], None] | None = None) -> None:
+    def __init__(
+        self, database: Database, url: str, retell: Retell, told: Callable[[datetime], None] | None = None
+    ) -> None:
         """`url` is for the connection that listens, beside the pool's; `told` hears of when each change was made that is handed over."""
+        self._retell = retell
         self._told = told
         self._database = database
         self._url = url
@@ -184,7 +188,7 @@ class ChangeFeed:
             for one in self._everybody():
                 one.lose()
             return False
-        for change in found:
+        for change in await self._retell(found) if self._watched.is_set() else found:
             for one in (*self._all, *self._by_customer.get(change.customer_id, ())):
                 one.hand(change)
             if self._told is not None and self._watched.is_set():

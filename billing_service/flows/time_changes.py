@@ -107,7 +107,8 @@ class TimeChanges:
         if not due:
             return 0
         plans = await recall(connection, chain.from_iterable(items_of(row.facts) for row, _ in due), plans)
-        told = await history.last(connection, [row for row, since in due if since == PRICE_RESOLVED])
+        last = await history.last(connection, [row for row, since in due if since == PRICE_RESOLVED])
+        told = {one.customer_id: one.entitlements for one in last}
         changes = [change_by_time(row, since, plans, now, told.get(row.customer_id)) for row, since in due]
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         await customers.save(connection, [change.row for change in changes], ends)

@@ -26,6 +26,7 @@ from billing_service.domain.watch_cursor import CursorError, WatchCursor, scope_
 from billing_service.flows.change_feed import ChangeFeed, Subscription
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
+from billing_service.flows.retell import Retell
 from billing_service.storage import customers, history
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection, Database
@@ -89,6 +90,7 @@ class WatchEntitlements:
         self._prices = prices
         self._feed = feed
         self._now = now
+        self._retell = Retell(database, prices, now)
         self._watches = 0
 
     async def __call__(
@@ -263,7 +265,7 @@ class WatchEntitlements:
             if not found:  # it was trimmed or restored while we read it
                 one.lose()
                 return
-            for change in found:
+            for change in await self._retell(found):
                 if change.position > one.place.position:
                     return
                 if one.customer_ids is None or change.customer_id in one.customer_ids:

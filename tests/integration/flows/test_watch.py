@@ -13,11 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from billing_service.domain.catalog import Catalog
 from billing_service.domain.errors import DatabaseUnavailableError, InvalidFieldsError, WatcherTooSlowError
 from billing_service.domain.watch_cursor import WatchCursor
 from billing_service.flows import change_feed, watch_entitlements
 from billing_service.flows.change_feed import ChangeFeed
 from billing_service.flows.prices import Prices
+from billing_service.flows.retell import Retell
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements, WatchKind, WatchMessage
 from billing_service.storage import history, listener
@@ -41,14 +43,14 @@ class Watcher:
 
 
 @asynccontextmanager
-async def watching(database_url: str, service: Service) -> AsyncIterator[Watcher]:
+async def watching(database_url: str, service: Service, catalog: Catalog = CATALOG) -> AsyncIterator[Watcher]:
     """Run the feed as a process does, with the clock of a service."""
     async with AsyncExitStack() as stack:
         database = Database(database_url)
         stack.push_async_callback(database.close)
         stripe = await stack.enter_async_context(StripeApi("sk_test_x", NOWHERE))
-        prices = Prices(database, stripe, CATALOG)
-        feed = ChangeFeed(database, database_url)
+        prices = Prices(database, stripe, catalog)
+        feed = ChangeFeed(database, database_url, Retell(database, prices, lambda: service.now))
         running = asyncio.create_task(feed.run())
         stack.push_async_callback(ended, running)
         yield Watcher(

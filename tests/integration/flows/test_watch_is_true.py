@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
+from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.flows import watch_entitlements
+from billing_service.flows.watch_entitlements import WatchMessage
 from billing_service.storage import history
 from billing_service.storage.database import Connection
 from billing_service.storage.history import LoggedChange, Place
-from tests.integration.flows.conftest import Service
-from tests.integration.flows.test_watch import View, opened, until, watching, whole
+from tests.integration.flows.conftest import CATALOG_TEXT, Service, running, value_of
+from tests.integration.flows.test_watch import BOUND_S, View, opened, until, watching, whole
 from tests.stripe_events import purchase
+
+SMALLER = parse_catalog(CATALOG_TEXT.replace("projects = 50", "projects = 40"))
 
 
 async def test_who_cannot_read_the_log_does_not_say_that_nothing_happened_and_sends_watchers_elsewhere(
@@ -39,4 +43,38 @@ async def test_who_cannot_read_the_log_does_not_say_that_nothing_happened_and_se
                 await anext(stream)  # nothing is told before it ends
     async with watching(database_url, service) as other, opened(other, None, view.cursor) as stream:
         await until(stream, view, lambda v: v.plans.get("ann") == ("pro",))
+    assert view.snapshots == 1
+
+
+async def test_what_a_process_with_another_catalog_logs_is_told_as_reads_say_it(
+    service: Service, database_url: str
+) -> None:
+    """A rolling restart: the old process takes a last webhook while somebody watches the new one already, or has just been away."""
+    async with (
+        running(database_url, SMALLER) as new,
+        watching(database_url, new, SMALLER) as watcher,
+        opened(watcher) as stream,
+    ):
+        view, values = View(), dict[str, object]()
+
+        async def heard(customer_id: str, stream: AsyncGenerator[WatchMessage, None]) -> None:
+            async with asyncio.timeout(BOUND_S):
+                while customer_id not in values:
+                    message = await anext(stream)
+                    view.take(message)
+                    if message.entitlements is not None:
+                        told = message.entitlements
+                        values[told.customer_id] = (value_of(told, "projects"), told.catalog_version)
+
+        await until(stream, view, whole)
+        await service.outcomes(*purchase("ann"))
+        await heard("ann", stream)
+        cursor = view.cursor
+        await service.outcomes(*purchase("bob"))
+        await heard("bob", stream)
+        del values["bob"], view.revisions["bob"]
+        async with opened(watcher, None, cursor) as again:
+            await heard("bob", again)
+        assert values == dict.fromkeys(("ann", "bob"), (40, SMALLER.version))
+        assert [await one.value("bob", "projects") for one in (service, new)] == [50, 40]
     assert view.snapshots == 1
