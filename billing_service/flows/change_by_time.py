@@ -45,12 +45,12 @@ def change_by_time(
 def _before(
     row: CustomerRow, due: datetime, plans: PlanIndex, now: datetime, told: Entitlements | None
 ) -> Entitlements:
-    """Give what the customer had. Of one with a price that resolved since: what was told last, or what the price's own key says."""
-    if due != PRICE_RESOLVED:
-        return _at(row, plans, now if due == NEVER_LOOKED_AT else due - INSTANT)
-    if told is not None and told.catalog_version == plans.catalog.version:
+    """Give what the customer had. Of one who is looked at again what was told last, or at least what a price's own key says."""
+    if due > PRICE_RESOLVED:
+        return _at(row, plans, due - INSTANT)
+    if told is not None:
         return told
-    return _at(row, PlanIndex(plans.catalog), now)
+    return _at(row, plans if due == NEVER_LOOKED_AT else PlanIndex(plans.catalog), now)
 
 
 def _at(row: CustomerRow, plans: PlanIndex, now: datetime) -> Entitlements:

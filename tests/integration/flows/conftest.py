@@ -30,6 +30,7 @@ class Service:
 
     def __init__(self, database: Database, stripe: StripeApi, catalog: Catalog = CATALOG) -> None:
         self.database = database
+        self.stripe = stripe
         self.now = datetime.fromtimestamp(START + 60, UTC)
         prices = Prices(database, stripe, catalog)
         self.fulfill = Fulfill(database, prices, DEPLOYMENT, lambda: self.now)
