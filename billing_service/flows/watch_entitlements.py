@@ -30,7 +30,7 @@ from billing_service.flows.retell import Retell
 from billing_service.storage import customers, history
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection, Database
-from billing_service.storage.history import CauseKind, LoggedChange, Place
+from billing_service.storage.history import BEGINNING, CauseKind, LoggedChange, Place
 
 PAGE = 200  # customers of a snapshot in one go
 MOST_CAUGHT_UP = 20_000  # changes that are told one by one to who comes back; for more a snapshot is shorter
@@ -73,6 +73,12 @@ class _Pages:
 
     ends: list[str] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    told: Place = BEGINNING  # the last change that was handed over while the last page was told
+
+    @property
+    def end(self) -> Place:
+        """Up to where everything was told."""
+        return max(self.told, self.places[-1], key=lambda place: place.position)
 
     def has(self, change: LoggedChange) -> bool:
         """Say whether a change is in the snapshot already."""
@@ -140,7 +146,7 @@ class WatchEntitlements:
             pages = _Pages()
             async for message in self._snapshot(one, pages):
                 yield message
-            place = pages.places[-1]
+            place = pages.end
             for change in await self._until(one, place):
                 if not pages.has(change):
                     yield self._changed(change, None)
@@ -172,6 +178,7 @@ class WatchEntitlements:
             pages.places.append(place)
             is_last = len(rows) < PAGE  # nobody is on a page after it: it reaches to the end
             for change in one.take():
+                pages.told = change.place
                 if (is_last or change.customer_id <= after) and not pages.has(change):
                     unseen.discard(change.customer_id)
                     yield self._changed(change, None)

@@ -465,3 +465,24 @@ async def test_who_is_new_while_the_last_page_is_told_is_not_missed(service: Ser
             while watcher.feed.place.position == position:  # noqa: ASYNC110 - nothing tells us
                 await asyncio.sleep(0.01)
         await until(stream, view, lambda v: whole(v) and v.plans.get("zoe") == ("pro",))
+
+
+async def test_the_end_of_a_snapshot_is_gone_on_from_without_repeat(service: Service, watcher: Watcher) -> None:
+    """A change that comes while the last page is told is told within the snapshot; its end's cursor is behind it."""
+    await service.outcomes(*purchase("ann"))
+    view = View()
+    async with opened(watcher) as stream:
+        await until(stream, view, lambda v: "ann" in v.plans)  # the page was read, and is being told
+        position = watcher.feed.place.position
+        await service.outcomes(
+            event("customer.subscription.deleted", subscription("ann", "canceled"), created=START + 9)
+        )
+        async with asyncio.timeout(BOUND_S):
+            while watcher.feed.place.position == position:  # noqa: ASYNC110 - nothing tells us
+                await asyncio.sleep(0.01)
+        await until(stream, view, whole)
+    assert view.plans == {"ann": ("free",)}
+    async with opened(watcher, None, view.cursor) as stream:
+        await service.outcomes(*purchase("bob"))
+        await until(stream, view, lambda v: "bob" in v.plans)  # View fails on a repeat
+    assert view.snapshots == 1
