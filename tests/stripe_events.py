@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 DEPLOYMENT = "default"
@@ -22,6 +23,19 @@ def event(event_type: str, data: dict[str, Any], *, created: int = START, event_
         "livemode": False,
         "type": event_type,
         "data": {"object": data},
+    }
+    return json.dumps(envelope).encode()
+
+
+def thin_event(event_type: str, object_id: str, *, created: int = START) -> bytes:
+    """Give the body of the thin event of a type about an object: https://docs.stripe.com/event-destinations#thin-events."""
+    envelope = {
+        "id": f"evt_test_{next(_numbers):06}",
+        "object": "v2.core.event",
+        "type": f"v1.{event_type}",
+        "created": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+        "livemode": False,
+        "related_object": {"id": object_id, "type": "unused", "url": "/v1/unused"},
     }
     return json.dumps(envelope).encode()
 

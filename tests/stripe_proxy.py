@@ -37,6 +37,16 @@ async def refuse(_request: web.Request, _forward: Forward) -> web.StreamResponse
     return web.json_response({"error": {"type": "invalid_request_error", "code": "lock_timeout"}}, status=400)
 
 
+async def forward(_request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Pass the request on: a fault that is none, before one that is."""
+    return await forward()
+
+
+async def deny(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+    """Answer 404 in Stripe's form, and do nothing."""
+    return web.json_response({"error": {"type": "invalid_request_error", "code": "resource_missing"}}, status=404)
+
+
 def held(arrived: asyncio.Event, go: asyncio.Event) -> Fault:
     """Let Stripe do it, say so, and keep the answer back until told."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from billing_service.domain.access import GIVING, Access, accesses
-from billing_service.domain.facts import CustomerFacts
+from billing_service.domain.facts import CustomerFacts, PurchaseFacts
 from billing_service.domain.frozen import frozen
 from billing_service.domain.plan_index import PlanIndex
 
@@ -28,7 +28,7 @@ class BoughtTwice:
 def bought_twice(facts: CustomerFacts, plans: PlanIndex) -> Sequence[BoughtTwice]:
     """Give what was bought twice, whatever the time is, in the order of the groups."""
     held = _live_subscriptions(facts, plans)
-    paid = _paid_purchases(facts, plans) if len(facts.purchases) > 1 else {}
+    paid = _paid_purchases(facts, plans)
     twice = {group: tuple(ids) for group, ids in held.items() if len(ids) > 1}
     beside = {group: ids for group, own in paid.items() if (ids := _overlapping(own))}
     return [BoughtTwice(group, twice.get(group, ()), beside.get(group, ())) for group in sorted(twice.keys() | beside)]
@@ -45,12 +45,19 @@ def _live_subscriptions(facts: CustomerFacts, plans: PlanIndex) -> dict[str, lis
 
 
 def _paid_purchases(facts: CustomerFacts, plans: PlanIndex) -> dict[str, list[Access]]:
-    paid = tuple(purchase for purchase in facts.purchases if purchase.paid_time is not None)
+    paid = tuple(one for one in facts.purchases if one.paid_time is not None and _is_grouped(one, plans))
+    if len(paid) < 2:  # as it nearly always is
+        return {}
     found: dict[str, list[Access]] = {}
     for access in accesses(CustomerFacts(purchases=paid), plans.of_price, plans.of_key):
         if access.plan is not None and access.plan.group is not None and access.state in GIVING:
             found.setdefault(access.plan.group, []).append(access)
     return found
+
+
+def _is_grouped(purchase: PurchaseFacts, plans: PlanIndex) -> bool:
+    plan = plans.of_key(purchase.plan_key)
+    return plan is not None and plan.group is not None
 
 
 def _overlapping(given: Iterable[Access]) -> tuple[str, ...]:

@@ -19,6 +19,14 @@ class CheckoutState(StrEnum):
 
 
 @dataclass(frozen=True)
+class PlanGroup:
+    """The plans of which a customer has one attempt at a time, by the catalog of today."""
+
+    name: str  # "group:base"; an add-on is a group by itself, "plan:export_pass"
+    plan_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CheckoutRequest:
     """What a caller asks for, each field valid by itself."""
 

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from billing_service.domain.catalog import Plan, PlanMode
-from billing_service.domain.checkout import CheckoutRequest
+from billing_service.domain.catalog import Catalog, Plan, PlanMode
+from billing_service.domain.checkout import CheckoutRequest, PlanGroup
 from billing_service.domain.observation import METADATA_CUSTOMER_ID, METADATA_DEPLOYMENT
 from billing_service.domain.views import METADATA_INTENT, METADATA_PLAN_KEY, METADATA_PRICE_KEY, METADATA_QUANTITY
 
@@ -32,6 +32,12 @@ def fingerprint(request: CheckoutRequest, price_key: str) -> bytes:
 def plan_group_of(plan: Plan) -> str:
     """Give the group within which a customer has one attempt at a time; an add-on is a group by itself."""
     return f"group:{plan.group}" if plan.group is not None else f"plan:{plan.plan_key}"
+
+
+def group_in(catalog: Catalog, plan: Plan) -> PlanGroup:
+    """Give the group of a plan with every plan that is in it now."""
+    name = plan_group_of(plan)
+    return PlanGroup(name, tuple(one.plan_key for one in catalog.plans.values() if plan_group_of(one) == name))
 
 
 def session_body(

@@ -24,7 +24,7 @@ from billing_service.domain.catalog import (
 from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.grant import fits
 
-_ACTIVE, _SCHEDULED = SourceState.ACTIVE, SourceState.SCHEDULED
+_ACTIVE, _GRACE, _SCHEDULED = SourceState.ACTIVE, SourceState.GRACE, SourceState.SCHEDULED
 _DEFAULT_PLAN, _SUM = SourceType.DEFAULT_PLAN, IntegerMerge.SUM
 MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
 ABOVE_EVERY_PLAN = 2**31  # the rank of a feature that was granted by itself: a person chose it for this customer
@@ -91,6 +91,7 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
         elif source.state is _SCHEDULED:
             scheduled.append(access)
     default = _default(live, catalog)
+    moves = _default_moves(live, scheduled, catalog.default_plan) if changes and catalog.default_plan else None
     if default is not None:
         live.append(default)
         sources.append(default.source)
@@ -98,6 +99,8 @@ def fold(customer_id: str, revision: int, accesses: Sequence[Access], catalog: C
     entitlements = _only(features, live[0]) if len(live) == 1 else _merged(features, live)
     if scheduled:
         entitlements = [_until_begun(one, scheduled) for one in entitlements]
+    if moves is not None and catalog.default_plan is not None:
+        entitlements = _until_moved(entitlements, catalog.default_plan, moves)
     return Entitlements(
         customer_id=customer_id,
         revision=revision,
@@ -153,6 +156,32 @@ def _until_begun(one: Entitlement, scheduled: Iterable[Access]) -> Entitlement:
     return replace(one, next_change_time=_earliest([one.next_change_time, *begins])) if begins else one
 
 
+def _default_moves(bought: Sequence[_Live], scheduled: Iterable[Access], plan: Plan) -> datetime | None:
+    """Say when the default plan may come or go by time alone: as the last plan of its group ends, or as the first begins."""
+    group = plan.group
+    if group is None:
+        return None
+    if not scheduled and len(bought) == 1 and bought[0].values.keys() >= plan.features.keys():
+        return None  # as of nearly everybody: what the default plan names ends with this one, and says so already
+    ends = [one.change for one in bought if one.plan is not None and one.plan.group == group]
+    if not ends:
+        return _earliest(one.start for one in scheduled if one.plan is not None and one.plan.group == group)
+    known = [end for end in ends if end is not None]
+    return max(known) if len(known) == len(ends) else None
+
+
+def _until_moved(found: Iterable[Entitlement], plan: Plan, moves: datetime) -> list[Entitlement]:
+    """Have the default plan's features say that they may change when it comes or goes; an override holds either way."""
+    return [
+        replace(one, next_change_time=moves)
+        if (one.next_change_time is None or moves < one.next_change_time)
+        and one.feature_key in plan.features
+        and (one.source is None or not one.source.override)
+        else one
+        for one in found
+    ]
+
+
 def _default(live: Iterable[_Live], catalog: Catalog) -> _Live | None:
     plan = catalog.default_plan
     groups = {one.plan.group for one in live if one.plan is not None}
@@ -186,10 +215,21 @@ def _merged(features: Iterable[Feature], live: Sequence[_Live]) -> list[Entitlem
         giving = giving or [one for one in live if key in one.values]
         if len(giving) > 1:
             value, decider = _MERGES[feature.type](feature, giving)
+            if decider.source.state is _GRACE:
+                decider = _lasting(feature, giving, value) or decider
             found.append(Entitlement(key, value, decider.source, _first_change(giving)))
         else:
             found.append(_given(feature, giving[0]) if giving else _not_given(feature))
     return found
+
+
+def _lasting(feature: Feature, giving: Sequence[_Live], value: FeatureValue) -> _Live | None:
+    """Find who decides a value that does not hang on a payment that failed: others give as much without it."""
+    others = [one for one in giving if one.source.state is not _GRACE]
+    if not others:
+        return None
+    without, decider = _MERGES[feature.type](feature, others)
+    return decider if without == value else None
 
 
 def _given(feature: Feature, one: _Live) -> Entitlement:

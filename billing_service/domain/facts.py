@@ -58,8 +58,8 @@ class SubscriptionFacts:
 
     @property
     def is_live(self) -> bool:
-        """Whether it stands in the way of buying another plan of its group."""
-        return self.status not in OVER
+        """Whether it stands in the way of buying another plan of its group: one whose Stripe customer is gone ended with it."""
+        return self.status not in OVER and not self.customer_deleted
 
 
 @frozen

@@ -5,6 +5,7 @@ Rules of this file:
   earlier times. So neither order nor duplicates of arrival can change where an object ends.
 - Two registers: the latest payload (what an event carried) and the latest read (what Stripe answered when asked).
 - Absorbing states order above everything else: nothing leads out of them.
+- Facts may be known before either register: a thin event carries nothing but its type. Such an object says nothing until it is seen.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from billing_service.domain.frozen import frozen
-from billing_service.domain.observation import Event, Fact, Observation
+from billing_service.domain.observation import Event, Fact, Notice, Observation, facts_of_read
 from billing_service.domain.views import (
     ChargeView,
     CustomerStatus,
@@ -131,12 +132,17 @@ class ObjectState:
     facts: Mapping[Fact, int]
 
     @property
+    def is_seen(self) -> bool:
+        """Whether anything is known of it but facts; what is not seen has no view."""
+        return self.payload is not None or self.read is not None
+
+    @property
     def view(self) -> View:
-        """What the object is held to be, by the rule over the two registers."""
+        """What the object is held to be, by the rule over the two registers. Raises ValueError for one that is not seen."""
         payload, read = self.payload, self.read
         if read is None:
             if payload is None:
-                raise ValueError("an object of which nothing is known has no view")
+                raise ValueError("an object that is not seen has no view")
             return payload.view
         return payload.view if payload is not None and _payload_wins(payload, read) else read.view
 
@@ -161,6 +167,11 @@ def of_event(event: Event, observation: Observation, receipt: int) -> ObjectStat
     )
 
 
+def of_notice(event: Event, notice: Notice) -> ObjectState:
+    """Give the state that this one thin event would make by itself: facts, where its type says any, and nothing seen."""
+    return ObjectState(notice.object_id, notice.kind, None, None, None, event.facts)
+
+
 def of_read(
     observation: Observation, *, fence: int, request_time: int, server_time: int, known_created: int | None
 ) -> ObjectState:
@@ -175,7 +186,7 @@ def of_read(
         stripe_customer_id=observation.stripe_customer_id,
         payload=None,
         read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
-        facts={},  # it shows what is, and not since when
+        facts=facts_of_read(observation, read_time),
     )
 
 

@@ -93,6 +93,10 @@ HANDLED_TYPES: Mapping[str, ObjectKind] = {
 FAILURE_TYPES = frozenset(
     {"checkout.session.async_payment_failed", "invoice.payment_failed", "invoice.payment_action_required"}
 )
+# Where the payment intent of a complete session stands when it is given up: it was confirmed once, and is on its way in every other state
+# (a debit `processing`, a voucher `requires_action`). https://docs.stripe.com/payments/paymentintents/lifecycle
+FAILED_INTENT = frozenset({"requires_payment_method", "canceled"})
+PAID_TYPE = "checkout.session.async_payment_succeeded"
 
 
 @frozen
@@ -112,6 +116,7 @@ class Observation:
     stripe_customer_id: str | None
     claim: Claim
     view: View
+    payment_failed: bool = False  # a read says so by the payment intent that it brought along; an event by its type
 
     @property
     def anchors(self) -> frozenset[str]:
@@ -121,7 +126,7 @@ class Observation:
 
 @frozen
 class Notice:
-    """What a thin event says: that something happened to an object, and nothing of what."""
+    """What a thin event says: that something happened to an object; of what, only as much as its type says."""
 
     object_id: str
     kind: ObjectKind
@@ -129,7 +134,10 @@ class Notice:
 
 @frozen
 class Event:
-    """One event, understood. `observation` and `notice` are None where the type is not one that we use; at most one is set."""
+    """One event, understood. `observation` and `notice` are None where the type is not one that we use; at most one is set.
+
+    `facts` are what it says of its object beside the payload, which a thin event has none of.
+    """
 
     event_id: str
     type: str
@@ -170,7 +178,7 @@ def read_event(body: object) -> Event:
         api_version=api_version,
         object_id=object_id,
         observation=observation,
-        facts=_facts_of(event_type, created, observation.view) if observation else {},
+        facts=_facts_of(event_type, created, observation) if observation or notice else {},
         notice=notice,
     )
 
@@ -205,13 +213,31 @@ def observe(data: Mapping[str, Any], kind: ObjectKind) -> Observation:
     if data.get("object") != kind:
         raise MalformedError(f"data.object is not a {kind.value}")
     object_id = text(data, "id")
+    view = VIEWS[kind](data)
     return Observation(
         object_id=object_id,
         kind=kind,
         stripe_customer_id=object_id if kind is _CUSTOMER else reference(data, "customer"),
         claim=_claim(_metadata(data, kind)),
-        view=VIEWS[kind](data),
+        view=view,
+        payment_failed=isinstance(view, SessionView) and _is_failed_payment(data, view),
     )
+
+
+def _is_failed_payment(data: Mapping[str, Any], view: SessionView) -> bool:
+    """Say whether the payment that a session waits for, expanded, failed: the session itself stays complete and unpaid.
+
+    Not by `last_payment_error`: any later change of the payment intent clears it.
+    """
+    intent = data.get("payment_intent")
+    if not is_mapping(intent) or view.status is not _COMPLETE or view.payment_status is not _UNPAID:
+        return False
+    return optional_text(intent, "status") in FAILED_INTENT
+
+
+def facts_of_read(observation: Observation, read_time: int) -> Mapping[Fact, int]:
+    """Give the facts that a read at `read_time` shows: of what is paid it shows that it is, and not since when."""
+    return {Fact.PAYMENT_FAILED: read_time} if observation.payment_failed else {}
 
 
 def is_deleted_customer(view: View) -> bool:
@@ -219,13 +245,14 @@ def is_deleted_customer(view: View) -> bool:
     return isinstance(view, CustomerView) and view.status is CustomerStatus.DELETED
 
 
-def _facts_of(event_type: str, created: int, view: View) -> Mapping[Fact, int]:
+def _facts_of(event_type: str, created: int, observation: Observation | None) -> Mapping[Fact, int]:
     facts: dict[Fact, int] = {}
-    if event_type in FAILURE_TYPES:
+    said = event_type.removeprefix(THIN_PREFIX)
+    if said in FAILURE_TYPES:
         facts[Fact.PAYMENT_FAILED] = created
-    if event_type == "invoice.finalization_failed":
+    if said == "invoice.finalization_failed":
         facts[Fact.FINALIZATION_FAILED] = created
-    if is_paid_session(view):
+    if said == PAID_TYPE or (observation is not None and is_paid_session(observation.view)):
         facts[Fact.PAID] = created
     return facts
 

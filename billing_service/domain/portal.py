@@ -16,6 +16,9 @@ from billing_service.domain.observation import METADATA_DEPLOYMENT
 
 METADATA_CONTENT = "billing_portal_content"  # the hash of a configuration's content, by which ours is found again
 MAX_PRODUCTS = 10  # Stripe's limit of a configuration: the first ones, in the order of the catalog, can be changed to
+GATHERED = (
+    2  # how `products_of` gathers; raised where it changes, since what is made by another way is not the same content
+)
 
 
 class PortalFlow(StrEnum):
@@ -61,6 +64,7 @@ def content_hash(plans: Sequence[PortalPlan], deployment: str) -> str:
     """
     content = [
         deployment,
+        GATHERED,
         [[list(plan.price_ids), plan.quantity_allowed] for plan in plans],
         configuration_body((), {}),
     ]
@@ -68,16 +72,19 @@ def content_hash(plans: Sequence[PortalPlan], deployment: str) -> str:
 
 
 def products_of(plans: Sequence[PortalPlan], product_of_price: Mapping[str, str]) -> tuple[PortalProduct, ...]:
-    """Gather prices under their products, ten at most; a price that Stripe does not sell any more is left out."""
+    """Gather prices under their products, ten at most; a price that Stripe does not sell any more is left out.
+
+    Stripe allows a quantity per product, not per price: where one of its plans is sold one at a time, none has a quantity there.
+    """
     prices: dict[str, list[str]] = {}
-    counted: set[str] = set()
+    single: set[str] = set()
     for plan in plans:
         for price_id in plan.price_ids:
             product = product_of_price.get(price_id)
             if product is not None:
                 prices.setdefault(product, []).append(price_id)
-                counted |= {product} if plan.quantity_allowed else set()
-    found = [PortalProduct(product, tuple(ids), product in counted) for product, ids in prices.items()]
+                single |= set() if plan.quantity_allowed else {product}
+    found = [PortalProduct(product, tuple(ids), product not in single) for product, ids in prices.items()]
     return tuple(found[:MAX_PRODUCTS])
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 from uuid import UUID
 
 import structlog
@@ -46,6 +47,7 @@ from billing_service.storage import (
     objects,
     rereads,
     stripe_customers,
+    told_facts,
 )
 from billing_service.storage.checkouts import IntentState
 from billing_service.storage.connection import Answer
@@ -80,21 +82,28 @@ class Reach:
     anchors: frozenset[str]
     related: Answer[Related] | None
     owners: Answer[Mapping[str, str | None]] | None
+    told: Answer[frozenset[str]] | None  # Stripe customers of the objects of which facts were told
 
 
-def reach(connection: Connection, seen: Collection[Seen], plans: PlanIndex) -> Reach:
-    """Send the locks that need no answer: prices, objects, anchors, the Stripe customers that are named. Nothing is awaited."""
+def reach(connection: Connection, seen: Collection[Seen], plans: PlanIndex, told: Iterable[ObjectState] = ()) -> Reach:
+    """Send the locks that need no answer: prices, objects, anchors, the Stripe customers that are named. Nothing is awaited.
+
+    `told` are objects of which facts alone arrive.
+    """
     named = frozenset(one.stripe_customer_id for one in seen if one.stripe_customer_id is not None)
     anchors = frozenset[str]().union(*(one.anchors for one in seen))
     price_memory.learn(connection, (one.view for one in seen), plans)
-    related = owners = None
+    related = owners = customers_told = None
+    told_ids = {state.object_id for state in told}
     # All objects: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
-    objects.lock(connection, {one.object_id for one in seen}, anchors)
+    objects.lock(connection, told_ids.union(one.object_id for one in seen), anchors)
+    if told_ids:
+        customers_told = objects.stripe_customers_of(connection, told_ids)
     if anchors:
         related = links.related(connection, anchors)
     if named:
         owners = stripe_customers.lock_known(connection, named)
-    return Reach(named, anchors, related, owners)
+    return Reach(named, anchors, related, owners, customers_told)
 
 
 async def apply(
@@ -103,25 +112,32 @@ async def apply(
     context: Context,
     also_read: Sequence[Ask] = (),
     reached: Reach | None = None,
+    told: Mapping[str, ObjectState] = MappingProxyType({}),
 ) -> set[str]:
     """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet.
 
-    Asks for the re-reads that are needed, and for those of `also_read`. Three round trips: the locks of `reach`, which may have
+    Asks for the re-reads that are needed, and for those of `also_read`. `told` are the facts that thin events, by their ids,
+    told: they count at once where their object has been seen, and wait for it otherwise. Three round trips: the locks of `reach`, which may have
     been sent with something else before; everything else that is locked and loaded; what is written, with the commit. One more
     where a Stripe customer is new, or an object hangs on one of another.
     """
-    reached = reached or reach(connection, arrivals, context.plans)
+    reached = reached or reach(connection, arrivals, context.plans, told.values())
     customer_ids, rows = await _bind(connection, reached, _claims(arrivals, context.deployment))
     ids = {arrival.state.object_id for arrival in arrivals}
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
         links.save(connection, new_links)
-    loaded = _load(connection, _kinds(arrivals), customer_ids, rows)
-    before = {state.object_id: state for state in await loaded.objects}
-    known = _merge(connection, arrivals, before)
-    owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals))
-    _settle_intents(connection, [known[object_id] for object_id in sorted(ids)])
-    await _note_finalization(connection, [known[object_id] for object_id in sorted(ids)], owners)
+    if told:
+        told_facts.keep(connection, told)
+    locked = ids.union(state.object_id for state in told.values())
+    loaded = _load(connection, _kinds(arrivals, told.values()), customer_ids, rows)
+    before, waiting = _joined(await loaded.objects)
+    waiting = {object_id: waiting[object_id] for object_id in waiting.keys() & locked}
+    known = _merge(connection, arrivals, before, waiting)
+    owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals, told))
+    moved = [known[object_id] for object_id in sorted(locked) if object_id in known]
+    _settle_intents(connection, moved)
+    await _note_finalization(connection, moved, owners)
     loose_ids = ids - owners.keys()
     asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
@@ -158,11 +174,12 @@ class _Loaded:
     bindings: Answer[Mapping[str, str]]
 
 
-def _kinds(arrivals: Sequence[Arrival]) -> Mapping[str, ObjectKind]:
+def _kinds(arrivals: Sequence[Arrival], told_states: Iterable[ObjectState]) -> Mapping[str, ObjectKind]:
     """Give what arrives, and the invoices that subscriptions say are their latest: they may be past, and known for long."""
     views = [arrival.view for arrival in arrivals]
     told = {v.latest_invoice_id for v in views if isinstance(v, SubscriptionView) and v.latest_invoice_id is not None}
-    return dict.fromkeys(told, ObjectKind.INVOICE) | {a.object_id: a.state.kind for a in arrivals}
+    known = {state.object_id: state.kind for state in told_states}
+    return dict.fromkeys(told, ObjectKind.INVOICE) | known | {a.object_id: a.state.kind for a in arrivals}
 
 
 def _load(
@@ -179,10 +196,10 @@ def _load(
     )
 
 
-def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
+def _causes(arrivals: Sequence[Arrival], told: Mapping[str, ObjectState]) -> Mapping[str, Cause]:
     """Say what a change is put down to, by the object that made it: the latest event of it, or a read."""
     ordered = sorted(arrivals, key=lambda a: a.state.payload.created if a.state.payload else 0)
-    return {
+    return {state.object_id: Cause(CauseKind.EVENT, event_id) for event_id, state in told.items()} | {
         a.state.object_id: Cause(CauseKind.READ if a.event_id is None else CauseKind.EVENT, a.event_id or a.read_id)
         for a in ordered
     }
@@ -191,8 +208,8 @@ def _causes(arrivals: Sequence[Arrival]) -> Mapping[str, Cause]:
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
     loaded = _load(connection, {}, customer_ids)
-    known = await loaded.objects
-    _, given = await _refold(connection, known, loaded, context, {state.object_id: cause for state in known})
+    known, _ = _joined(await loaded.objects)
+    _, given = await _refold(connection, known.values(), loaded, context, dict.fromkeys(known, cause))
     _log(connection, given, context)
 
 
@@ -223,6 +240,8 @@ async def _bind(
 ) -> tuple[Collection[str], Answer[Mapping[str, CustomerRow]] | None]:
     """Lock and give the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
     linked = await _lock_related(connection, reached)
+    if reached.told is not None:
+        linked |= await reached.told
     found = dict(await reached.owners) if reached.owners is not None else {}
     others = (linked | reached.named) - found.keys()
     if others:
@@ -253,17 +272,23 @@ def _note_contradictions(connection: Connection, bound: Mapping[str, str], claim
 
 
 def _merge(
-    connection: Connection, arrivals: Sequence[Arrival], known: Mapping[str, ObjectState]
+    connection: Connection,
+    arrivals: Sequence[Arrival],
+    known: Mapping[str, ObjectState],
+    waiting: Mapping[str, ObjectState],
 ) -> Mapping[str, ObjectState]:
-    """Join what arrived into what is there, send what changed to be saved, and give every object as it is then."""
+    """Join what arrived into what is there, send what changed to be saved, and give every object that is seen as it is then.
+
+    `waiting` is what was told of these objects and is not in their rows yet.
+    """
     after = dict(known)
     for arrival in arrivals:
-        there = after.get(arrival.state.object_id)
+        there = after.get(arrival.state.object_id, waiting.get(arrival.state.object_id))
         after[arrival.state.object_id] = arrival.state if there is None else join(there, arrival.state)
     changed = []
     for object_id, state in after.items():
         before = known.get(object_id)
-        if before is not state and before != state:
+        if (before is not state and before != state) or object_id in waiting:
             changed.append(state)
     if changed:
         disputed = disputed_invoices(after.values())
@@ -273,8 +298,23 @@ def _merge(
         )  # they are kept otherwise, and nothing else is new about them
         changed += [after[object_id] for object_id in sorted(others - ids) if object_id in after]
         objects.save(connection, changed, disputed)
+        if waiting:
+            told_facts.joined(connection, [state.object_id for state in changed if state.object_id in waiting])
         connection.push()  # it is written while we fold
     return after
+
+
+def _joined(states: Iterable[ObjectState]) -> tuple[dict[str, ObjectState], dict[str, ObjectState]]:
+    """Give the objects that are seen, and what was told of any that is not in its row yet. One of which nothing but that is known is missing still."""
+    seen: dict[str, ObjectState] = {}
+    waiting: dict[str, ObjectState] = {}
+    for state in states:
+        into = seen if state.is_seen else waiting
+        there = into.get(state.object_id)
+        into[state.object_id] = state if there is None else join(there, state)
+    for object_id in waiting.keys() & seen.keys():
+        seen[object_id] = join(seen[object_id], waiting[object_id])
+    return seen, waiting
 
 
 async def _refold(

@@ -4,8 +4,9 @@ Three phases, no network call inside a transaction:
 
 1. Under the customer's lock: check, give up an older change that was left unfinished, and commit this one.
 2. Stripe: read the subscription, render what it will be sent and commit that too, then `SubscriptionSteps`. The idempotency
-   keys are the intent and the attempt: the same attempt after a lost answer, the next one after a definite error. What
-   Stripe answers is folded as a read.
+   keys are the intent and the attempt: the same attempt, and what it sends, after a lost answer; the next one, for which
+   an update is checked and rendered anew, after a definite answer to a request that carried such a key. A read that fails
+   says nothing of it. What Stripe answers is folded as a read.
 3. Compare and set the answer, which a replay gets again.
 
 A crash anywhere is resumed by the next call with the same request id. A different change of the same subscription waits
@@ -30,19 +31,22 @@ from billing_service.domain.errors import (
     StripeRefusedError,
     StripeUnavailableError,
     SubscriptionChangeSupersededError,
+    SubscriptionNotFoundError,
+    SubscriptionNotLiveError,
     UnavailableError,
 )
 from billing_service.domain.facts import CustomerFacts, SubscriptionFacts
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.domain.subscription import ChangeRequest, ScheduledChange, Subscription, describe
+from billing_service.domain.subscription import ChangeRequest, Operation, ScheduledChange, Subscription, describe
 from billing_service.domain.subscription_body import change_fingerprint
+from billing_service.domain.subscription_target import own_subscription
 from billing_service.domain.views import ItemView
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.subscription_drafts import SubscriptionDrafts
 from billing_service.flows.subscription_intents import SubscriptionIntents
-from billing_service.flows.subscription_steps import SubscriptionSteps
+from billing_service.flows.subscription_steps import StepError, SubscriptionSteps
 from billing_service.logs import named
 from billing_service.storage.database import Database
 from billing_service.storage.subscription_requests import Change, ChangeState
@@ -56,7 +60,7 @@ from billing_service.stripe_api.errors import (
     StripeNoAnswer,
 )
 
-MAX_ROUNDS = 3  # of phase 2 in one call: each key conflict, and each wait for another call, costs one
+MAX_ROUNDS = 4  # of phase 2 in one call: a price that moved, a key conflict, and each wait for another call cost one
 IN_PROGRESS_TRIES = 20  # looks at a change that another call is carrying out
 IN_PROGRESS_PAUSE_S = 0.1
 
@@ -72,7 +76,7 @@ class ChangeSubscription:
         """`now` is the one clock of the process."""
         self._prices = prices
         self._intents = SubscriptionIntents(database, now)
-        self._drafts = SubscriptionDrafts(database, prices, reads)
+        self._drafts = SubscriptionDrafts(database, stripe, prices, reads)
         self._steps = SubscriptionSteps(stripe, prices, reads)
         self._now = now
 
@@ -114,35 +118,46 @@ class ChangeSubscription:
             return await self._intents.again(change)
         try:
             return await self._carry_out(request, change)
+        except StepError as failed:
+            log.warning("subscription_not_changed", intent_id=str(change.intent_id), error=named(failed.error))
+            return await self._failed(request, failed, held_until)
         except StripeCallError as error:
-            log.warning("subscription_not_changed", intent_id=str(change.intent_id), error=named(error))
-            return await self._failed(change, error, held_until)
+            log.warning("subscription_not_read", intent_id=str(change.intent_id), error=named(error))
+            await self._leave(change, refusal(error), held_until)
+            raise refusal(error) from error
         except MalformedError as error:
             log.warning("subscription_not_understood", subscription_id=change.subscription_id, error=named(error))
             await self._intents.let_others_in(change, held_until)
             raise StripeUnavailableError from error
-        except UnavailableError:
-            await self._intents.let_others_in(change, held_until)
-            raise
         except RequestInProgressError:
             raise
-        except BillingError:  # refused by what Stripe says of it now: nothing came of it
-            await self._intents.forget(change)
+        except BillingError as error:
+            await self._leave(change, error, held_until)
             raise
+
+    async def _leave(self, change: Change, error: BillingError, held_until: datetime) -> None:
+        """Drop a change that was refused where nothing can have come of it, or can any more; else keep it to be resumed."""
+        if isinstance(error, SubscriptionNotFoundError | SubscriptionNotLiveError):
+            await self._intents.forget(change)
+        elif not isinstance(error, UnavailableError):
+            await self._intents.forget_unprepared(change)
+        await self._intents.let_others_in(change, held_until)
 
     async def _carry_out(self, request: ChangeRequest, change: Change) -> Change:
         """Phases 2 and 3."""
         found = await self._drafts.fresh(change.subscription_id)
+        schedule = None if change.operation is Operation.CANCEL_NOW else await self._drafts.own_schedule(found)
         change = await self._prepared(request, change, found)
-        if change.state is not ChangeState.CHANGING:
+        if change.state is not ChangeState.CHANGING or change.request_body is None:
             return change
-        scheduled = await self._steps.carry_out(change, found)
+        scheduled = await self._steps.carry_out(change, found, schedule)
         plans = await self._prices.plans_for(await self._intents.facts(change.customer_id))
         return await self._intents.finish(change, lambda facts: self._answer(change, facts, plans, scheduled))
 
     async def _prepared(self, request: ChangeRequest, change: Change, found: Mapping[str, Any]) -> Change:
-        """Fix what Stripe is sent, once for all calls of this request."""
+        """Fix what Stripe is sent, once for all calls of this attempt; what may have been sent already stays as it is."""
         if change.request_body is not None:
+            await self._drafts.recheck(change, found)
             return change
         try:
             draft = await self._drafts.draft(request, found)
@@ -157,28 +172,40 @@ class ChangeSubscription:
     def _answer(
         self, change: Change, facts: CustomerFacts, plans: PlanIndex, scheduled: ScheduledChange | None
     ) -> Subscription:
-        subscription = next(one for one in facts.subscriptions if one.subscription_id == change.subscription_id)
+        subscription = own_subscription(facts, change.subscription_id)
         item = _item(subscription, change.item_id)
         price_key = self._prices.price_key_of(item.price_id, item.lookup_key)
         return describe(change.customer_id, facts, subscription, item, plans, price_key, scheduled, self._now())
 
-    async def _failed(self, change: Change, error: StripeCallError, held_until: datetime) -> Change:
-        """Decide what a failed step means for the change: the same attempt later, the next one now, or a refusal."""
+    async def _failed(self, request: ChangeRequest, failed: StepError, held_until: datetime) -> Change:
+        """Decide what a failed step means for the change: the same attempt later, the next one now or later, or a refusal."""
+        change, error = failed.change, failed.error
         match error:
             case StripeBusy(status=409):
                 return await self._watched(change)
-            case StripeNoAnswer() | StripeBusy():
-                await self._intents.let_others_in(change, held_until)
-                raise StripeUnavailableError from error
+            case StripeNoAnswer() | StripeBusy() | StripeDenied():
+                pass
             case StripeKeyConflict():
-                return await self._intents.next_attempt(change)
+                return await self._next_attempt(change)
             case StripeDefinite() if error.is_server_error or error.payment_failed:
-                await self._intents.next_attempt(change)
-                await self._intents.let_others_in(change, held_until)
-                raise refusal(error) from error
-        await self._intents.forget(change)
-        await self._prices.refresh()
+                await self._intents.end_attempt(change)
+            case _:
+                if await self._sold_otherwise(request, failed):
+                    return await self._next_attempt(change)
+                await self._intents.forget(change)
+        await self._intents.let_others_in(change, held_until)
         raise refusal(error) from error
+
+    async def _next_attempt(self, change: Change) -> Change:
+        await self._intents.end_attempt(change)
+        return await self._intents.again(change)
+
+    async def _sold_otherwise(self, request: ChangeRequest, failed: StepError) -> bool:
+        """Say whether Stripe refused a price that has moved since we last asked: then there is another to ask for."""
+        if not is_about_price(failed.error):
+            return False
+        await self._prices.refresh()
+        return await self._drafts.has_another_price(request, failed.change)
 
     async def _watched(self, change: Change) -> Change:
         """Wait, a bounded time, for the call that is carrying out this change right now."""
@@ -195,7 +222,12 @@ def _item(subscription: SubscriptionFacts, item_id: str | None) -> ItemView:
     return next((item for item in subscription.items if item.item_id == item_id), subscription.items[0])
 
 
-def refusal(error: StripeCallError) -> Exception:
+def is_about_price(error: StripeCallError) -> bool:
+    """Say whether Stripe refused the price that a request named."""
+    return isinstance(error, StripeDefinite) and "price" in (error.param or "")
+
+
+def refusal(error: StripeCallError) -> BillingError:
     """Give the error of ours for one of Stripe's about a subscription."""
     if isinstance(error, StripeNoAnswer | StripeBusy | StripeKeyConflict):
         return StripeUnavailableError()
@@ -206,6 +238,6 @@ def refusal(error: StripeCallError) -> Exception:
     metadata = {"stripe_code": error.code} if error.code else None
     if error.payment_failed:
         return PaymentFailedError(metadata=metadata)
-    if "price" in (error.param or ""):
+    if is_about_price(error):
         return PriceNotAvailableError()
     return StripeRefusedError(metadata=metadata)

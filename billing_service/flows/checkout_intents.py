@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from billing_service.domain.catalog import Plan, PlanMode, Price
-from billing_service.domain.checkout import CheckoutRequest
-from billing_service.domain.checkout_body import SESSION_LIFE, fingerprint, plan_group_of, session_body
+from billing_service.domain.checkout import CheckoutRequest, PlanGroup
+from billing_service.domain.checkout_body import SESSION_LIFE, fingerprint, group_in, session_body
 from billing_service.domain.errors import (
     AlreadySubscribedError,
     FieldViolation,
@@ -23,9 +23,10 @@ from billing_service.domain.errors import (
     RequestIdReusedError,
 )
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
+from billing_service.domain.observation import is_deleted_customer
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
-from billing_service.storage import checkouts, customers
+from billing_service.storage import checkouts, customers, objects
 from billing_service.storage.checkouts import Intent, IntentState, StoredRequest
 from billing_service.storage.database import Connection, Database
 
@@ -40,8 +41,13 @@ class Order:
     request: CheckoutRequest
     plan: Plan
     price: Price
-    group: str
+    group: PlanGroup
     fingerprint: bytes
+
+    @property
+    def has_one_trial(self) -> bool:
+        """Whether the plan begins with a trial, for who had none yet."""
+        return self.plan.policy.trial is not None and self.plan.policy.one_trial_per_customer
 
 
 class CheckoutIntents:
@@ -67,7 +73,9 @@ class CheckoutIntents:
         if request.quantity > 1 and not plan.quantity_allowed:
             violation = FieldViolation("quantity", f"must be 1: the plan {plan.plan_key!r} is sold one at a time")
             raise InvalidFieldsError([violation])
-        return Order(request, plan, price, plan_group_of(plan), fingerprint(request, price.price_key))
+        return Order(
+            request, plan, price, group_in(self._prices.index.catalog, plan), fingerprint(request, price.price_key)
+        )
 
     def is_stale(self, intent: Intent) -> bool:
         """Say whether an intent was left unfinished for so long that Stripe may have forgotten its key."""
@@ -109,10 +117,10 @@ class CheckoutIntents:
 
     async def _may_have_trial(self, connection: Connection, order: Order, facts: CustomerFacts) -> bool:
         """Say whether the plan begins with a trial; of one per customer, another group's open page has it already."""
-        policy = order.plan.policy
-        if policy.trial is None or not policy.one_trial_per_customer:
-            return policy.trial is not None
-        return not (facts.had_trial or await checkouts.offers_trial(connection, order.request.customer_id, self._now()))
+        if not order.has_one_trial:
+            return order.plan.policy.trial is not None
+        customer_id, now = order.request.customer_id, self._now()
+        return not (facts.had_trial or await checkouts.offers_trial(connection, customer_id, order.group, now))
 
     async def _guard(self, connection: Connection, order: Order) -> CustomerFacts:
         """Refuse who holds a live subscription of the group; past_due, paused, unpaid and incomplete ones count.
@@ -133,17 +141,39 @@ class CheckoutIntents:
         return row.facts
 
     async def _joined_or_cleared(self, connection: Connection, order: Order) -> Intent | None:
-        """Give the unfinished intent of the group where it is for the same thing; else give it up, and None."""
-        intent = await checkouts.unfinished(connection, order.request.customer_id, order.group)
-        if intent is None:
-            return None
-        same = intent.fingerprint == order.fingerprint and intent.state in {IntentState.CREATING, IntentState.OPEN}
-        if same and not self.is_stale(intent) and intent.expire_time >= self._now() + REUSE_MINIMUM_LIFE:
-            return intent
+        """Give the unfinished intent of the group where it is for the same thing; give up every other, and None.
+
+        There are several where the catalog regrouped its plans. An open page beside which another can still be paid is given
+        up too: a new one is made once they are expired, and known not to be paid. So is one on which the customer cannot pay.
+        """
+        found = await checkouts.unfinished(connection, order.request.customer_id, order.group)
+        payer = await _payer(connection, order.request.customer_id)
+        alone = len(found) == 1 and not await checkouts.expiring(connection, order.request.customer_id, order.group)
+        joined: Intent | None = None
+        for intent in found:
+            payable = intent.state is IntentState.CREATING or (alone and intent.stripe_customer_id == payer)
+            if joined is None and payable and self._is_same(intent, order):
+                joined = intent
+            else:
+                await self._give_up(connection, intent)
+        return joined
+
+    def _is_same(self, intent: Intent, order: Order) -> bool:
+        """Say whether an unfinished intent is for the same thing, and good for long enough."""
+        lives = intent.expire_time >= self._now() + REUSE_MINIMUM_LIFE
+        return intent.fingerprint == order.fingerprint and lives and not self.is_stale(intent)
+
+    async def _give_up(self, connection: Connection, intent: Intent) -> None:
         given_up = IntentState.ABANDONED if self.is_stale(intent) else IntentState.SUPERSEDED
         after = IntentState.EXPIRING if intent.state is IntentState.OPEN else given_up
         await checkouts.move(connection, intent.intent_id, intent.state, after)
-        return None
+
+    async def payer_of_open_page(self, order: Order) -> str | None:
+        """Give the Stripe customer of the open page that this request would be given, if there is one."""
+        customer_id = order.request.customer_id
+        found = await self._database.run(lambda c: checkouts.unfinished(c, customer_id, order.group))
+        given = (one for one in found if one.state is IntentState.OPEN and self._is_same(one, order))
+        return next((one.stripe_customer_id for one in given), None)
 
     def _new_intent(self, order: Order, price_id: str, *, trial: bool) -> Intent:
         now, intent_id = self._now(), uuid4()
@@ -153,7 +183,7 @@ class CheckoutIntents:
             customer_id=order.request.customer_id,
             plan_key=order.plan.plan_key,
             price_key=price_key,
-            plan_group=order.group,
+            plan_group=order.group.name,
             quantity=order.request.quantity,
             fingerprint=order.fingerprint,
             state=IntentState.CREATING,
@@ -197,3 +227,13 @@ class CheckoutIntents:
             return await checkouts.find(connection, intent.intent_id)
 
         return await self._database.run(commit)
+
+
+async def _payer(connection: Connection, customer_id: str) -> str | None:
+    """Give the Stripe customer with which a customer buys; None where there is none, or it is known to be deleted."""
+    draft = await customers.stripe_customer(connection, customer_id)
+    if draft is None or draft.stripe_customer_id is None:
+        return None
+    known = await objects.find(connection, draft.stripe_customer_id)
+    gone = known is not None and is_deleted_customer(known.view)
+    return None if gone else draft.stripe_customer_id

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
+from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.checkout import CheckoutRequest, CheckoutSession, CreatedCheckout
 from billing_service.domain.checkout_body import fingerprint
 from billing_service.domain.errors import (
@@ -29,6 +31,8 @@ from billing_service.domain.errors import (
     StripeRefusedError,
     StripeUnavailableError,
 )
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.views import ObjectKind
 from billing_service.flows.checkout_intents import CheckoutIntents, Order
 from billing_service.flows.get_checkout_session import described
 from billing_service.flows.prices import Prices
@@ -37,7 +41,7 @@ from billing_service.flows.stripe_customer import StripeCustomers
 from billing_service.flows.superseded_sessions import SupersededSessions
 from billing_service.logs import named
 from billing_service.storage import checkouts, customers
-from billing_service.storage.checkouts import Intent, IntentState
+from billing_service.storage.checkouts import Intent, IntentState, StoredRequest
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import (
@@ -49,7 +53,11 @@ from billing_service.stripe_api.errors import (
     StripeNoAnswer,
 )
 
-MAX_ROUNDS = 4  # of phases 2 and 3 in one call: a deleted customer and a key conflict each cost one
+MAX_ROUNDS = 4  # of phases 2 and 3 in one call: a deleted customer, a key conflict and a price that rose each cost one
+PAYER_LIMIT_S = (
+    5.0  # for the question whether the customer of an open page is still there: the page is at hand without it
+)
+PAYER_SHARE = 0.5  # and at most this much of the caller's time
 IN_PROGRESS_TRIES = 20  # looks at an intent that another call is carrying out
 IN_PROGRESS_PAUSE_S = 0.1
 
@@ -72,6 +80,7 @@ class CreateCheckoutSession:
         self._database = database
         self._stripe = stripe
         self._prices = prices
+        self._reads = reads
         self._intents = CheckoutIntents(database, prices, deployment, now)
         self._superseded = SupersededSessions(database, reads)
         self._customers = StripeCustomers(database, stripe, prices, deployment, now)
@@ -84,21 +93,40 @@ class CreateCheckoutSession:
             BillingError: the reasons that the contract lists for this call.
         """
         stored = await self._database.run(lambda connection: checkouts.find_request(connection, request.request_id))
-        if stored is not None and stored.intent.state not in {IntentState.CREATING, IntentState.ABANDONED}:
-            # The stored answer, even if the catalog has moved on since.
-            if stored.fingerprint != fingerprint(request, request.price_key or stored.intent.price_key):
-                raise RequestIdReusedError
-            return CreatedCheckout(await self._answer(stored.intent), stored.reused)
+        if stored is not None:
+            request = _as_then(request, stored)
+            if stored.intent.state not in {IntentState.CREATING, IntentState.ABANDONED}:
+                return CreatedCheckout(await self._answer(stored.intent), stored.reused)
         await self._prices.plans()  # the guards go by what is remembered
         order = self._intents.order(request)
         if stored is None or self._intents.is_stale(stored.intent):
-            price_id = await self._prices.price_id(order.plan, order.price)
-            await self._superseded.hear_of_completed(request.customer_id, order.group)
-            stored = await self._intents.begin(order, price_id)
-        elif stored.fingerprint != order.fingerprint:
-            raise RequestIdReusedError
+            stored = await self._begin(order)
         session = await self._finish(order, stored.intent)
         return CreatedCheckout(session, stored.reused)
+
+    async def _begin(self, order: Order) -> StoredRequest:
+        """Phase 1, once Stripe was asked for what it may know and we do not."""
+        customer_id = order.request.customer_id
+        price_id = await self._prices.price_id(order.plan, order.price)
+        await self._superseded.hear_of_completed(customer_id, order.group)
+        if order.has_one_trial:
+            await self._superseded.hear_of_trials(customer_id, self._now())
+        await self._hear_of_payer(order)
+        return await self._intents.begin(order, price_id)
+
+    async def _hear_of_payer(self, order: Order) -> None:
+        """Ask after the Stripe customer of a page that is about to be given again: deleted, nobody can pay on it.
+
+        Stripe being away changes nothing: then the page is given by what is remembered.
+        """
+        payer = await self._intents.payer_of_open_page(order)
+        if payer is None:
+            return
+        try:
+            with deadline_after(remaining_s(PAYER_LIMIT_S / PAYER_SHARE) * PAYER_SHARE):
+                await self._reads.object(ObjectKind.CUSTOMER, payer)
+        except (StripeCallError, MalformedError) as error:
+            log.warning("stripe_read_failed", error=named(error))
 
     # Phases 2 and 3 ----------------------------------------------------------------------------------------------
 
@@ -163,7 +191,9 @@ class CreateCheckoutSession:
                 await self._customers.replace(intent.customer_id, intent.stripe_customer_id or "")
                 return await self._intents.next_attempt(order, intent)
         await self._prices.refresh()
-        await self._intents.next_attempt(order, intent)
+        following = await self._intents.next_attempt(order, intent)
+        if _is_of_price(error) and _price_of(following) != _price_of(intent):
+            return following  # the price rose a moment ago: it is sold, at the new one
         raise _refusal(order, error) from error
 
     async def _watched(self, intent: Intent) -> Intent:
@@ -176,11 +206,34 @@ class CreateCheckoutSession:
         raise RequestInProgressError
 
 
+def _as_then(request: CheckoutRequest, stored: StoredRequest) -> CheckoutRequest:
+    """Give a request that comes again with the price that it asked for then: the catalog's default may be another now.
+
+    Raises:
+        RequestIdReusedError: it asks for something else.
+    """
+    price_key = request.price_key or stored.intent.price_key
+    if stored.fingerprint != fingerprint(request, price_key):
+        raise RequestIdReusedError
+    return replace(request, price_key=price_key)
+
+
+def _is_of_price(error: StripeCallError) -> bool:
+    """Say whether Stripe does not take the price."""
+    return (
+        isinstance(error, StripeDefinite) and not error.is_server_error and (error.param or "").startswith("line_items")
+    )
+
+
+def _price_of(intent: Intent) -> str:
+    return str(intent.request_body["line_items"][0]["price"])
+
+
 def _refusal(order: Order, error: StripeCallError) -> Exception:
     if isinstance(error, StripeDefinite):
         if error.is_server_error:
             return StripeUnavailableError()
-        if (error.param or "").startswith("line_items"):
+        if _is_of_price(error):
             return PriceNotAvailableError(metadata={"lookup_key": order.price.lookup_key})
         return StripeRefusedError(metadata={"stripe_code": error.code} if error.code else None)
     return StripeRefusedError()

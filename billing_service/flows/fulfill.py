@@ -21,7 +21,7 @@ from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.errors import BillingError, DatabaseUnavailableError, OverloadedError
 from billing_service.domain.frozen import frozen
 from billing_service.domain.json_fields import MalformedError
-from billing_service.domain.merge import of_event
+from billing_service.domain.merge import of_event, of_notice
 from billing_service.domain.observation import Event, Observation, read_event
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows import event_spans
@@ -275,7 +275,12 @@ class Fulfill:
         connection.push()
         applied = {row.event_id for row in rows if row.outcome is RecordedOutcome.APPLIED}
         seen = [event.observation for event, _ in distinct.values() if event.observation and event.event_id in applied]
-        reached = reach(connection, seen, plans)
+        told = {
+            event_id: of_notice(event, event.notice)
+            for event_id, (event, _) in distinct.items()
+            if event.notice is not None and event.facts
+        }
+        reached = reach(connection, seen, plans, told.values())
         receipts = await recorded
         outcomes = {row.event_id: Outcome(row.outcome.value) for row in rows if row.event_id in receipts}
         used = [
@@ -288,10 +293,11 @@ class Fulfill:
             for event_id, (event, _) in distinct.items()
             if outcomes.get(event_id) is Outcome.APPLIED and event.notice is not None
         ]
-        if used:
+        told = {event_id: state for event_id, state in told.items() if outcomes.get(event_id) is Outcome.APPLIED}
+        if used or told:
             arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used]
             context = Context(plans, self._deployment, self._now())
-            parked = await apply(connection, arrivals, context, asks, reached)
+            parked = await apply(connection, arrivals, context, asks, reached, told)
             outcomes |= {event.event_id: Outcome.PARKED for event, seen in used if seen.object_id in parked}
         elif asks:
             rereads.ask(connection, asks)

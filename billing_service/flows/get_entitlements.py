@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlements
 from billing_service.domain.entitlement_query import EntitlementsQuery, only, require_features
-from billing_service.domain.errors import BillingError, RevisionNotReachedError
+from billing_service.domain.errors import BillingError
 from billing_service.flows.await_checkout import AwaitCheckout
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
@@ -58,9 +58,10 @@ class GetEntitlements:
             require_features(keys, self._prices.index.catalog.features)
         if query.after_checkout_session_id is not None:
             settled = await self._after(query.customer_id, query.after_checkout_session_id)
-            if settled.entitlements.revision < query.min_revision:
-                raise RevisionNotReachedError(metadata={"revision": str(settled.entitlements.revision)})
-            return only(settled.entitlements, keys), settled.outcome
+            answer = settled.entitlements
+            if answer.revision < query.min_revision:
+                answer = await self._read(query.customer_id, query.min_revision)
+            return only(answer, keys), settled.outcome
         return only(await self._read(query.customer_id, query.min_revision), keys), None
 
     def into(self, query: EntitlementsQuery, make: Make[_Made]) -> Awaitable[_Made]:

@@ -9,7 +9,7 @@ import structlog
 
 from billing_service.domain.catalog import Plan, PlanMode
 from billing_service.domain.checkout_body import plan_group_of
-from billing_service.domain.errors import PriceNotAvailableError
+from billing_service.domain.errors import PriceNotAvailableError, StripeUnavailableError
 from billing_service.domain.portal import (
     PortalPlan,
     configuration_body,
@@ -23,6 +23,8 @@ from billing_service.storage.database import Database
 from billing_service.storage.portal_configurations import PortalConfiguration
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeDefinite, StripeKeyConflict
+
+MAX_ROUNDS = 2  # with the prices that are remembered, and with those that Stripe has now
 
 log = structlog.get_logger(__name__)
 
@@ -42,16 +44,23 @@ class PortalConfigurations:
 
         Raises:
             StripeCallError: Stripe did not answer with one; the next call goes on.
+            StripeUnavailableError: its prices are not those that are remembered, and could not be read anew.
             DatabaseUnavailableError: it does not answer.
         """
-        plans, lookup_keys = await self._plans(plan)
-        content = content_hash(plans, self._deployment)
-        known = await self._ensure(content)
-        if known.configuration_id is not None:
-            return known
-        configuration_id = await self._found_or_made(known, plans, lookup_keys)
-        await self._database.run(lambda c: portal_configurations.made(c, content, configuration_id))
-        return await self._ensure(content)
+        for _ in range(MAX_ROUNDS):
+            plans, lookup_keys = await self._plans(plan)
+            known = await self._ensure(content_hash(plans, self._deployment))
+            if known.configuration_id is not None:
+                return known
+            configuration_id = await self._found_or_made(known, plans, lookup_keys)
+            if configuration_id is not None:
+                return await self._made(known, configuration_id)
+            await self._prices.refresh()
+        raise StripeUnavailableError
+
+    async def _made(self, known: PortalConfiguration, configuration_id: str) -> PortalConfiguration:
+        await self._database.run(lambda c: portal_configurations.made(c, known.content_hash, configuration_id))
+        return await self._ensure(known.content_hash)
 
     async def forget(self, configuration: PortalConfiguration) -> None:
         """Drop a configuration that Stripe does not take any more, so that the next call makes a new one."""
@@ -83,14 +92,20 @@ class PortalConfigurations:
                 continue
         return ids
 
-    async def _found_or_made(self, known: PortalConfiguration, plans: list[PortalPlan], lookup_keys: list[str]) -> str:
+    async def _found_or_made(
+        self, known: PortalConfiguration, plans: list[PortalPlan], lookup_keys: list[str]
+    ) -> str | None:
+        """Give the configuration's id; None where the prices have moved, so that it would not be what its hash says."""
         metadata = configuration_metadata(known.content_hash, self._deployment)
         # A configuration that was forgotten is still there, and of no use.
         found = await self._stripe.find_portal_configuration(metadata) if known.attempt == 1 else None
         if found is not None:
             return found
         prices = await self._stripe.find_prices(lookup_keys)
-        products = products_of(plans, {price.price_id: price.product_id for price in prices})
+        product_of_price = {price.price_id: price.product_id for price in prices}
+        if any(price_id not in product_of_price for one in plans for price_id in one.price_ids):
+            return None
+        products = products_of(plans, product_of_price)
         key = f"portal/{self._deployment}/{known.content_hash}/{known.attempt}"
         try:
             made = await self._stripe.create_portal_configuration(configuration_body(products, metadata), key)

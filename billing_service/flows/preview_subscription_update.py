@@ -18,7 +18,7 @@ from billing_service.domain.subscription import FeatureChange, PreviewRequest, U
 from billing_service.domain.subscription_body import Body, period_preview_body, preview_body
 from billing_service.domain.subscription_target import Target
 from billing_service.domain.views import ItemView
-from billing_service.flows.change_subscription import refusal
+from billing_service.flows.change_subscription import is_about_price, refusal
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.subscription_drafts import Known, SubscriptionDrafts, require_nothing_pending
@@ -38,7 +38,8 @@ class PreviewSubscriptionUpdate:
     ) -> None:
         """`now` is the one clock of the process."""
         self._stripe = stripe
-        self._drafts = SubscriptionDrafts(database, prices, reads)
+        self._prices = prices
+        self._drafts = SubscriptionDrafts(database, stripe, prices, reads)
         self._now = now
 
     async def __call__(self, request: PreviewRequest) -> UpdatePreview:
@@ -50,16 +51,32 @@ class PreviewSubscriptionUpdate:
         customer_id, subscription_id = request.customer_id, request.subscription_id
         self._target(request, await self._drafts.known(customer_id, subscription_id))
         try:
-            require_nothing_pending(await self._drafts.fresh(subscription_id))
-            known = await self._drafts.known(customer_id, subscription_id)
-            target = self._target(request, known)
-            return await self._preview(request, known, target, await self._drafts.price_id(target))
+            return await self._asked(request)
         except StripeCallError as error:
             log.warning("update_not_previewed", error=named(error))
             raise refusal(error) from error
         except MalformedError as error:
             log.warning("subscription_not_understood", subscription_id=subscription_id, error=named(error))
             raise StripeUnavailableError from error
+
+    async def _asked(self, request: PreviewRequest) -> UpdatePreview:
+        """Ask, and once more where Stripe refused a price: it may have moved since we last asked for those."""
+        try:
+            return await self._as_of_now(request)
+        except StripeCallError as error:
+            if not is_about_price(error):
+                raise
+            await self._prices.refresh()
+            return await self._as_of_now(request)
+
+    async def _as_of_now(self, request: PreviewRequest) -> UpdatePreview:
+        """Refuse what the change would be refused for, by what Stripe says now, or give the preview."""
+        found = await self._drafts.fresh(request.subscription_id)
+        await self._drafts.own_schedule(found)
+        require_nothing_pending(found)
+        known = await self._drafts.known(request.customer_id, request.subscription_id)
+        target = self._target(request, known)
+        return await self._preview(request, known, target, await self._drafts.price_id(target))
 
     def _target(self, request: PreviewRequest, known: Known) -> Target:
         return self._drafts.target(request.wanted, known, at_period_end=request.at_period_end)

@@ -11,14 +11,15 @@ from datetime import datetime
 from typing import Any
 
 from billing_service.domain.merge import ObjectState, of_read
-from billing_service.domain.observation import Observation, observe
-from billing_service.domain.views import ObjectKind, SessionView, View
+from billing_service.domain.observation import Fact, Observation, observe
+from billing_service.domain.views import ObjectKind, SessionView
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
 from billing_service.storage import objects
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
+from billing_service.stripe_api.listing import EXPANDED
 from billing_service.stripe_api.sdk import Read
 
 
@@ -41,12 +42,14 @@ class Verified:
     """What Stripe answered, and what was held before; None where nothing was known of the object."""
 
     seen: Observation
-    before: View | None
+    before: ObjectState | None
 
     @property
     def differs(self) -> bool:
         """Whether what was held is not what Stripe has."""
-        return self.before != self.seen.view
+        if self.before is None or self.before.view != self.seen.view:
+            return True
+        return self.seen.payment_failed and Fact.PAYMENT_FAILED not in self.before.facts
 
 
 class Reads:
@@ -74,7 +77,8 @@ class Reads:
             MalformedError: it answered something that is not understood.
             DatabaseUnavailableError: what it answered could not be written.
         """
-        return await self._session(session_id, lambda: self._stripe.get_checkout_session(session_id))
+        call = lambda: self._stripe.get_checkout_session(session_id, expand=EXPANDED["checkout.session"])  # noqa: E731 - one line says it
+        return await self._session(session_id, call)
 
     async def expire_checkout_session(self, session_id: str) -> SessionView:
         """Expire an open session at Stripe and fold what it answers. Raises as `checkout_session` does."""
@@ -127,7 +131,7 @@ class Reads:
     async def _fold(self, object_id: str, kind: ObjectKind, call: Callable[[], Awaitable[Read]]) -> Verified:
         drawn = await self._draw(object_id)
         seen = await self._merge(drawn, await call(), kind)
-        return Verified(seen, drawn.known.view if drawn.known else None)
+        return Verified(seen, drawn.known)
 
     async def _draw(self, object_id: str) -> _Drawn:
         """Draw the fence of a read whose request has not left yet."""

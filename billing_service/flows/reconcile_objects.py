@@ -8,21 +8,22 @@ we missed is in no list of live ones.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import structlog
 
-from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.json_fields import MalformedError, reference
 from billing_service.domain.observation import METADATA_DEPLOYMENT, Observation
 from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.flows.payment_ties import ties_of
 from billing_service.flows.reads import Reads, Verified
 from billing_service.flows.reconcile_run import Progress, recorded
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.logs import named
-from billing_service.storage import customers, findings, history, objects, reconcile_runs, stripe_customers
+from billing_service.storage import customers, findings, history, links, objects, reconcile_runs, stripe_customers
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.reconcile_runs import Run, RunState, Scope
@@ -96,7 +97,24 @@ class ReconcileObjects:
                 sessions |= self._ids(page)
         run = await self._each(run, ObjectKind.CUSTOMER, sorted(stripe_ids))
         run = await self._each(run, ObjectKind.SUBSCRIPTION, sorted(subscriptions))
-        return await self._each(run, ObjectKind.CHECKOUT_SESSION, sorted(sessions))
+        run = await self._each(run, ObjectKind.CHECKOUT_SESSION, sorted(sessions))
+        payments = await self._database.run(lambda c: links.anchors_of(c, sessions))
+        for stripe_id in sorted(stripe_ids):
+            run = await self._payments(run, stripe_id, payments)
+        return run
+
+    async def _payments(self, run: Run, stripe_id: str, payments: Collection[str]) -> Run:
+        """Read what came back of a Stripe customer's payments other than these: those of subscriptions."""
+        async for page in self._listing.charges(stripe_id):
+            for charge in page.data:
+                payment = reference(charge, "payment_intent")
+                if payment is not None and payment not in payments:
+                    kinds = {
+                        ObjectKind.REFUND: charge.get("amount_refunded"),
+                        ObjectKind.DISPUTE: charge.get("disputed"),
+                    }
+                    run = await self._returned(run, payment, [kind for kind, is_there in kinds.items() if is_there])
+        return run
 
     async def _walk(
         self, scope: Scope, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]], progress: Progress | None
@@ -151,11 +169,18 @@ class ReconcileObjects:
             run, _ = await self._one(run, ObjectKind.CUSTOMER, session.stripe_customer_id)
         if view.payment_intent_id is None:
             return run
+        return await self._returned(run, view.payment_intent_id, [ObjectKind.REFUND, ObjectKind.DISPUTE])
+
+    async def _returned(self, run: Run, payment: str, kinds: Iterable[ObjectKind]) -> Run:
+        """Read the refunds and disputes of a payment, and what it was paid for where that is not known."""
         lists = {ObjectKind.REFUND: self._listing.refunds_of, ObjectKind.DISPUTE: self._listing.disputes_of}
-        for kind, listed in lists.items():
-            async for page in listed(view.payment_intent_id):
+        for kind in kinds:
+            async for page in lists[kind](payment):
                 for one in page.data:
-                    run, _ = await self._one(run, kind, str(one["id"]))
+                    run, verified = await self._one(run, kind, str(one["id"]))
+                    if verified is not None:
+                        for tie, object_id in await ties_of(verified.seen, self._database, self._listing):
+                            run, _ = await self._one(run, tie, object_id)
         return run
 
     async def _one(self, run: Run, kind: ObjectKind, object_id: str) -> tuple[Run, Verified | None]:

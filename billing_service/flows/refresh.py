@@ -14,21 +14,21 @@ from billing_service.deadline import deadline_after
 from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import Observation
-from billing_service.domain.views import DisputeView, ObjectKind, RefundView
+from billing_service.flows.payment_ties import ties_of
 from billing_service.flows.reads import Reads
 from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.logs import named
 from billing_service.storage import findings, rereads
 from billing_service.storage.database import Database
 from billing_service.storage.findings import FindingKind
-from billing_service.storage.rereads import Claim
+from billing_service.storage.rereads import Ask, Claim
 from billing_service.storage.unwritable import UnwritableError
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeCallError, StripeDefinite, StripeDenied
 
 CLAIM_MOST = 1  # so that a worker that is killed holds up no more than what it was reading
 POLL_S = 1.0  # between looks at an empty queue
-READ_LIMIT_S = 20.0  # less than a lease
+READ_LIMIT_S = 20.0  # less than a lease; for a refund or dispute, with the wait for the budget of two lists
 
 
 log = structlog.get_logger(__name__)
@@ -40,9 +40,9 @@ class Refresh:
     def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: Budget | None = None) -> None:
         """Does nothing before `run` or `drain`."""
         self._database = database
-        self._stripe = stripe
         self._reads = reads
         self._budget = RequestBudget(database, budget or Budget())
+        self._listing = stripe.listing.paced(self._budget.wait)
 
     async def run(self) -> None:
         """Serve the queue for ever."""
@@ -86,17 +86,10 @@ class Refresh:
         await self._database.run(lambda connection: rereads.done(connection, claimed))
 
     async def _follow(self, seen: Observation) -> None:
-        """Find the way back from a refund or dispute to what it belongs to: the session or invoice of its payment."""
-        if not isinstance(seen.view, RefundView | DisputeView) or seen.view.payment_intent_id is None:
-            return
-        listing, payment = self._stripe.listing, seen.view.payment_intent_id
-        async for page in listing.sessions_of_payment(payment):
-            for session in page.data:
-                await self._reads.object(ObjectKind.CHECKOUT_SESSION, session["id"])
-        async for page in listing.invoice_payments_of(payment):
-            for link in page.data:
-                tied = await self._reads.object(ObjectKind.INVOICE_PAYMENT, link["id"])
-                await self._reads.object(ObjectKind.INVOICE, min(a for a in tied.anchors if a != payment))
+        """Ask for what a refund or dispute belongs to, if that is not known. Each of it waits for its own turn and budget."""
+        asks = [Ask(object_id, kind, 0) for kind, object_id in await ties_of(seen, self._database, self._listing)]
+        if asks:
+            await self._database.run(lambda connection: rereads.ask(connection, asks))
 
     async def _put_off(self, claimed: Claim, error: Exception) -> None:
         log.warning("reread_put_off", object_id=claimed.object_id, error=named(error))

@@ -40,6 +40,7 @@ class Removed:
     discarded: int = 0
     changes: int = 0
     facts: int = 0
+    told_facts: int = 0
 
 
 class Retention:
@@ -76,6 +77,7 @@ class Retention:
             discarded=await self._drain(lambda connection: retention.delete_discarded(connection, kept.payloads)),
             changes=await self._drain(lambda connection: history_horizon.trim_changes(connection, before)),
             facts=await self._drain(lambda connection: history_horizon.trim_facts(connection, before)),
+            told_facts=await self._drain(lambda connection: retention.delete_told_facts(connection, kept.events)),
         )
 
     async def _drain(self, work: Callable[[Connection], Awaitable[Trimmed]]) -> int:

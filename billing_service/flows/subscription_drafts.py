@@ -7,23 +7,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from billing_service.domain.errors import (
+    BillingError,
     SubscriptionChangePendingError,
     SubscriptionNotFoundError,
     SubscriptionNotLiveError,
+    UnavailableError,
 )
-from billing_service.domain.facts import NO_FACTS, SubscriptionFacts
+from billing_service.domain.facts import NO_FACTS, OVER, SubscriptionFacts
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import observe
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.subscription import ChangeRequest, Operation, Wanted
 from billing_service.domain.subscription_body import Body, next_phase_body, resume_body, update_body
-from billing_service.domain.subscription_target import Target, main_item, own_subscription, require_live, target_of
+from billing_service.domain.subscription_schedule import id_of, is_ours
+from billing_service.domain.subscription_target import (
+    Target,
+    main_item,
+    own_subscription,
+    require_changeable,
+    require_live,
+    target_of,
+)
 from billing_service.domain.views import ItemView, ObjectKind, SubscriptionStatus
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.storage import customers
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Database
+from billing_service.storage.subscription_requests import Change
+from billing_service.stripe_api.client import StripeApi
 
 
 @dataclass(frozen=True)
@@ -46,9 +58,10 @@ class Draft:
 class SubscriptionDrafts:
     """Works out what is to become of a subscription."""
 
-    def __init__(self, database: Database, prices: Prices, reads: Reads) -> None:
+    def __init__(self, database: Database, stripe: StripeApi, prices: Prices, reads: Reads) -> None:
         """Keeps nothing between calls."""
         self._database = database
+        self._stripe = stripe
         self._prices = prices
         self._reads = reads
 
@@ -76,6 +89,20 @@ class SubscriptionDrafts:
             raise SubscriptionNotFoundError(subscription_id)
         return found
 
+    async def own_schedule(self, found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Give the schedule of ours that a subscription, as Stripe gave it, stands under; None where there is none.
+
+        Raises:
+            SubscriptionChangePendingError: it stands under a schedule that is not ours.
+            StripeCallError: Stripe did not answer with it.
+        """
+        if not found.get("schedule") or SubscriptionStatus(found["status"]) in OVER:
+            return None
+        schedule = (await self._stripe.get_schedule(id_of(found["schedule"]))).object
+        if not is_ours(schedule, self._reads.deployment):
+            raise SubscriptionChangePendingError(metadata={"pending": "schedule"})
+        return schedule
+
     async def check(self, request: ChangeRequest) -> None:
         """Refuse, by what is known and without asking Stripe, what cannot be. Raises the contract's reasons."""
         known = await self.known(request.customer_id, request.subscription_id)
@@ -99,6 +126,36 @@ class SubscriptionDrafts:
         }
         body = bodies[request.operation]() if request.operation in bodies else {}
         return Draft(main_item(known.subscription, known.plans).item_id, body)
+
+    async def recheck(self, change: Change, found: Mapping[str, Any]) -> None:
+        """Refuse to send once more what Stripe may have done already and what, done now, would be wrong.
+
+        The same key does nothing where it was done, so this asks only of an update now that the subscription does not
+        show: it would credit what was meanwhile not paid, or undo what was meanwhile set up.
+
+        Raises:
+            SubscriptionNotFoundError: the subscription is another customer's by now.
+            SubscriptionChangePendingError: an update of somebody else's waits for its payment.
+            BillingError: those of `require_changeable`.
+        """
+        known = await self.known(change.customer_id, change.subscription_id)
+        if change.operation is Operation.UPDATE_NOW and not _shows(found, change):
+            require_nothing_pending(found)
+            require_changeable(known.subscription, at_period_end=False)
+
+    async def has_another_price(self, request: ChangeRequest, change: Change) -> bool:
+        """Say whether an update would now ask for another price than it did. Raises UnavailableError."""
+        if request.wanted is None:
+            return False
+        known = await self.known(request.customer_id, request.subscription_id)
+        at_period_end = request.operation is Operation.UPDATE_AT_PERIOD_END
+        try:
+            price_id = await self.price_id(self.target(request.wanted, known, at_period_end=at_period_end))
+        except UnavailableError:
+            raise
+        except BillingError:
+            return False
+        return price_id is not None and price_id != _asked_item(change).get("price")
 
     async def _update(self, request: ChangeRequest, wanted: Wanted, known: Known, found: Mapping[str, Any]) -> Draft:
         at_period_end = request.operation is Operation.UPDATE_AT_PERIOD_END
@@ -139,6 +196,22 @@ def require_nothing_pending(found: Mapping[str, Any]) -> None:
     """
     if found.get("pending_update") is not None:
         raise SubscriptionChangePendingError(metadata={"pending": "update"})
+
+
+def _asked_item(change: Change) -> Mapping[str, Any]:
+    """Give the item as an update, rendered, is to make it."""
+    body = change.request_body or {}
+    asked: Mapping[str, Any] = body["items"][0] if "items" in body else body["item"]
+    return asked
+
+
+def _shows(found: Mapping[str, Any], change: Change) -> bool:
+    """Say whether a subscription is as an update now was to make it."""
+    item, asked = find_item(found, change.item_id), _asked_item(change)
+    if item is None:
+        return False
+    held: str = item["price"]["id"]
+    return (held, item["quantity"]) == (asked.get("price", held), asked["quantity"])
 
 
 def find_item(found: Mapping[str, Any], item_id: str | None) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from billing_service.deadline import deadline_after
 from billing_service.domain.errors import DatabaseUnavailableError, RequestIdReusedError, RequestInProgressError
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
-from billing_service.domain.subscription import ChangeRequest, Subscription
+from billing_service.domain.subscription import ChangeRequest, Operation, Subscription
 from billing_service.domain.subscription_target import find_subscription
 from billing_service.storage import customers, subscription_requests
 from billing_service.storage.database import Connection, Database
@@ -64,7 +64,7 @@ class SubscriptionIntents:
             if change is not None and not self.is_stale(change):
                 return change
             if change is not None:
-                await subscription_requests.forget(connection, change.intent_id)
+                await subscription_requests.forget(connection, change)
             find_subscription(await _facts(connection, request.customer_id), request.subscription_id)
             await self._clear(connection, request.subscription_id)
             change = self._new(request, fingerprint)
@@ -113,22 +113,22 @@ class SubscriptionIntents:
             await self._database.run(lambda c: subscription_requests.let_go(c, change.intent_id, until))
 
     async def prepare(self, change: Change, item_id: str, body: Mapping[str, Any]) -> Change:
-        """Fix, once, what Stripe is sent, and give the change as it is then. Raises as `again`."""
+        """Fix, once, what Stripe is sent in this attempt, and give the change as it is then. Raises as `again`."""
 
         async def commit(connection: Connection) -> Change:
-            await subscription_requests.prepare(connection, change.intent_id, item_id, body)
+            await subscription_requests.prepare(connection, change, item_id, body)
             return await _again(connection, change)
 
         return await self._database.run(commit)
 
-    async def next_attempt(self, change: Change) -> Change:
-        """Take the next idempotency keys, and give the change as it is then. Raises as `again`."""
+    async def end_attempt(self, change: Change) -> None:
+        """Take the next idempotency keys, unless that was done; `change` has the attempt whose key Stripe has answered.
 
-        async def commit(connection: Connection) -> Change:
-            await subscription_requests.next_attempt(connection, change)
-            return await _again(connection, change)
-
-        return await self._database.run(commit)
+        An update is worked out anew for them: its guards, its price and, where it names none, its quantity are those of
+        then. To resume stays what it was: rendered anew it would take back the next thing.
+        """
+        anew = change.operation in {Operation.UPDATE_NOW, Operation.UPDATE_AT_PERIOD_END}
+        await self._database.run(lambda c: subscription_requests.next_attempt(c, change, anew=anew))
 
     async def again(self, change: Change) -> Change:
         """Give a change as it is now.
@@ -151,10 +151,10 @@ class SubscriptionIntents:
 
     async def forget(self, change: Change) -> None:
         """Drop a change of which nothing came, so that its request id may be used again."""
-        await self._database.run(lambda c: subscription_requests.forget(c, change.intent_id))
+        await self._database.run(lambda c: subscription_requests.forget(c, change))
 
     async def forget_unprepared(self, change: Change) -> bool:
-        """Drop a change that was refused before anything was sent; say False where another call was quicker."""
+        """Drop a change of which nothing can have come; say False where another call has prepared it, or dropped it."""
         return await self._database.run(lambda c: subscription_requests.forget_unprepared(c, change.intent_id))
 
 

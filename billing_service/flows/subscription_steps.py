@@ -7,13 +7,16 @@ so once it is made, because a payment that fails is to leave everything as it wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
+
+import structlog
 
 from billing_service.domain.errors import (
     RequestInProgressError,
-    SubscriptionChangePendingError,
+    StripeUnavailableError,
     SubscriptionEndingError,
     SubscriptionNotLiveError,
 )
@@ -25,19 +28,30 @@ from billing_service.domain.subscription_schedule import (
     changed_item,
     following_phase,
     id_of,
-    is_ours,
     schedule_body,
 )
 from billing_service.domain.views import SubscriptionStatus
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.subscription_drafts import find_item
+from billing_service.logs import named
 from billing_service.storage.subscription_requests import Change
 from billing_service.stripe_api.client import StripeApi
-from billing_service.stripe_api.errors import StripeDefinite
+from billing_service.stripe_api.errors import StripeCallError, StripeDefinite
 from billing_service.stripe_api.sdk import Read
 
 _Json = Mapping[str, Any]
+log = structlog.get_logger(__name__)
+
+
+class StepError(Exception):
+    """A request that was to change something at Stripe failed. A read that failed beside it is a StripeCallError."""
+
+    def __init__(self, change: Change, error: StripeCallError) -> None:
+        """Take the change with the attempt whose key was sent, and what came of it."""
+        self.change = change
+        self.error = error
+        super().__init__(str(error))
 
 
 class SubscriptionSteps:
@@ -49,17 +63,19 @@ class SubscriptionSteps:
         self._prices = prices
         self._reads = reads
 
-    async def carry_out(self, change: Change, found: _Json) -> ScheduledChange | None:
+    async def carry_out(self, change: Change, found: _Json, schedule: _Json | None) -> ScheduledChange | None:
         """Have Stripe make a change, and give the one that waits for the end of the period then, if any.
 
-        `found` is the subscription as Stripe gave it just now; `change` has its body.
+        `found` is the subscription as Stripe gave it just now, and `schedule` the one of ours that it stands under;
+        `change` has its body.
 
         Raises:
             SubscriptionNotLiveError: it was over already.
             SubscriptionEndingError: it is to end, so that nothing can change at the end of its period.
-            SubscriptionChangePendingError: it stands under a schedule that is not ours.
             RequestInProgressError: what was to change is not part of it any more.
-            StripeCallError: a step failed; those before it had their effect.
+            StripeUnavailableError: it was changed, and paid, and the schedule whose next phase would undo that still stands.
+            StepError: a step failed; those before it had their effect.
+            StripeCallError: something could not be read.
             MalformedError: Stripe answered something that is not understood.
         """
         is_over = SubscriptionStatus(found["status"]) in OVER
@@ -69,7 +85,7 @@ class SubscriptionSteps:
             return None
         if is_over:
             raise SubscriptionNotLiveError
-        schedule, body = await self._own_schedule(found), dict(change.request_body or {})
+        body = dict(change.request_body or {})
         match change.operation:
             case Operation.UPDATE_AT_PERIOD_END:
                 return await self._wait(change, found, schedule)
@@ -81,26 +97,17 @@ class SubscriptionSteps:
                 await self._update(change, body)
             case Operation.UPDATE_NOW:
                 await self._update(change, body)
-                await self._release(change, schedule)
+                await self._release_paid(change, schedule)
         return None
-
-    async def _own_schedule(self, found: _Json) -> _Json | None:
-        """Give the schedule that a subscription stands under, if any. Raises SubscriptionChangePendingError for another's."""
-        if not found.get("schedule"):
-            return None
-        schedule = (await self._stripe.get_schedule(id_of(found["schedule"]))).object
-        if not is_ours(schedule, self._reads.deployment):
-            raise SubscriptionChangePendingError(metadata={"pending": "schedule"})
-        return schedule
 
     async def _cancel(self, change: Change) -> None:
         subscription_id = change.subscription_id
         try:
             await self._reads.changed_subscription(
-                subscription_id, lambda: self._stripe.cancel_subscription(subscription_id)
+                subscription_id, lambda: _sent(change, self._stripe.cancel_subscription(subscription_id))
             )
-        except StripeDefinite as error:
-            if error.is_server_error or error.payment_failed:
+        except StepError as failed:
+            if not _is_refused(failed.error):
                 raise
             # A DELETE takes no key: another call of the same request may have been quicker.
             found = await self._reads.subscription_object(subscription_id)
@@ -110,21 +117,39 @@ class SubscriptionSteps:
     async def _update(self, change: Change, body: Body) -> None:
         key, subscription_id = _key(change, "update"), change.subscription_id
         await self._reads.changed_subscription(
-            subscription_id, lambda: self._stripe.update_subscription(subscription_id, body, key)
+            subscription_id, lambda: _sent(change, self._stripe.update_subscription(subscription_id, body, key))
         )
 
     async def _resume(self, change: Change, body: Body) -> None:
         if "billing_cycle_anchor" in body:
             key, subscription_id = _key(change, "resume"), change.subscription_id
             await self._reads.changed_subscription(
-                subscription_id, lambda: self._stripe.resume_subscription(subscription_id, body, key)
+                subscription_id, lambda: _sent(change, self._stripe.resume_subscription(subscription_id, body, key))
             )
         elif body:
             await self._update(change, body)
 
     async def _release(self, change: Change, schedule: _Json | None) -> None:
-        if schedule is not None:
-            await self._stripe.release_schedule(schedule["id"], _key(change, "release"))
+        """Let a schedule go, with a key of this call alone: twice is as once, and a refusal is not to be replayed to the next."""
+        if schedule is None:
+            return
+        try:
+            await _sent(change, self._stripe.release_schedule(schedule["id"], f"{change.intent_id}/{uuid4()}/release"))
+        except StepError as failed:
+            if not isinstance(failed.error, StripeDefinite):
+                raise
+            # Another call of the same request, or somebody in the dashboard, may have been quicker.
+            if (await self._stripe.get_schedule(schedule["id"])).object["status"] == ACTIVE:
+                raise
+
+    async def _release_paid(self, change: Change, schedule: _Json | None) -> None:
+        """Let the schedule go after a change that is paid: whatever fails, the change is not given up, and goes on here."""
+        try:
+            await self._release(change, schedule)
+        except (StepError, StripeCallError) as failed:
+            error = failed.error if isinstance(failed, StepError) else failed
+            log.warning("schedule_not_released", subscription_id=change.subscription_id, error=named(error))
+            raise StripeUnavailableError from error
 
     async def _wait(self, change: Change, found: _Json, schedule: _Json | None) -> ScheduledChange | None:
         """Have the change wait under the subscription's schedule, made where there is none."""
@@ -138,12 +163,12 @@ class SubscriptionSteps:
             await self._release(change, schedule)  # what is asked for is what there is: nothing is to wait any more
             return None
         if schedule is None:
-            made = await self._stripe.create_schedule(change.subscription_id, _key(change, "schedule"))
+            made = await _sent(change, self._stripe.create_schedule(change.subscription_id, _key(change, "schedule")))
             schedule = await self._as_it_is(made)
         if schedule["status"] != ACTIVE:  # made by a call before this one, and let go since by somebody else
             return None
         rendered = schedule_body(schedule, found, item, await self._period(found, asked["price"]), body)
-        answer = await self._stripe.update_schedule(schedule["id"], rendered, _key(change, "phases"))
+        answer = await _sent(change, self._stripe.update_schedule(schedule["id"], rendered, _key(change, "phases")))
         return self._scheduled(await self._as_it_is(answer), change)
 
     async def _as_it_is(self, answer: Read) -> _Json:
@@ -171,6 +196,18 @@ class SubscriptionSteps:
             quantity=item.get("quantity", 1),
             effective_time=datetime.fromtimestamp(following["start_date"], UTC),
         )
+
+
+async def _sent(change: Change, call: Awaitable[Read]) -> Read:
+    """Await a request that changes something, so that its failure is told from that of a read. Raises StepError."""
+    try:
+        return await call
+    except StripeCallError as error:
+        raise StepError(change, error) from error
+
+
+def _is_refused(error: StripeCallError) -> bool:
+    return isinstance(error, StripeDefinite) and not error.is_server_error and not error.payment_failed
 
 
 def _key(change: Change, step: str) -> str:

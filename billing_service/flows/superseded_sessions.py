@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import structlog
 
+from billing_service.domain.checkout import PlanGroup
 from billing_service.domain.errors import StripeRefusedError, StripeUnavailableError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.views import SessionStatus
@@ -25,22 +28,32 @@ class SupersededSessions:
         self._database = database
         self._reads = reads
 
-    async def expire_all(self, customer_id: str, plan_group: str) -> None:
+    async def expire_all(self, customer_id: str, group: PlanGroup) -> None:
         """Expire, at Stripe, every session of the group that was given up; refuse where one turns out to be paid."""
-        left = await self._database.run(lambda c: checkouts.expiring(c, customer_id, plan_group))
+        left = await self._database.run(lambda c: checkouts.expiring(c, customer_id, group))
         for old in left:
             await self.expire(old)
         # Also where nothing was left: a webhook, or an earlier try of this call, may have settled it meanwhile.
-        await self.hear_of_completed(customer_id, plan_group)
+        await self.hear_of_completed(customer_id, group)
 
-    async def hear_of_completed(self, customer_id: str, plan_group: str) -> None:
+    async def hear_of_completed(self, customer_id: str, group: PlanGroup) -> None:
         """Read what was bought in the group and not heard of yet: a completed session carries no items."""
-        sessions = await self._database.run(lambda c: checkouts.unheard(c, customer_id, plan_group))
+        sessions = await self._database.run(lambda c: checkouts.unheard(c, customer_id, group))
         for session_id in sessions:
             try:
-                await self._reads.checkout_session(session_id)
+                await self._heard(session_id)
             except (StripeCallError, MalformedError) as error:
                 raise _away(error) from error
+
+    async def hear_of_trials(self, customer_id: str, now: datetime) -> None:
+        """Read what became of pages with a trial, of any group, whose time is over: one may have been paid in its last minute."""
+        for page in await self._database.run(lambda c: checkouts.overdue_trials(c, customer_id, now)):
+            try:
+                status = await self._heard(page.checkout_session_id or "")
+            except (StripeCallError, MalformedError) as error:
+                raise _away(error) from error
+            if status is not SessionStatus.OPEN:
+                await self._over(page)
 
     async def expire(self, old: Intent) -> None:
         """Make sure that a session is not payable any more, and fold what became of it."""
@@ -50,23 +63,32 @@ class SupersededSessions:
             raise _away(error) from error
         if status is SessionStatus.OPEN:  # Stripe refused for a moment, and the page can still be paid on
             raise StripeUnavailableError
-        await self._database.run(
-            lambda c: checkouts.move(c, old.intent_id, IntentState.EXPIRING, IntentState.SUPERSEDED)
-        )
+        await self._over(old)
+
+    async def _over(self, page: Intent) -> None:
+        """Record that nobody can pay on a page; what Stripe said of it has been recorded by its read, and stands."""
+        await self._database.run(lambda c: checkouts.move(c, page.intent_id, page.state, IntentState.SUPERSEDED))
 
     async def _expired(self, session_id: str) -> SessionStatus | None:
-        """Expire a session and give its status then; None where Stripe denies that it exists, so that nobody can pay it."""
+        """Expire a session and give its status then, as `_heard` does."""
         try:
             return (await self._reads.expire_checkout_session(session_id)).status
         except StripeDefinite as error:
             if error.is_server_error:
                 raise
-        try:  # it is not open any more: paid just now, or expired
+        return await self._heard(session_id)  # it is not open any more: paid just now, or expired
+
+    async def _heard(self, session_id: str) -> SessionStatus | None:
+        """Read a session, and the subscription that it made, and give its status.
+
+        None where Stripe denies that it exists, so that nobody can pay it, or that its subscription does: there is none then.
+        """
+        try:
             return (await self._reads.checkout_session(session_id)).status
         except StripeDefinite as error:
             if not error.missing:
                 raise
-            log.warning("superseded_session_unknown_to_stripe", checkout_session_id=session_id)
+            log.warning("session_or_its_subscription_unknown_to_stripe", checkout_session_id=session_id)
             return None
 
 

@@ -10,12 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 
 from billing_service.domain.merge import ObjectState, is_absorbing
 from billing_service.domain.views import (
+    DisputeView,
+    InvoicePaymentView,
     InvoiceStatus,
     InvoiceView,
     ObjectKind,
+    RefundView,
     SessionView,
     SubscriptionStatus,
     SubscriptionView,
+    View,
 )
 from billing_service.flows.arrival import Arrival
 from billing_service.storage.rereads import Ask
@@ -26,6 +30,7 @@ VERIFY_DELAY_S = 900  # for what nothing speaks against
 
 # What decides over access by its present state alone; the others are links, or never change.
 _VERIFIED = frozenset({ObjectKind.CHECKOUT_SESSION, ObjectKind.SUBSCRIPTION})
+_RETURNED = frozenset({ObjectKind.REFUND, ObjectKind.DISPUTE})  # Stripe is asked what they belong to when they are read
 
 
 def wanted_reads(
@@ -36,6 +41,7 @@ def wanted_reads(
 ) -> list[Ask]:
     """Give the reads that these arrivals ask for. Our own reads ask for nothing but what they find missing."""
     asks: list[Ask] = []
+    tied = _tied(after) if any(arrival.state.kind in _RETURNED for arrival in arrivals) else frozenset()
     created: dict[str, list[int]] = {}
     for arrival in arrivals:
         state = arrival.state
@@ -47,10 +53,28 @@ def wanted_reads(
             elif state.kind in _VERIFIED and not is_absorbing(after[state.object_id].view):
                 asks.append(Ask(state.object_id, state.kind, VERIFY_DELAY_S))
             seen.append(state.payload.created)
-            if state.object_id in ownerless:
+            if state.kind in _RETURNED:
+                is_followed = there is not None and there.read is not None  # once is enough: more is not to be found
+                is_wanted = not is_followed and (state.object_id in ownerless or not _is_tied(state.view, tied))
+            else:
+                is_wanted = state.object_id in ownerless
+            if is_wanted:
                 asks.append(Ask(state.object_id, state.kind, MISSING_DELAY_S))
         asks += _missing(after[state.object_id], after)
     return asks
+
+
+def _tied(known: Mapping[str, ObjectState]) -> frozenset[str | None]:
+    """Give the payments of which it is known to which session or invoice they belong."""
+    views = [state.view for state in known.values()]
+    return frozenset([view.payment_intent_id for view in views if isinstance(view, SessionView | InvoicePaymentView)])
+
+
+def _is_tied(view: View, tied: Collection[str | None]) -> bool:
+    """Say whether a refund or dispute needs no way back: a charge may name whose it is, and not what was paid by it."""
+    return isinstance(view, RefundView | DisputeView) and (
+        view.payment_intent_id is None or view.payment_intent_id in tied
+    )
 
 
 def _missing(state: ObjectState, known: Mapping[str, ObjectState]) -> list[Ask]:

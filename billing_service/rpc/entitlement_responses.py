@@ -10,9 +10,15 @@ from billing.v1 import entitlement_pb2
 from billing_service.domain.check import Check, CheckReason
 from billing_service.domain.checkout_outcome import CheckoutOutcome
 from billing_service.domain.entitlement import Entitlements
+from billing_service.domain.errors import FieldViolation, InvalidFieldsError
 from billing_service.rpc.entitlement_wire import entitlements_wire, feature_value
 from billing_service.rpc.responses import get_entitlements_response, source_message, timestamp
+from billing_service.rpc.server import MAX_MESSAGE_BYTES
 
+_TOO_MUCH: Final = (
+    "the answer has {size} bytes, of which a message may have {most}: ask for about {few} customers at a time, "
+    "or for the features that you need (feature_keys)"
+)
 _CheckMessage = entitlement_pb2.CheckEntitlementResponse
 
 OUTCOMES: Final[Mapping[CheckoutOutcome, entitlement_pb2.CheckoutOutcome.ValueType]] = {
@@ -47,10 +53,21 @@ def read_wire(entitlements: Entitlements, outcome: CheckoutOutcome | None = None
 
 
 def batch_response(answers: Iterable[Entitlements]) -> entitlement_pb2.BatchGetEntitlementsResponse:
-    """Convert what several customers may use, in their order."""
-    return entitlement_pb2.BatchGetEntitlementsResponse(
+    """Convert what several customers may use, in their order.
+
+    Raises:
+        InvalidFieldsError: it is more than a message may have. gRPC would only say so, and not what to do.
+    """
+    response = entitlement_pb2.BatchGetEntitlementsResponse(
         responses=[get_entitlements_response(answer) for answer in answers]
     )
+    size = response.ByteSize()
+    if size > MAX_MESSAGE_BYTES:
+        few = len(response.responses) * MAX_MESSAGE_BYTES // size  # that many of this size fit
+        raise InvalidFieldsError(
+            [FieldViolation("requests", _TOO_MUCH.format(size=size, most=MAX_MESSAGE_BYTES, few=few))]
+        )
+    return response
 
 
 def check_response(check: Check) -> entitlement_pb2.CheckEntitlementResponse:

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from billing_service.domain.access import Source
 from billing_service.domain.catalog import Catalog, Plan, PlanMode
 from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
-from billing_service.domain.entitlement import Entitlements
+from billing_service.domain.entitlement import NOTHING, Entitlements
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
 from billing_service.flows.watch_entitlements import ChangeCause, WatchKind, WatchMessage
@@ -137,7 +137,19 @@ def list_plans_response(listing: PlanListing) -> billing_service_pb2.ListPlansRe
     return billing_service_pb2.ListPlansResponse(
         plans=[_plan(plan, listing) for plan in listing.plans],
         catalog_version=listing.catalog.version,
+        default_features=_default_features(listing.catalog),
     )
+
+
+def _default_features(catalog: Catalog) -> list[plan_pb2.PlanFeature]:
+    """Give every feature as a customer has it of whom nothing is known."""
+    given = catalog.default_plan.features if catalog.default_plan else {}
+    return [
+        plan_pb2.PlanFeature(
+            feature_key=key, display_name=feature.name, value=feature_value(given.get(key, NOTHING[feature.type]))
+        )
+        for key, feature in catalog.features.items()
+    ]
 
 
 def _plan(plan: Plan, listing: PlanListing) -> plan_pb2.Plan:

@@ -4,7 +4,8 @@
        │          └─────▶ expiring ──▶ superseded | completed
        └─▶ superseded | refused | abandoned
 
-At most one of a customer and plan group is `creating` or `open`.
+At most one of a customer and plan group is `creating` or `open`. A catalog may have regrouped its plans since an intent was
+made: what is asked of a group goes by the plans that are in it now, and by the name that was kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from uuid import UUID
 import msgspec
 import sqlalchemy as sa
 
+from billing_service.domain.checkout import PlanGroup
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.database import Connection
 
@@ -75,9 +77,12 @@ _BY_REQUEST = sa.text(f"""
 """)  # noqa: S608 - the columns are a constant of this module, here and below
 _BY_SESSION = sa.text(f"SELECT {_COLUMNS} FROM checkout_intents AS i WHERE checkout_session_id = :id")  # noqa: S608
 _BY_ID = sa.text(f"SELECT {_COLUMNS} FROM checkout_intents AS i WHERE intent_id = :intent_id")  # noqa: S608
+# The name that was kept counts too: the index on unfinished intents goes by it.
+_OF_GROUP = (
+    "i.customer_id = :customer_id AND (i.plan_group = :plan_group OR i.plan_key = ANY(CAST(:plan_keys AS text[])))"
+)
 _UNFINISHED = sa.text(f"""
-    SELECT {_COLUMNS} FROM checkout_intents AS i
-    WHERE customer_id = :customer_id AND plan_group = :plan_group AND state IN ('creating', 'open')
+    SELECT {_COLUMNS} FROM checkout_intents AS i WHERE {_OF_GROUP} AND i.state IN ('creating', 'open') ORDER BY i.intent_id
 """)  # noqa: S608
 _UNFINISHED_OF = sa.text(f"""
     SELECT {_COLUMNS} FROM checkout_intents AS i
@@ -86,26 +91,33 @@ _UNFINISHED_OF = sa.text(f"""
 """)  # noqa: S608
 _EXPIRING = sa.text(f"""
     SELECT {_COLUMNS} FROM checkout_intents AS i
-    WHERE customer_id = :customer_id AND plan_group = :plan_group AND state = 'expiring' ORDER BY intent_id LIMIT 20
+    WHERE {_OF_GROUP} AND i.state = 'expiring' ORDER BY i.intent_id LIMIT 20
 """)  # noqa: S608
 # A completed session names its subscription, and nothing was heard of that one yet.
-_UNHEARD = sa.text("""
+_UNHEARD = sa.text(f"""
     SELECT i.checkout_session_id
     FROM checkout_intents AS i JOIN stripe_objects AS o ON o.object_id = i.checkout_session_id
-    WHERE i.customer_id = :customer_id AND i.plan_group = :plan_group AND i.state = 'completed'
+    WHERE {_OF_GROUP} AND i.state = 'completed'
       AND coalesce(o.payload_view ->> 'subscription_id', o.read_view ->> 'subscription_id') IS NOT NULL
       AND NOT EXISTS (
           SELECT 1 FROM stripe_objects AS s
           WHERE s.object_id = coalesce(o.payload_view ->> 'subscription_id', o.read_view ->> 'subscription_id'))
     ORDER BY i.intent_id LIMIT 20
-""")
-# On a page that can still be paid, or that was: its subscription may not have been heard of yet.
-_TRIAL = sa.text("""
+""")  # noqa: S608
+# On a page that can still be paid, or that was: its subscription may not have been heard of yet. That an open one has expired is for
+# Stripe to say, not for our clock: it may have been paid in its last minute. Those of the group that are to be expired go first.
+_WITH_TRIAL = "i.customer_id = :customer_id AND i.request_body #> '{subscription_data,trial_period_days}' IS NOT NULL"
+_TRIAL = sa.text(f"""
     SELECT EXISTS (
-        SELECT 1 FROM checkout_intents
-        WHERE customer_id = :customer_id AND request_body #> '{subscription_data,trial_period_days}' IS NOT NULL
-          AND (state = 'completed' OR (state IN ('creating', 'open') AND expire_time > :now)))
-""")
+        SELECT 1 FROM checkout_intents AS i
+        WHERE {_WITH_TRIAL}
+          AND (i.state IN ('completed', 'open') OR (i.state = 'creating' AND i.expire_time > :now)
+               OR (i.state = 'expiring' AND NOT ({_OF_GROUP}))))
+""")  # noqa: S608
+_OVERDUE_TRIALS = sa.text(f"""
+    SELECT {_COLUMNS} FROM checkout_intents AS i
+    WHERE {_WITH_TRIAL} AND i.state IN ('open', 'expiring') AND i.expire_time <= :now ORDER BY i.intent_id LIMIT 20
+""")  # noqa: S608
 _INSERT = sa.text("""
     INSERT INTO checkout_intents (
         intent_id, customer_id, plan_key, price_key, plan_group, quantity, fingerprint, state, attempt, request_body,
@@ -193,28 +205,31 @@ async def find(connection: Connection, intent_id: UUID) -> Intent:
     return _intent((await connection.execute(_BY_ID, {"intent_id": intent_id})).one())
 
 
-async def unfinished(connection: Connection, customer_id: str, plan_group: str) -> Intent | None:
-    """Give the one intent of a locked customer and a group that is being created or open."""
-    values = {"customer_id": customer_id, "plan_group": plan_group}
-    row = (await connection.execute(_UNFINISHED, values)).one_or_none()
-    return None if row is None else _intent(row)
+async def unfinished(connection: Connection, customer_id: str, group: PlanGroup) -> list[Intent]:
+    """Give the intents of a locked customer and a group that are being created or open: one, unless plans were regrouped."""
+    return [_intent(row) for row in await connection.execute(_UNFINISHED, _of_group(customer_id, group))]
 
 
-async def offers_trial(connection: Connection, customer_id: str, now: datetime) -> bool:
-    """Say whether a locked customer was offered a trial on another page that was paid, or still can be."""
-    return bool(await connection.scalar(_TRIAL, {"customer_id": customer_id, "now": now}))
+async def offers_trial(connection: Connection, customer_id: str, group: PlanGroup, now: datetime) -> bool:
+    """Say whether a locked customer was offered a trial on a page that was paid, or still can be beside one of this group."""
+    return bool(await connection.scalar(_TRIAL, {**_of_group(customer_id, group), "now": now}))
 
 
-async def expiring(connection: Connection, customer_id: str, plan_group: str) -> list[Intent]:
+async def overdue_trials(connection: Connection, customer_id: str, now: datetime) -> list[Intent]:
+    """Give the pages with a trial of which nobody said what became of them, though their time is over: 20 at most."""
+    result = await connection.execute(_OVERDUE_TRIALS, {"customer_id": customer_id, "now": now})
+    return [_intent(row) for row in result]
+
+
+async def expiring(connection: Connection, customer_id: str, group: PlanGroup) -> list[Intent]:
     """Give intents whose sessions are still to be expired at Stripe: 20 at most, the rest at the next call."""
-    values = {"customer_id": customer_id, "plan_group": plan_group}
-    return [_intent(row) for row in await connection.execute(_EXPIRING, values)]
+    return [_intent(row) for row in await connection.execute(_EXPIRING, _of_group(customer_id, group))]
 
 
-async def unheard(connection: Connection, customer_id: str, plan_group: str) -> list[str]:
+async def unheard(connection: Connection, customer_id: str, group: PlanGroup) -> list[str]:
     """Give completed sessions of a group whose subscriptions are not known yet: bought, but not to be seen in the facts."""
-    values = {"customer_id": customer_id, "plan_group": plan_group}
-    return [row.checkout_session_id for row in await connection.execute(_UNHEARD, values)]
+    result = await connection.execute(_UNHEARD, _of_group(customer_id, group))
+    return [row.checkout_session_id for row in result]
 
 
 async def insert(connection: Connection, intent: Intent) -> None:
@@ -303,6 +318,10 @@ _INSERTED = frozenset(
         "expire_time", "create_time",
     }
 )  # fmt: skip
+
+
+def _of_group(customer_id: str, group: PlanGroup) -> dict[str, Any]:
+    return {"customer_id": customer_id, "plan_group": group.name, "plan_keys": list(group.plan_keys)}
 
 
 def _intent(row: sa.Row[Any]) -> Intent:

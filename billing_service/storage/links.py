@@ -39,6 +39,12 @@ _RELATED = sa.text("""
     SELECT reached.anchor_id, o.stripe_customer_id
     FROM reached LEFT JOIN stripe_links AS l USING (anchor_id) LEFT JOIN stripe_objects AS o USING (object_id)
 """)
+_IS_TIED = sa.text("""
+    SELECT EXISTS (
+        SELECT 1 FROM stripe_links JOIN stripe_objects USING (object_id)
+        WHERE anchor_id = :payment_intent_id AND kind IN ('checkout.session', 'invoice_payment'))
+""")
+_ANCHORS = sa.text("SELECT DISTINCT anchor_id FROM stripe_links WHERE object_id = ANY(CAST(:ids AS text[]))")
 
 
 def save(connection: Connection, links: Mapping[str, Collection[str]]) -> Answer[Result]:
@@ -51,6 +57,16 @@ def save(connection: Connection, links: Mapping[str, Collection[str]]) -> Answer
 def related(connection: Connection, anchor_ids: Collection[str]) -> Answer[Related]:
     """Give what hangs together with these anchors."""
     return connection.ask(_RELATED, {"ids": sorted(anchor_ids)}, _related)
+
+
+async def is_tied(connection: Connection, payment_intent_id: str) -> bool:
+    """Say whether it is known to which session or invoice a payment belongs."""
+    return bool(await connection.scalar(_IS_TIED, {"payment_intent_id": payment_intent_id}))
+
+
+async def anchors_of(connection: Connection, object_ids: Collection[str]) -> set[str]:
+    """Give the anchors of objects."""
+    return {row.anchor_id for row in await connection.execute(_ANCHORS, {"ids": sorted(object_ids)})}
 
 
 def _related(result: Result) -> Related:

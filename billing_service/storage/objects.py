@@ -82,6 +82,9 @@ _LOAD = sa.text(f"""
         FROM related JOIN stripe_links AS own USING (object_id) JOIN stripe_links AS other USING (anchor_id)
     )
     SELECT {_COLUMNS} FROM related JOIN stripe_objects USING (object_id)
+  UNION ALL
+    SELECT object_id, kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, facts::text
+    FROM related JOIN told_facts USING (object_id)
 """)  # noqa: S608 - the columns are a constant of this module
 _SAVE = sa.text("""
     INSERT INTO stripe_objects AS o (
@@ -128,6 +131,10 @@ _UNFINISHED = sa.text("""
 """)
 _KNOWN = sa.text("SELECT object_id FROM stripe_objects WHERE object_id = ANY(CAST(:ids AS text[]))")
 _PREFIXES: Mapping[ObjectKind, str] = {ObjectKind.SUBSCRIPTION: "sub_", ObjectKind.CHECKOUT_SESSION: "cs_"}
+_STRIPE_CUSTOMERS = sa.text("""
+    SELECT stripe_customer_id FROM stripe_objects
+    WHERE object_id = ANY(CAST(:ids AS text[])) AND stripe_customer_id IS NOT NULL
+""")
 _FENCE = sa.text("SELECT nextval('stripe_fence')")
 
 
@@ -144,10 +151,15 @@ def load(
 ) -> Answer[list[ObjectState]]:
     """Give these objects, and every object of these customers that may still say anything. Call after the locks.
 
-    `kinds` is of objects that arrive, and of those that they name: what they say first may be about objects that are past.
+    What was only told of one (`told_facts`) is a state of its own beside that of its row, to be joined. `kinds` is of objects that arrive, and of those that they name: what they say first may be about objects that are past.
     """
     values = {"ids": [*kinds], "kinds": [kind.value for kind in kinds.values()], "customers": sorted(customer_ids)}
     return connection.ask(_LOAD, values, _states)
+
+
+def stripe_customers_of(connection: Connection, object_ids: Collection[str]) -> Answer[frozenset[str]]:
+    """Give the Stripe customers that locked objects are known to name."""
+    return connection.ask(_STRIPE_CUSTOMERS, {"ids": sorted(object_ids)}, _stripe_customers)
 
 
 async def find(connection: Connection, object_id: str) -> ObjectState | None:
@@ -181,6 +193,10 @@ async def draw_fence(connection: Connection) -> int:
     """Draw a fence for a read whose request has not left yet."""
     fence: int = (await connection.execute(_FENCE)).scalar_one()
     return fence
+
+
+def _stripe_customers(result: Result) -> frozenset[str]:
+    return frozenset(row.stripe_customer_id for row in result)
 
 
 def _states(result: Result) -> list[ObjectState]:

@@ -33,6 +33,9 @@ _STATEMENT: Final = (
 )
 
 
+SPARE: Final = 0.05  # of the age that is allowed: an answer is told a little after it was looked at
+
+
 class StaleReplicaError(DatabaseUnavailableError):
     """The replica is further behind than it may be; the primary knows more."""
 
@@ -78,7 +81,7 @@ class ReplicaReads(CustomerReads):
 
     def _deliver(self, sent: Sequence[Read], result: PGresult) -> None:
         age_s = self._age(result)
-        if age_s > self._most_age_s:
+        if age_s > self._most_age_s * (1 - SPARE):
             for read in sent:
                 fail(read, StaleReplicaError())
             return

@@ -38,6 +38,14 @@ _DELETE_DISCARDED = sa.text("""
         WHERE discard_time < now() - CAST(:age AS interval)
         ORDER BY discard_time LIMIT :most FOR UPDATE SKIP LOCKED)
 """)
+# Of objects that Stripe denies, or that are another deployment's.
+_DELETE_TOLD = sa.text("""
+    DELETE FROM told_facts
+    WHERE (object_id, event_id) IN (
+        SELECT object_id, event_id FROM told_facts
+        WHERE create_time < now() - CAST(:age AS interval)
+        ORDER BY create_time LIMIT :most FOR UPDATE SKIP LOCKED)
+""")
 
 
 async def empty_payloads(connection: Connection, age: timedelta) -> Trimmed:
@@ -48,6 +56,11 @@ async def empty_payloads(connection: Connection, age: timedelta) -> Trimmed:
 async def delete_events(connection: Connection, age: timedelta) -> Trimmed:
     """Forget events without a body that came longer ago; a batch at most."""
     return await _batch(connection, _DELETE, age)
+
+
+async def delete_told_facts(connection: Connection, age: timedelta) -> Trimmed:
+    """Forget what was told longer ago of objects that were never seen; a batch at most."""
+    return await _batch(connection, _DELETE_TOLD, age)
 
 
 async def delete_discarded(connection: Connection, age: timedelta) -> Trimmed:

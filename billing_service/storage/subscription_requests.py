@@ -42,7 +42,7 @@ class Change:
     state: ChangeState
     attempt: int
     item_id: str | None  # with the body: the item by which the answer describes the subscription
-    request_body: Mapping[str, Any] | None  # None: not rendered, so that nothing can have been sent
+    request_body: Mapping[str, Any] | None  # None: not rendered, so that this attempt sent nothing
     busy_until: datetime | None  # until when whoever carries it out keeps other changes away
     answer: Subscription | None
     create_time: datetime
@@ -86,22 +86,28 @@ _LET_GO = sa.text("""
 _PREPARE = sa.text("""
     UPDATE subscription_requests
     SET subscription_item_id = :item_id, request_body = CAST(:body AS jsonb), update_time = now()
-    WHERE intent_id = :intent_id AND state = 'changing' AND request_body IS NULL
+    WHERE intent_id = :intent_id AND attempt = :attempt AND state = 'changing' AND request_body IS NULL
 """)
 _NEXT_ATTEMPT = sa.text("""
-    UPDATE subscription_requests SET attempt = attempt + 1, update_time = now()
+    UPDATE subscription_requests
+    SET attempt = attempt + 1,
+        request_body = CASE WHEN :anew THEN NULL ELSE request_body END,
+        subscription_item_id = CASE WHEN :anew THEN NULL ELSE subscription_item_id END,
+        update_time = now()
     WHERE intent_id = :intent_id AND attempt = :attempt AND state = 'changing'
 """)
 _FINISH = sa.text("""
     UPDATE subscription_requests
     SET state = 'done', busy_until = NULL, answer = CAST(:answer AS jsonb), update_time = now()
-    WHERE intent_id = :intent_id AND state = 'changing'
+    WHERE intent_id = :intent_id AND state = 'changing' AND request_body IS NOT NULL
 """)
 _FORGET_UNPREPARED = sa.text("""
     DELETE FROM subscription_requests WHERE intent_id = :intent_id AND state = 'changing' AND request_body IS NULL
     RETURNING 1
 """)
-_FORGET = sa.text("DELETE FROM subscription_requests WHERE intent_id = :intent_id AND state <> 'done'")
+_FORGET = sa.text("""
+    DELETE FROM subscription_requests WHERE intent_id = :intent_id AND attempt = :attempt AND state <> 'done'
+""")
 
 
 async def find(connection: Connection, request_id: str) -> Change | None:
@@ -144,26 +150,29 @@ async def let_go(connection: Connection, intent_id: UUID, until: datetime) -> No
     await connection.execute(_LET_GO, {"intent_id": intent_id, "until": until})
 
 
-async def prepare(connection: Connection, intent_id: UUID, item_id: str, body: Mapping[str, Any]) -> None:
-    """Fix, once, what Stripe is sent, unless another call has done so."""
-    values = {"intent_id": intent_id, "item_id": item_id, "body": msgspec.json.encode(body).decode()}
-    await connection.execute(_PREPARE, values)
+async def prepare(connection: Connection, change: Change, item_id: str, body: Mapping[str, Any]) -> None:
+    """Fix what Stripe is sent with this attempt's keys, unless another call has done so, or has ended the attempt."""
+    values = {"intent_id": change.intent_id, "attempt": change.attempt}
+    await connection.execute(_PREPARE, values | {"item_id": item_id, "body": msgspec.json.encode(body).decode()})
 
 
-async def next_attempt(connection: Connection, change: Change) -> None:
-    """Take the next attempt, and with it the next idempotency keys, unless another call has done so."""
-    await connection.execute(_NEXT_ATTEMPT, {"intent_id": change.intent_id, "attempt": change.attempt})
+async def next_attempt(connection: Connection, change: Change, *, anew: bool) -> None:
+    """Take the next attempt, and with it the next idempotency keys, unless another call has done so.
+
+    `anew`: what Stripe is sent then is to be rendered anew.
+    """
+    await connection.execute(_NEXT_ATTEMPT, {"intent_id": change.intent_id, "attempt": change.attempt, "anew": anew})
 
 
 async def finish(connection: Connection, intent_id: UUID, answer: Subscription) -> None:
-    """Store the answer, unless the change was superseded, or finished by another call, meanwhile."""
+    """Store the answer, unless the change was superseded, finished or taken to its next attempt by another call meanwhile."""
     encoded = msgspec.json.encode(answer).decode()
     await connection.execute(_FINISH, {"intent_id": intent_id, "answer": encoded})
 
 
-async def forget(connection: Connection, intent_id: UUID) -> None:
-    """Drop a change that came to nothing, so that its request id may be used again."""
-    await connection.execute(_FORGET, {"intent_id": intent_id})
+async def forget(connection: Connection, change: Change) -> None:
+    """Drop a change that came to nothing, so that its request id may be used again; not one that is at another attempt."""
+    await connection.execute(_FORGET, {"intent_id": change.intent_id, "attempt": change.attempt})
 
 
 async def forget_unprepared(connection: Connection, intent_id: UUID) -> bool:

@@ -16,7 +16,7 @@ PAGE_SIZE = 100  # Stripe's largest
 MAX_TYPES = 20  # of events in one call: https://docs.stripe.com/api/events/list#list_events-types
 MAX_PAGES = 10_000  # of one listing: a million objects; more means an answer that goes in circles
 
-# Where each kind of object lives, and what a read of it brings along.
+# Where each kind of object lives, and what a read of it brings along (`EXPANDED`).
 _PATHS: Mapping[str, str] = {
     "checkout.session": "/v1/checkout/sessions",
     "subscription": "/v1/subscriptions",
@@ -27,8 +27,10 @@ _PATHS: Mapping[str, str] = {
     "dispute": "/v1/disputes",
     "customer": "/v1/customers",
 }
-_EXPANDED: Mapping[str, tuple[str, ...]] = {"subscription": ("latest_invoice",)}
-
+EXPANDED: Mapping[str, tuple[str, ...]] = {
+    "checkout.session": ("payment_intent",),
+    "subscription": ("latest_invoice",),
+}
 
 Permit = Callable[[], Awaitable[None]]
 
@@ -61,7 +63,7 @@ class StripeListing:
             StripeCallError: Stripe did not answer with it.
             KeyError: objects of this kind are not read.
         """
-        params: dict[str, Any] = {"expand": list(_EXPANDED[kind])} if kind in _EXPANDED else {}
+        params: dict[str, Any] = {"expand": list(EXPANDED[kind])} if kind in EXPANDED else {}
         body, server_time = await self._request(f"{kind}.get", f"{_PATHS[kind]}/{object_id}", params)
         if not isinstance(body.get("id"), str):
             raise StripeNoAnswer(f"{kind}.get", "an answer that is not Stripe's")
@@ -105,6 +107,10 @@ class StripeListing:
         whose = {"customer": stripe_customer_id} if stripe_customer_id else {}
         query = {"status": "complete"} | whose | _after(after)
         return self.pages("checkout.sessions.list", "/v1/checkout/sessions", query)
+
+    def charges(self, stripe_customer_id: str) -> AsyncIterator[Page]:
+        """List the charges of one Stripe customer."""
+        return self.pages("charges.list", "/v1/charges", {"customer": stripe_customer_id})
 
     def refunds_of(self, payment_intent_id: str) -> AsyncIterator[Page]:
         """List the refunds of a payment intent."""

@@ -7,8 +7,10 @@ feature answers by the policy that the caller gave it; every answer says how old
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from math import isfinite
@@ -17,7 +19,7 @@ from typing import Self
 
 from billing.v1.billing_service_pb2 import ListPlansResponse
 from billing.v1.entitlement_pb2 import GetEntitlementsResponse
-from billing.v1.plan_pb2 import FeatureValue
+from billing.v1.plan_pb2 import FeatureValue, PlanFeature
 from billing.v1.watch_pb2 import WatchEntitlementsRequest, WatchEntitlementsResponse
 
 from billing_client.aio import BillingClient
@@ -25,7 +27,9 @@ from billing_client.errors import BillingError
 
 Value = bool | int | str | None  # None: an integer without a limit
 AGAIN_S = 5.0  # between two tries of a cache whose watch ended for a reason that is final for a watch
+MOST_ASKED = 8  # processes, one after the other, for the plans of the catalog that a snapshot has
 _Kind = WatchEntitlementsResponse
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class EntitlementCache:
         self._checks: dict[str, dict[str, Check]] = {}
         self._since: dict[str, _Heard] = {}  # of each of these, so that one who keeps a check sees it grow old
         self._strangers: dict[str, Check] = {}  # what a customer has of whom nothing is known
+        self._catalog_version = self._strangers_version = ""  # of what was told, and of these
         self._fresh_until = 0.0
         self._heard = float("-inf")
         self._ready = asyncio.Event()
@@ -165,6 +170,7 @@ class EntitlementCache:
 
         Raises:
             BillingError: the watch was refused (a wrong token, say), and coming again cannot help.
+            Exception: whatever a `token` that is a function raised.
         """
         if self._task is None:
             raise RuntimeError("enter the cache first")
@@ -224,25 +230,27 @@ class EntitlementCache:
 
     async def _run(self) -> None:
         """Follow the watch for ever. Once it was heard, whatever is final for a watch (a token that was taken out before its
-        successor was here) is tried again: a cache that stopped would answer by its policies until its process ends.
+        successor was here, or cannot be read for a moment) is tried again: a cache that stopped would answer by its policies
+        until its process ends.
         """
         while True:
             try:
                 await self._follow()
-            except BillingError:
+            except Exception as error:
                 if not self._ready.is_set():
                     raise
+                # Its kind alone: what a caller's own function raises may hold anything.
+                log.warning("the watch of a cache ended (%s); again in %s s", type(error).__name__, AGAIN_S)
             await asyncio.sleep(AGAIN_S)
 
     async def _follow(self) -> None:
         """Follow one watch; what is being sent as a snapshot takes the place of the old one once it is whole."""
         coming: dict[str, dict[str, Check]] = {}
         since: dict[str, _Heard] = {}
-        strangers = self._strangers
         request = WatchEntitlementsRequest(customer_ids=self._customer_ids or ())
         async for message in self._client.watch_entitlements(request):
             if message.kind == _Kind.KIND_SNAPSHOT_BEGIN:
-                coming, since, strangers = {}, {}, await self._learn_strangers()
+                coming, since, self._catalog_version = {}, {}, ""
             elif message.kind in {_Kind.KIND_SNAPSHOT, _Kind.KIND_CHANGE}:
                 told, heard = message.entitlements, _Heard(lambda: self._heard)
                 is_coming = message.kind == _Kind.KIND_SNAPSHOT or not message.cursor
@@ -250,29 +258,48 @@ class EntitlementCache:
                 if told.customer_id in ages:
                     ages[told.customer_id].end()
                 checks[told.customer_id], ages[told.customer_id] = self._lines(told, heard), heard
+                self._catalog_version = told.catalog_version
             elif message.kind == _Kind.KIND_SNAPSHOT_END:
+                plans = await self._plans_for_strangers()
                 for old in self._since.values():
                     old.end()
-                self._checks, self._since, self._strangers = coming, since, strangers
+                self._checks, self._since = coming, since
+                self._take_strangers(plans)
             if message.cursor:  # not while a first snapshot is under way: there is nothing to be fresh of
                 self._heard = time.monotonic()
                 self._fresh_until = self._heard + self._stale_after_s
                 self._ready.set()
+            if message.kind == _Kind.KIND_PROGRESS and self._strangers_version != self._catalog_version:
+                await self._learn_strangers_again()
 
-    async def _learn_strangers(self) -> dict[str, Check]:
-        """Learn what a customer has of whom nothing is known: the default plan."""
+    async def _plans_for_strangers(self) -> ListPlansResponse:
+        """Learn what a customer has of whom nothing is known, by the catalog of the snapshot: during a rolling restart with another
+        one, each of the processes that are asked in turn answers by its own. After some, it is asked again later.
+        """
+        asked = 0
         while True:
             try:
-                return self._default_lines(await self._client.list_plans())
+                plans = await self._client.list_plans()
             except BillingError:
                 await asyncio.sleep(1.0)
+                continue
+            asked += 1
+            if asked == MOST_ASKED or self._catalog_version in {"", plans.catalog_version}:
+                return plans
 
-    def _default_lines(self, plans: ListPlansResponse) -> dict[str, Check]:
-        every = {feature.feature_key: feature.value for plan in plans.plans for feature in plan.features}
-        default = next((plan for plan in plans.plans if plan.is_default), None)
-        given = {feature.feature_key: feature.value for feature in default.features} if default else {}
+    async def _learn_strangers_again(self) -> None:
+        """Ask once more; this is done with each progress until a process answers by the catalog of what is told."""
+        with suppress(BillingError):
+            plans = await self._client.list_plans()
+            if plans.catalog_version == self._catalog_version:
+                self._take_strangers(plans)
+
+    def _take_strangers(self, plans: ListPlansResponse) -> None:
         heard = _Heard(lambda: self._heard)
-        return {key: self._line(given.get(key) or _off(every[key]), 0, None, heard) for key in every}
+        given = plans.default_features or _named_by_plans(plans)
+        self._strangers = {one.feature_key: self._line(one.value, 0, None, heard) for one in given}
+        self._strangers_version = plans.catalog_version
+        self._catalog_version = self._catalog_version or plans.catalog_version  # of nobody who was told
 
     def _lines(self, told: GetEntitlementsResponse, heard: _Heard) -> dict[str, Check]:
         return {
@@ -301,6 +328,13 @@ def value_of(value: FeatureValue) -> Value:
             return value.text_value
         case _:
             return None
+
+
+def _named_by_plans(plans: ListPlansResponse) -> list[PlanFeature]:
+    """Give the default plan's features, and off what others name: a service of an older release says no more."""
+    every = {one.feature_key: _off(one.value) for plan in plans.plans for one in plan.features}
+    given = {one.feature_key: one.value for plan in plans.plans if plan.is_default for one in plan.features}
+    return [PlanFeature(feature_key=key, value=value) for key, value in {**every, **given}.items()]
 
 
 def _off(like: FeatureValue) -> FeatureValue:

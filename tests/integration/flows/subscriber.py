@@ -139,6 +139,18 @@ def preview_request(subscription_id: str, *, at_period_end: bool = False, **want
     )
 
 
+async def raise_price(at: Subscriber, lookup_key: str, amount: int, *, archive: bool) -> None:
+    """Sell a monthly price at another amount from now on, as an operator does in Stripe's dashboard."""
+    old = (await at.at_stripe(f"prices?lookup_keys[]={lookup_key}"))["data"][0]
+    form = {
+        "product": old["product"], "currency": "eur", "unit_amount": str(amount), "recurring[interval]": "month",
+        "lookup_key": lookup_key, "transfer_lookup_key": "true",
+    }  # fmt: skip
+    await at.at_stripe("prices", "POST", **form)
+    if archive:
+        await at.at_stripe(f"prices/{old['id']}", "POST", active="false")
+
+
 async def decline(_request: web.Request, _forward: Forward) -> web.StreamResponse:
     """Answer as Stripe does when a card is declined, and do nothing."""
     error = {"type": "card_error", "code": "card_declined", "message": "Your card was declined."}

@@ -14,11 +14,14 @@ import pytest
 from billing_service.deadline import deadline_after
 from billing_service.domain.checkout import CheckoutRequest
 from billing_service.domain.checkout_outcome import CheckoutOutcome
+from billing_service.domain.entitlement_query import EntitlementsQuery
 from billing_service.domain.errors import CheckoutSessionNotFoundError, OverloadedError
-from billing_service.flows import await_checkout
+from billing_service.flows import await_checkout, read_entitlements
 from billing_service.flows.asked_reads import AskedReads
 from billing_service.flows.await_checkout import AwaitCheckout, Settled
 from billing_service.flows.fulfill import Fulfill
+from billing_service.flows.get_entitlements import GetEntitlements
+from billing_service.flows.read_past import ReadPast
 from billing_service.storage.database import Database
 from tests.integration.flows.subscriber import Clock, Subscriber, stand_in, subscriber
 from tests.stripe_proxy import fail, held
@@ -31,6 +34,7 @@ class Process:
     flows: Subscriber
     after: AwaitCheckout
     fulfill: Fulfill
+    database: Database
 
     async def waited(self, session_id: str, customer_id: str = "ann", limit_s: float = 12) -> Settled:
         """Wait for a purchase as a call with this deadline does."""
@@ -81,7 +85,7 @@ async def running(database_url: str, stripe_url: str) -> AsyncIterator[Process]:
         writer = asyncio.create_task(fulfill.run())
         stack.push_async_callback(lambda: writer)
         stack.push_async_callback(fulfill.close)
-        yield Process(flows, after, fulfill)
+        yield Process(flows, after, fulfill, database)
 
 
 @pytest.fixture
@@ -114,6 +118,32 @@ async def test_what_was_heard_already_is_answered_without_waiting_and_without_st
     settled = await process.waited(session_id)
     assert (settled.outcome, settled.entitlements.plan_keys) == (CheckoutOutcome.ENTITLED, ("pro",))
     assert process.asked == {}
+
+
+async def test_a_revision_that_is_not_there_yet_is_waited_for_after_a_purchase_as_without_one(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_entitlements, "REVISION_WAIT_S", 30.0)
+    session_id = await process.bought()
+    await process.hear()
+    told = asyncio.Event()
+
+    async def after(customer_id: str, session_id: str) -> Settled:
+        settled = await process.after(customer_id, session_id)
+        told.set()
+        return settled
+
+    past = ReadPast(process.database, process.flows.prices, process.flows.clock)
+    get = GetEntitlements(process.flows.prices, process.flows.read, past, after)  # type: ignore[arg-type]  # it tells when
+    before = (await process.flows.answer()).revision
+    query = EntitlementsQuery("ann", after_checkout_session_id=session_id, min_revision=before + 1)
+    waiting = asyncio.create_task(get(query))
+    await bounded(told.wait())
+    await process.bought("export_pass")
+    await process.hear()
+    answer, outcome = await waiting
+    assert (answer.revision, outcome) == (before + 1, CheckoutOutcome.ENTITLED)
+    assert set(answer.plan_keys) == {"pro", "export_pass"}
 
 
 async def test_a_webhook_that_comes_meanwhile_ends_the_wait(process: Process) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 
 from billing_service.deadline import deadline_after
-from billing_service.domain.catalog import Policy
+from billing_service.domain.catalog import Catalog, Policy
 from billing_service.domain.checkout import CheckoutRequest, CheckoutState
 from billing_service.domain.errors import (
     AlreadySubscribedError,
@@ -30,6 +31,7 @@ from billing_service.domain.errors import (
     StripeUnavailableError,
 )
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
+from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
@@ -39,7 +41,7 @@ from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.conftest import CATALOG, running
 from tests.stripe_events import purchase
-from tests.stripe_proxy import StripeProxy, fail, held, lose_answer, lose_request, proxied, refuse
+from tests.stripe_proxy import StripeProxy, deny, fail, held, lose_answer, lose_request, proxied, refuse
 
 KEY = "sk_test_flows"
 SESSIONS = ("POST", "/v1/checkout/sessions")
@@ -97,12 +99,18 @@ class Shop:
 
     async def sessions(self) -> list[dict[str, Any]]:
         """Give every session that exists at Stripe."""
+        found: list[dict[str, Any]] = (await self.at_stripe("checkout/sessions"))["data"]
+        return found
+
+    async def at_stripe(self, path: str, method: str = "GET", **form: str) -> dict[str, Any]:
+        """Ask Stripe itself, past the proxy."""
         headers = {"Authorization": f"Bearer {KEY}"}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
-            session.get(f"{self.stripe_url}/v1/checkout/sessions") as answer,
+            session.request(method, f"{self.stripe_url}/v1/{path}", data=form or None) as answer,
         ):
-            found: list[dict[str, Any]] = (await answer.json())["data"]
+            found: dict[str, Any] = await answer.json()
+            assert answer.status == 200, found
             return found
 
 
@@ -194,6 +202,56 @@ async def test_an_add_on_leaves_the_open_session_of_a_plan_alone(shop: Shop) -> 
     assert [made["status"] for made in await shop.sessions()] == ["open", "open"]
 
 
+def selling(shop: Shop, catalog: Catalog) -> CreateCheckoutSession:
+    """Give what a process with another catalog would sell."""
+    prices = Prices(shop.database, shop.stripe, catalog)
+    return CreateCheckoutSession(shop.database, shop.stripe, prices, shop.reads, "default", shop.clock)
+
+
+def grouped(**groups: str | None) -> Catalog:
+    """Give the catalog with some plans (plan key -> group) in other groups."""
+    plans = {key: replace(CATALOG.plans[key], group=group) for key, group in groups.items()}
+    return replace(CATALOG, plans={**CATALOG.plans, **plans})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (CATALOG, grouped(pro="plans", team="plans")),
+        (grouped(team=None), CATALOG),
+        (CATALOG, grouped(team=None)),
+    ],
+    ids=["renamed", "an add-on joins", "a plan leaves"],
+)
+async def test_a_page_that_was_made_before_the_catalog_regrouped_its_plans_is_expired_too(
+    shop: Shop, before: Catalog, after: Catalog
+) -> None:
+    """The database's own rule goes by the group's name then; a plan that has just left its group counts as of it once more."""
+    team = replace(REQUEST, plan_key="team")
+    first = await selling(shop, before)(team)
+    second = await selling(shop, after)(replace(REQUEST, request_id="request-2"))
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
+
+
+@pytest.mark.parametrize("paid", [False, True])
+async def test_two_open_pages_of_plans_that_are_one_group_now_are_not_given_again(shop: Shop, paid: bool) -> None:
+    apart = selling(shop, grouped(team=None))
+    await apart(REQUEST)
+    other = (await apart(replace(REQUEST, request_id="request-2", plan_key="team"))).session.checkout_session_id
+    again = replace(REQUEST, request_id="request-3")
+    if paid:  # and no webhook came
+        await shop.control(f"checkout/sessions/{other}/complete", outcome="paid")
+        with pytest.raises(AlreadySubscribedError):
+            await shop.create(again)
+        assert "open" not in [made["status"] for made in await shop.sessions()]
+    else:
+        third = await shop.create(again)
+        assert not third.reused
+        open_ones = [made["id"] for made in await shop.sessions() if made["status"] == "open"]
+        assert open_ones == [third.session.checkout_session_id]
+
+
 async def test_a_session_that_was_just_paid_is_folded_and_the_next_one_refused(shop: Shop) -> None:
     """No webhook came: what our own verified read says counts."""
     first = await shop.create(REQUEST)
@@ -251,6 +309,19 @@ async def test_a_stored_answer_outlives_its_plan(shop: Shop) -> None:
     index = shop.prices.index
     shop.prices.index = replace(index, catalog=replace(index.catalog, plans={}))
     assert await shop.create(REQUEST) == first
+
+
+async def test_a_retry_asks_for_the_price_of_then_though_the_catalogs_default_is_another_now(shop: Shop) -> None:
+    shop.proxy.next(*SESSIONS, lose_answer)
+    with pytest.raises(StripeUnavailableError):
+        await shop.create(REQUEST)
+    pro = CATALOG.plans["pro"]
+    pro = replace(pro, prices=pro.prices[::-1])
+    later = selling(shop, replace(CATALOG, plans={**CATALOG.plans, "pro": pro}))
+    with pytest.raises(RequestIdReusedError):
+        await later(replace(REQUEST, price_key="yearly"))
+    assert (await later(REQUEST)).session.price_key == "monthly"
+    assert len(await shop.sessions()) == 1
 
 
 @pytest.mark.parametrize("fault", [lose_answer, lose_request], ids=["answer lost", "request lost"])
@@ -358,8 +429,7 @@ def with_trials(shop: Shop, *, one_per_customer: bool) -> CreateCheckoutSession:
     """Sell two plans of different groups, each with a trial of fourteen days."""
     policy = Policy(trial=timedelta(days=14), one_trial_per_customer=one_per_customer)
     plans = {key: replace(CATALOG.plans[key], group=key, policy=policy) for key in ("pro", "team")}
-    prices = Prices(shop.database, shop.stripe, replace(CATALOG, plans={**CATALOG.plans, **plans}))
-    return CreateCheckoutSession(shop.database, shop.stripe, prices, shop.reads, "default", shop.clock)
+    return selling(shop, replace(CATALOG, plans={**CATALOG.plans, **plans}))
 
 
 def trials(database_url: str) -> dict[str, str | None]:
@@ -396,6 +466,44 @@ async def test_a_trial_on_a_page_that_nobody_can_pay_any_more_is_offered_again(
     assert trials(database_url) == {"pro": "14", "team": "14"}
 
 
+async def test_a_page_that_was_paid_in_its_last_minute_was_the_one_trial_though_nobody_told_us(
+    shop: Shop, clock: Clock, database_url: str
+) -> None:
+    """Its time is over by our clock, which says nothing about what became of it."""
+    create = with_trials(shop, one_per_customer=True)
+    first = await create(REQUEST)
+    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
+    clock.ahead = timedelta(hours=24)
+    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert trials(database_url) == {"pro": "14", "team": None}
+
+
+@pytest.mark.parametrize("hours", [0, 25])
+async def test_a_trial_on_a_page_that_could_not_be_expired_counts_in_another_group_until_its_time_is_over(
+    shop: Shop, clock: Clock, database_url: str, hours: int
+) -> None:
+    trial = with_trials(shop, one_per_customer=True)
+    first = await trial(REQUEST)
+    shop.proxy.next("POST", f"/v1/checkout/sessions/{first.session.checkout_session_id}/expire", lose_request)
+    with pytest.raises(StripeUnavailableError):  # without a trial itself, so that only the page at Stripe has one
+        await selling(shop, grouped(pro="pro"))(replace(REQUEST, request_id="request-2", price_key="yearly"))
+    clock.ahead = timedelta(hours=hours)
+    await trial(replace(REQUEST, request_id="request-3", plan_key="team"))
+    assert trials(database_url)["team"] == ("14" if hours else None)
+
+
+async def test_a_page_with_a_trial_that_stripe_does_not_know_does_not_count(
+    shop: Shop, clock: Clock, database_url: str
+) -> None:
+    create = with_trials(shop, one_per_customer=True)
+    await create(REQUEST)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE checkout_intents SET checkout_session_id = 'cs_test_of_another_account'")
+    clock.ahead = timedelta(hours=25)
+    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert trials(database_url) == {"pro": "14", "team": "14"}
+
+
 async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(shop: Shop, database_url: str) -> None:
     first = await shop.create(REQUEST)
     (made,) = await shop.sessions()
@@ -409,6 +517,74 @@ async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(sh
     assert second.session.checkout_session_id != first.session.checkout_session_id
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (2,)
+
+
+async def hear(shop: Shop, *types: str) -> None:
+    """Have the webhooks of these types come, of all that Stripe has published; all where none is named."""
+    fulfill = Fulfill(shop.database, shop.prices, "default", shop.clock)
+    writer = asyncio.create_task(fulfill.run())
+    try:
+        found = (await shop.at_stripe("events?limit=100"))["data"]
+        await fulfill([json.dumps(one).encode() for one in found[::-1] if not types or one["type"] in types])
+    finally:
+        await fulfill.close()
+        await writer
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_an_open_page_of_a_deleted_stripe_customer_is_replaced_by_one_that_can_be_paid(
+    shop: Shop, heard: bool
+) -> None:
+    first = await shop.create(REQUEST)
+    (made,) = await shop.sessions()
+    await shop.at_stripe(f"customers/{made['customer']}", "DELETE")
+    if heard:
+        await hear(shop, "customer.deleted")
+        shop.proxy.next("GET", f"/v1/customers/{made['customer']}", lose_request)
+    second = await shop.create(replace(REQUEST, request_id="request-2"))
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
+    await shop.control(f"checkout/sessions/{second.session.checkout_session_id}/complete", outcome="paid")
+    await shop.reads.checkout_session(second.session.checkout_session_id)
+    assert (await shop.read("ann")).plan_keys == ("pro",)
+
+
+async def test_who_was_deleted_at_stripe_buys_anew_though_nobody_told_us_that_the_subscription_ended_with_it(
+    shop: Shop,
+) -> None:
+    first = await shop.create(REQUEST)
+    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
+    await shop.reads.checkout_session(first.session.checkout_session_id)
+    (made,) = await shop.sessions()
+    await shop.at_stripe(f"customers/{made['customer']}", "DELETE")
+    await hear(shop, "customer.deleted")
+    assert (await shop.create(replace(REQUEST, request_id="request-2"))).session.state is CheckoutState.OPEN
+
+
+@pytest.mark.parametrize("fault", [lose_request, held(asyncio.Event(), asyncio.Event())], ids=["lost", "hangs"])
+async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop, fault: Any) -> None:
+    first = await shop.create(REQUEST)
+    (made,) = await shop.sessions()
+    shop.proxy.next("GET", f"/v1/customers/{made['customer']}", fault)
+    with deadline_after(6):
+        assert (await shop.create(replace(REQUEST, request_id="request-2"))).session == first.session
+
+
+@pytest.mark.parametrize("denied", ["session", "subscription"])
+async def test_a_purchase_that_stripe_denies_does_not_block_its_group(shop: Shop, denied: str) -> None:
+    """A completed session names a subscription that nobody heard of, and Stripe has no such object."""
+    first = await shop.create(REQUEST)
+    session_id = first.session.checkout_session_id
+    await shop.control(f"checkout/sessions/{session_id}/complete", outcome="paid")
+    await hear(shop, "checkout.session.completed")
+    (made,) = await shop.sessions()
+    paths = {
+        "session": f"/v1/checkout/sessions/{session_id}",
+        "subscription": f"/v1/subscriptions/{made['subscription']}",
+    }
+    shop.proxy.next("GET", paths[denied], *[deny] * 2)  # before the intent is committed, and before the page is made
+    created = await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+    assert created.session.plan_key == "team"
 
 
 async def test_a_session_that_stripe_does_not_know_does_not_block_its_group(shop: Shop, database_url: str) -> None:
@@ -447,6 +623,25 @@ async def test_a_price_that_stripe_does_not_have_is_not_available(database_url: 
             assert raised.value.metadata == {"lookup_key": "pro_monthly"}
     finally:
         await stand_in.stop()
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+async def test_a_price_that_rose_a_moment_ago_is_sold_at_once_at_the_new_one(shop: Shop, unfinished: bool) -> None:
+    """Its old price is archived, and is what we remember."""
+    await shop.prices.refresh()
+    if unfinished:
+        shop.proxy.next(*SESSIONS, lose_request)
+        with pytest.raises(StripeUnavailableError):
+            await shop.create(REQUEST)
+    (old,) = (await shop.at_stripe("prices?lookup_keys[]=pro_monthly"))["data"]
+    form = {
+        "product": old["product"], "currency": "eur", "unit_amount": "2000", "recurring[interval]": "month",
+        "lookup_key": "pro_monthly", "transfer_lookup_key": "true",
+    }  # fmt: skip
+    await shop.at_stripe("prices", "POST", **form)
+    await shop.at_stripe(f"prices/{old['id']}", "POST", active="false")
+    assert (await shop.create(REQUEST)).session.state is CheckoutState.OPEN
+    assert [made["amount_total"] for made in await shop.sessions()] == [2000]
 
 
 async def test_a_stripe_that_hangs_is_unavailable_within_the_callers_deadline(shop: Shop) -> None:

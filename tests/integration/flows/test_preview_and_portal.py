@@ -13,14 +13,16 @@ from billing_service.domain.access import SourceState
 from billing_service.domain.errors import (
     CustomerUnknownToStripeError,
     PlanGroupMismatchError,
+    PriceNotAvailableError,
     StripeUnavailableError,
+    SubscriptionChangePendingError,
     SubscriptionNotFoundError,
     SubscriptionNotLiveError,
 )
 from billing_service.domain.portal import PortalFlow, PortalRequest
 from billing_service.domain.subscription import Operation
-from tests.integration.flows.subscriber import Clock, Subscriber, preview_request, stand_in, subscriber
-from tests.stripe_proxy import fail, lose_answer
+from tests.integration.flows.subscriber import Clock, Subscriber, preview_request, raise_price, stand_in, subscriber
+from tests.stripe_proxy import fail, forward, lose_answer
 
 CONFIGURATIONS = ("POST", "/v1/billing_portal/configurations")
 BACK = "https://shop.example/account"
@@ -91,6 +93,42 @@ async def test_a_preview_is_refused_as_the_change_would_be(ann: Subscriber) -> N
         await ann.preview(preview_request(subscription_id, plan_key="export_pass"))
     with pytest.raises(SubscriptionNotFoundError):
         await ann.preview(preview_request("sub_of_somebody_else", plan_key="team"))
+
+
+@pytest.mark.parametrize("at_period_end", [False, True])
+async def test_a_preview_under_a_schedule_of_somebody_elses_is_refused_as_the_change_is(
+    ann: Subscriber, at_period_end: bool
+) -> None:
+    """One of ours is no hindrance: the change would let it go."""
+    subscription_id = await ann.subscribed(plan_key="team", quantity=4)
+    await ann.update(subscription_id, at_period_end=True, plan_key="pro")
+    wanted = preview_request(subscription_id, at_period_end=at_period_end, quantity=2)
+    assert (await ann.preview(wanted)).quantity == 2
+    schedule = (await ann.subscription(subscription_id))["schedule"]
+    await ann.at_stripe(f"subscription_schedules/{schedule}", "POST", **{"metadata[billing_deployment]": "other"})
+    for call in (
+        ann.preview(wanted),
+        ann.update(subscription_id, at_period_end=at_period_end, request_id="update-2", quantity=2),
+    ):
+        with pytest.raises(SubscriptionChangePendingError) as raised:
+            await call
+        assert raised.value.metadata == {"pending": "schedule"}
+
+
+async def test_a_preview_just_after_a_price_rise_says_the_new_price(ann: Subscriber) -> None:
+    """Stripe's refusal of the old one is how we hear of it; the caller does not."""
+    subscription_id = await ann.subscribed()
+    await raise_price(ann, "team_monthly", 2000, archive=True)
+    preview = await ann.preview(preview_request(subscription_id, plan_key="team", quantity=2))
+    assert (preview.period_amount_minor, preview.due_now_amount_minor) == (4000, 4000 - 1200)
+
+
+async def test_a_preview_at_a_price_that_is_not_sold_any_more_is_refused(ann: Subscriber) -> None:
+    subscription_id = await ann.subscribed()
+    price = (await ann.at_stripe("prices?lookup_keys[]=team_monthly"))["data"][0]["id"]
+    await ann.at_stripe(f"prices/{price}", "POST", active="false")
+    with pytest.raises(PriceNotAvailableError):
+        await ann.preview(preview_request(subscription_id, plan_key="team"))
 
 
 async def test_the_portals_page_opens_and_changes_land_without_our_help(ann: Subscriber) -> None:
@@ -224,16 +262,58 @@ async def test_a_price_that_rises_makes_a_configuration_that_sells_at_the_new_on
     """The one before stays as it was: pages that are open keep working."""
     await ann.subscribed()
     await ann.portal(portal())
-    form = {
-        "product": "prod_team", "currency": "eur", "unit_amount": "1100", "recurring[interval]": "month",
-        "lookup_key": "team_monthly", "transfer_lookup_key": "true",
-    }  # fmt: skip
-    risen = await ann.at_stripe("prices", "POST", **form)
+    await raise_price(ann, "team_monthly", 1100, archive=False)
+    (risen,) = (await ann.at_stripe("prices?lookup_keys[]=team_monthly"))["data"]
     await ann.prices.refresh()
     await ann.portal(portal())
     newest = (await ann.at_stripe("billing_portal/configurations"))["data"][0]
     prices = [price for one in newest["features"]["subscription_update"]["products"] for price in one["prices"]]
     assert risen["id"] in prices
+
+
+async def test_a_product_of_which_one_plan_is_sold_one_at_a_time_has_no_quantity_in_the_portal(ann: Subscriber) -> None:
+    """Stripe knows quantities of a product, not of a price: to change the quantity of the other plan is the caller's to offer."""
+    await ann.subscribed()
+    form = {
+        "product": "prod_pro", "currency": "eur", "unit_amount": "900", "recurring[interval]": "month",
+        "lookup_key": "team_monthly", "transfer_lookup_key": "true",
+    }  # fmt: skip
+    await ann.at_stripe("prices", "POST", **form)
+    await ann.prices.refresh()
+    await ann.portal(portal())
+    (made,) = (await ann.at_stripe("billing_portal/configurations"))["data"]
+    (product,) = made["features"]["subscription_update"]["products"]
+    assert (product["product"], len(product["prices"])) == ("prod_pro", 3)
+    assert product["adjustable_quantity"]["enabled"] is False
+
+
+async def test_a_portal_of_a_moment_after_a_price_rise_has_every_plan_and_so_has_one_after_the_price_moved_back(
+    ann: Subscriber,
+) -> None:
+    """What is made of prices that have moved is not kept under the hash of what is remembered."""
+    subscription_id = await ann.subscribed()
+    (before,) = (await ann.at_stripe("prices?lookup_keys[]=team_monthly"))["data"]
+    moved = {"lookup_key": "team_monthly", "transfer_lookup_key": "true"}
+    form = {"product": "prod_team", "currency": "eur", "unit_amount": "1100", "recurring[interval]": "month"}
+    after = await ann.at_stripe("prices", "POST", **form, **moved)
+    assert after["id"] in await visit(await ann.portal(portal(PortalFlow.UPDATE_PLAN, subscription_id)))
+    await ann.at_stripe(f"prices/{before['id']}", "POST", **moved)
+    await ann.prices.refresh()
+    assert before["id"] in await visit(await ann.portal(portal(PortalFlow.UPDATE_PLAN, subscription_id)))
+
+
+async def test_a_portal_is_not_made_of_prices_that_have_moved_and_cannot_be_read(ann: Subscriber) -> None:
+    await ann.subscribed()
+    form = {
+        "product": "prod_team", "currency": "eur", "unit_amount": "1100", "recurring[interval]": "month",
+        "lookup_key": "team_monthly", "transfer_lookup_key": "true",
+    }  # fmt: skip
+    await ann.at_stripe("prices", "POST", **form)
+    ann.proxy.next("GET", "/v1/prices", forward, fail, forward)  # of the configuration, the refresh, and once more
+    with pytest.raises(StripeUnavailableError):
+        await ann.portal(portal())
+    assert (await ann.at_stripe("billing_portal/configurations"))["data"] == []
+    assert await ann.portal(portal())
 
 
 async def test_the_portal_is_not_opened_on_what_is_not_the_customers_or_is_over(ann: Subscriber) -> None:

@@ -211,6 +211,30 @@ async def test_everything_of_one_customer_is_read_on_demand(world: World, object
     assert (await world.read("ann")).plan_keys == ("free",)
 
 
+@pytest.mark.parametrize("linked", [True, False])
+async def test_everything_of_one_customer_has_what_came_back_of_their_subscriptions(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    linked: bool,
+) -> None:
+    """A dispute and a refund that nobody told us of, whether or not we were told what was paid by that payment."""
+    await world.buy("ann")
+    await world.fulfill(
+        [body for body in await world.events() if linked or json.loads(body)["type"] != "invoice_payment.paid"]
+    )
+    payment = (await world.call("GET", "/v1/invoice_payments"))["data"][0]["payment"]["payment_intent"]
+    await world.call("POST", "/_control/refunds", payment_intent=payment, amount=100)
+    await world.call("POST", "/_control/disputes", payment_intent=payment)
+    run = await objects.customer("ann")
+    assert (run.state, run.drift) == (RunState.COMPLETE, 1)
+    assert [s.state.value for s in (await world.read("ann")).sources if s.stripe_id] == ["disputed"]
+    assert world.sql("SELECT count(*) FROM stripe_objects WHERE kind IN ('refund', 'dispute', 'invoice_payment')") == [
+        (3,)
+    ]
+    again = await objects.customer("ann")
+    assert (again.state, again.repaired, again.drift) == (RunState.COMPLETE, 0, 0)
+
+
 async def test_all_subscriptions_are_those_that_we_hold_and_those_that_stripe_lists(
     world: World,  # noqa: F811
     objects: ReconcileObjects,
@@ -259,6 +283,27 @@ async def test_purchases_are_read_with_what_came_back(world: World, objects: Rec
         for name in payments
     }
     assert states == {"ann": ["ending"], "bob": ["refunded"], "eve": ["disputed"]}
+
+
+@pytest.mark.parametrize("scope", ["purchases", "customer"])
+@pytest.mark.parametrize(("outcome", "state"), [("failed", None), (None, "pending_payment"), ("succeeded", "ending")])
+async def test_a_delayed_payment_whose_end_was_lost_is_read_from_its_payment_intent(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    scope: str,
+    outcome: str | None,
+    state: str | None,
+) -> None:
+    """A failed one leaves the session complete and unpaid, as one that is on its way is."""
+    session_id = await world.buy("ann", "export_pass", "payment", outcome="processing")
+    await world.fulfill(await world.events())
+    world.sql("DELETE FROM rereads")
+    if outcome is not None:
+        await world.call("POST", f"/_control/checkout/sessions/{session_id}/settle", outcome=outcome)
+    run = await (objects.purchases() if scope == "purchases" else objects.customer("ann"))
+    assert (run.state, run.drift) == (RunState.COMPLETE, int(outcome is not None))
+    sources = [source for source in (await world.read("ann")).sources if source.stripe_id]
+    assert [source.state.value for source in sources] == ([state] if state else [])
 
 
 async def test_a_walk_over_objects_goes_on_where_it_was_stopped(

@@ -29,6 +29,7 @@ from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.conftest import CATALOG
+from tests.stripe_events import START, event, refund
 from tests.stripe_proxy import Forward, StripeProxy, fail, held, proxied
 
 KEY = "sk_test_refresh"
@@ -62,7 +63,9 @@ class World:
             body: dict[str, Any] = await answer.json()
             return body
 
-    async def buy(self, customer: str, lookup_key: str = "pro_monthly", mode: str = "subscription") -> str:
+    async def buy(
+        self, customer: str, lookup_key: str = "pro_monthly", mode: str = "subscription", outcome: str = "paid"
+    ) -> str:
         """Have a customer buy at Stripe, as the service would have sent him; gives the session's id."""
         price = (await self.call("GET", f"/v1/prices?lookup_keys[]={lookup_key}"))["data"][0]["id"]
         cus = (await self.call("POST", "/v1/customers", **{"metadata[billing_customer_id]": customer}))["id"]
@@ -78,7 +81,7 @@ class World:
             **({f"subscription_data[metadata][{key}]": value for key, value in ours.items()}
                if mode == "subscription" else {}),
         )  # fmt: skip
-        await self.call("POST", f"/_control/checkout/sessions/{made['id']}/complete", outcome="paid")
+        await self.call("POST", f"/_control/checkout/sessions/{made['id']}/complete", outcome=outcome)
         return str(made["id"])
 
     async def events(self, *types: str) -> list[bytes]:
@@ -302,3 +305,81 @@ async def test_a_refund_whose_purchase_was_never_heard_of_is_followed_back_to_it
     await world.serve_all()
     states = [source.state.value for source in (await world.read("ann")).sources if source.stripe_id]
     assert states == ["refunded"]
+
+
+async def told_without_its_link(world: World) -> str:
+    """Have Ann subscribe, and all be heard but what ties the payment to the invoice; gives the payment."""
+    await world.buy("ann")
+    await world.fulfill([body for body in await world.events() if type_of(body) != "invoice_payment.paid"])
+    await world.serve_all()
+    payment = (await world.call("GET", "/v1/invoice_payments"))["data"][0]["payment"]["payment_intent"]
+    return str(payment)
+
+
+def type_of(body: bytes) -> str:
+    return str(json.loads(body)["type"])
+
+
+@pytest.mark.parametrize("before", [[], ["refund"], ["charge"], ["refund", "charge"], ["charge", "refund"]])
+async def test_a_dispute_of_a_subscription_is_followed_back_to_its_invoice(world: World, before: list[str]) -> None:
+    """Whatever named the customer of that payment before: that says whose it is, and not what was paid by it."""
+    payment = await told_without_its_link(world)
+    told = len(await world.events())
+    await world.call("POST", "/_control/refunds", payment_intent=payment, amount=100)
+    refunded = (await world.events())[told:]
+    for kind in before:
+        await world.fulfill([body for body in refunded if type_of(body).startswith(kind)])
+        await world.serve_all()
+    await world.call("POST", "/_control/disputes", payment_intent=payment)
+    await world.fulfill(await world.events("charge.dispute.created"))
+    await world.serve_all()
+    states = [source.state for source in (await world.read("ann")).sources if source.stripe_id]
+    assert states == [SourceState.DISPUTED]
+
+
+async def test_the_way_back_is_asked_for_once_even_where_it_leads_nowhere(world: World) -> None:
+    """A charge that was made by hand is of no session and no invoice; what is told of it later is no reason to look again."""
+    await world.fulfill([event("refund.created", refund("hand", 100))])
+    assert world.sql("SELECT object_id FROM rereads") == [("re_hand_1",)]
+    world.sql("DELETE FROM rereads")
+    await world.fulfill([event("refund.updated", refund("hand", 100), created=START + 60)])
+    assert world.sql("SELECT object_id FROM rereads") == [("re_hand_1",)], "it was not read yet"
+    world.sql("""
+        DELETE FROM rereads;
+        UPDATE stripe_objects SET read_terminal = false, read_fence = 1, read_request_time = 1, read_time = 1, read_view = payload_view
+    """)
+    await world.fulfill([event("refund.updated", refund("hand", 100), created=START + 120)])
+    assert world.sql("SELECT object_id FROM rereads") == []
+
+
+@pytest.mark.parametrize("mode", ["payment", "subscription"])
+async def test_what_is_tied_to_its_payment_is_not_followed(world: World, mode: str) -> None:
+    """Neither asked for where nothing else speaks for it, nor looked for when it is read."""
+    session_id = await world.buy("ann", "export_pass" if mode == "payment" else "pro_monthly", mode)
+    session = await world.call("GET", f"/v1/checkout/sessions/{session_id}")
+    payments = (await world.call("GET", "/v1/invoice_payments"))["data"]
+    payment = session["payment_intent"] or payments[0]["payment"]["payment_intent"]
+    await world.fulfill(await world.events())
+    world.sql("DELETE FROM rereads")
+    disputed = await world.call("POST", "/_control/disputes", payment_intent=payment)
+    await world.fulfill(await world.events("charge.dispute.created"))
+    assert world.sql("SELECT object_id FROM rereads") == []
+    await world.database.run(lambda c: rereads.ask(c, [rereads.Ask(disputed["id"], ObjectKind.DISPUTE, 0)]))
+    world.proxy.calls.clear()
+    await world.serve_all()
+    assert [*world.proxy.calls.elements()] == [("GET", f"/v1/disputes/{disputed['id']}")]
+
+
+async def test_every_request_of_the_way_back_is_taken_from_the_budget_of_the_background(world: World) -> None:
+    payment = await told_without_its_link(world)
+    await world.call("POST", "/_control/disputes", payment_intent=payment)
+    await world.fulfill(await world.events("charge.dispute.created"))
+    world.sql("UPDATE rereads SET due_time = now()")
+    world.sql("UPDATE stripe_budget SET tokens = 20, update_time = now()")
+    still = Refresh(world.database, world.stripe, world.reads, Budget(rate_per_s=0.0, burst=20, reserve=5))
+    world.proxy.calls.clear()
+    while await still.drain():
+        pass
+    made = world.proxy.calls.total()
+    assert world.sql("SELECT tokens FROM stripe_budget") == [(20 - made,)]
+    assert made == 4, "the dispute, two lists, and what ties its payment to an invoice that is known"

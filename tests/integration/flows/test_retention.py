@@ -12,7 +12,7 @@ from billing_service.flows import retention as flow
 from billing_service.flows.retention import Kept, Removed, Retention
 from billing_service.storage import retention
 from tests.integration.flows.conftest import Service
-from tests.stripe_events import event, purchase, subscription
+from tests.stripe_events import event, purchase, subscription, thin_event
 
 KEPT = Kept(payloads=timedelta(days=90), events=timedelta(days=400), history=timedelta(days=800))
 
@@ -70,6 +70,16 @@ async def test_what_is_put_aside_keeps_its_body(service: Service, database_url: 
     await one_round(service)
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT payload FROM quarantined_events").fetchall() == [(b"{",)]
+
+
+async def test_what_was_told_of_an_object_that_nobody_ever_saw_goes_with_the_events_ids(
+    service: Service, database_url: str
+) -> None:
+    await service.outcomes(thin_event("invoice.payment_failed", "in_denied"))
+    assert (await one_round(service)).told_facts == 0
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE told_facts SET create_time = now() - interval '401 days'")
+    assert (await one_round(service)).told_facts == 1
 
 
 async def test_what_was_discarded_goes_once_that_is_as_long_ago_as_bodies_are_kept(

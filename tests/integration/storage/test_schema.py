@@ -137,6 +137,7 @@ VIOLATIONS = {
         FROM entitlement_changes
         """,
     ],
+    "told_facts_pkey": ["INSERT INTO told_facts VALUES ('in_1', 'evt_1', 'invoice', '{}'), ('in_1', 'evt_1', 'invoice', '{}')"],
     "derivations_pkey": ["INSERT INTO derivations (name, version) VALUES ('x', '1'), ('x', '2')"],
     "findings_pkey": [FINDING.format(kind="'drift'"), FINDING.format(kind="'drift'")],
     "findings_kind_known": [FINDING.format(kind="'gossip'")],

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing_service.domain.json_fields import MalformedError
-from billing_service.domain.observation import HANDLED_TYPES, observe, read_event
+from billing_service.domain.merge import of_read
+from billing_service.domain.observation import HANDLED_TYPES, Fact, observe, read_event
 from billing_service.domain.views import InvoiceView, ObjectKind, SubscriptionView
-from tests.stripe_events import MONTH, START, event, invoice, session, subscription
+from tests.stripe_events import MONTH, START, event, export_pass, invoice, session, subscription, thin_event
 
 
 def test_a_period_on_the_subscription_says_the_same_as_one_on_its_item() -> None:
@@ -35,6 +36,53 @@ def test_expanded_references_say_the_same_as_bare_ids() -> None:
     bare = subscription("ann")
     expanded = bare | {"customer": {"id": "cus_ann", "object": "customer"}, "latest_invoice": invoice("ann")}
     assert observe(expanded, ObjectKind.SUBSCRIPTION) == observe(bare, ObjectKind.SUBSCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("intent_status", "session_status", "payment_status", "failed"),
+    [
+        ("requires_payment_method", "complete", "unpaid", True),
+        ("canceled", "complete", "unpaid", True),
+        ("processing", "complete", "unpaid", False),  # a debit on its way
+        ("requires_action", "complete", "unpaid", False),  # a voucher or transfer that the payer may still pay
+        ("requires_capture", "complete", "unpaid", False),
+        ("one_of_tomorrow", "complete", "unpaid", False),
+        ("requires_payment_method", "open", "unpaid", False),  # a card was declined; the page can still be paid
+        ("requires_payment_method", "complete", "paid", False),
+        ("canceled", "expired", "unpaid", False),
+    ],
+)
+def test_a_read_of_a_session_tells_by_its_payment_intent_whether_a_delayed_payment_failed(
+    intent_status: str, session_status: str, payment_status: str, failed: bool
+) -> None:
+    """What the type of `async_payment_failed` says, where that event was lost; with or without an error beside it."""
+    read = export_pass("ann", status=session_status, payment_status=payment_status)
+    read["payment_intent"] = {
+        "id": "pi_ann",
+        "object": "payment_intent",
+        "status": intent_status,
+        "last_payment_error": None,
+    }
+    state = of_read(
+        observe(read, ObjectKind.CHECKOUT_SESSION), fence=1, request_time=9, server_time=9, known_created=None
+    )
+    assert (Fact.PAYMENT_FAILED in state.facts) is failed
+
+
+@pytest.mark.parametrize(
+    ("event_type", "facts"),
+    [
+        ("checkout.session.async_payment_failed", {Fact.PAYMENT_FAILED: START}),
+        ("checkout.session.async_payment_succeeded", {Fact.PAID: START}),
+        ("checkout.session.completed", {}),  # paid or not, it does not say
+        ("invoice.payment_failed", {Fact.PAYMENT_FAILED: START}),
+        ("invoice.payment_action_required", {Fact.PAYMENT_FAILED: START}),
+        ("invoice.finalization_failed", {Fact.FINALIZATION_FAILED: START}),
+        ("invoice.paid", {}),
+    ],
+)
+def test_a_thin_event_tells_what_its_type_says_and_no_more(event_type: str, facts: dict[Fact, int]) -> None:
+    assert read_event(json.loads(thin_event(event_type, "x_1"))).facts == facts
 
 
 def test_fields_that_are_not_known_are_passed_over() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from billing.internal.v1 import fulfillment_service_pb2
 from billing.v1 import checkout_pb2, entitlement_pb2, plan_pb2
+from billing_client import Options
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,11 +22,13 @@ from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.check import CheckReason
 from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
 from billing_service.domain.checkout_outcome import CheckoutOutcome
-from billing_service.domain.entitlement import Entitlement, Entitlements
+from billing_service.domain.entitlement import Entitlement, Entitlements, fold
+from billing_service.domain.errors import InvalidFieldsError
 from billing_service.domain.frozen import replace
 from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.list_plans import PlanListing
 from billing_service.rpc import entitlement_responses, entitlement_wire, responses
+from billing_service.rpc.server import MAX_MESSAGE_BYTES
 
 _NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 _CATALOG = Path(__file__).parents[3] / "catalog.toml"
@@ -115,6 +118,26 @@ def test_entitlements_reach_the_wire_whole() -> None:
     assert not second.HasField("next_change_time")
 
 
+def test_a_batch_that_no_message_can_carry_says_what_to_ask_for() -> None:
+    """GRPC would fail the call in the server, or in the client, after all the work, and not say what helps."""
+    source = _source("pro", "si_1ABCDEFGHIJKLMNOPQRSTUVW")
+
+    def answers(customers: int, features: int) -> list[Entitlements]:
+        lines = tuple(Entitlement(f"feature_number_{n}", True, source, _NOW) for n in range(features))
+        return [
+            Entitlements(f"customer_{n}", 1, lines, (source,), ("pro",), _NOW, _NOW, "v1") for n in range(customers)
+        ]
+
+    assert len(entitlement_responses.batch_response(answers(200, 150)).responses) == 200
+    with pytest.raises(InvalidFieldsError) as raised:
+        entitlement_responses.batch_response(answers(200, 500))
+    (violation,) = raised.value.violations
+    assert violation.field == "requests"
+    few = int(violation.description.partition("about ")[2].partition(" ")[0])
+    assert len(entitlement_responses.batch_response(answers(few, 500)).responses) == few
+    assert Options(["127.0.0.1:1"]).max_message_bytes >= MAX_MESSAGE_BYTES  # what is sent is taken
+
+
 def test_a_time_without_a_zone_does_not_leave_the_service() -> None:
     with pytest.raises(ValueError, match="zone"):
         responses.timestamp(_NOW.replace(tzinfo=None))
@@ -137,6 +160,20 @@ def test_the_plans_reach_the_wire_in_the_order_of_the_catalog() -> None:
     assert plans["team"].quantity_allowed
     assert plans["export_pass"].duration.ToTimedelta() == timedelta(days=30)
     assert not plans["pro"].HasField("duration")
+
+
+def test_the_plans_say_of_every_feature_what_a_stranger_has() -> None:
+    """Also of one that is in no plan, which only grants give; and it is what a read answers of a customer who is not known."""
+    catalog = parse_catalog(
+        _CATALOG.read_text(encoding="utf-8") + '\n[features.beta]\nname = "Beta"\ntype = "boolean"\n'
+    )
+    message = responses.list_plans_response(PlanListing(tuple(catalog.plans.values()), frozenset(), catalog))
+    read = responses.get_entitlements_response(fold("stranger", 0, (), catalog, _NOW))
+    assert [(one.feature_key, one.value) for one in message.default_features] == [
+        (one.feature_key, one.value) for one in read.entitlements
+    ]
+    assert (message.default_features[-1].feature_key, message.default_features[-1].value.bool_value) == ("beta", False)
+    assert message.default_features[-1].value.HasField("bool_value")
 
 
 def test_results_keep_their_order_and_an_unread_id_is_empty() -> None:

@@ -50,21 +50,29 @@ class ListPlansResponse(_message.Message):
 
     PLANS_FIELD_NUMBER: _builtins.int
     CATALOG_VERSION_FIELD_NUMBER: _builtins.int
+    DEFAULT_FEATURES_FIELD_NUMBER: _builtins.int
     catalog_version: _builtins.str
     """Which content of the catalog this is: its hash."""
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Plan]:
         """The plans, in the order of the catalog."""
 
+    @_builtins.property
+    def default_features(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.PlanFeature]:
+        """What a customer has of whom nothing is known: every feature of the catalog, in its order, as the default plan gives it, and
+        off where that does not name it. Also those that no plan gives.
+        """
+
     def __init__(
         self,
         *,
         plans: _abc.Iterable[_plan_pb2.Plan] | None = ...,
         catalog_version: _builtins.str = ...,
+        default_features: _abc.Iterable[_plan_pb2.PlanFeature] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_version", b"catalog_version", "plans", b"plans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_version", b"catalog_version", "default_features", b"default_features", "plans", b"plans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,7 +95,9 @@ class Entitlement(_message.Message):
 
     @_builtins.property
     def source(self) -> Global___Source:
-        """The source that decides the value; the first of them where several do (sum, or equal values)."""
+        """The source that decides the value; the first of them where several do (sum, or equal values), and one in grace only where
+        the others would not give as much without it.
+        """
 
     @_builtins.property
     def next_change_time(self) -> _timestamp_pb2.Timestamp:
@@ -461,7 +463,7 @@ class CheckEntitlementResponse(_message.Message):
         REASON_GIVEN: CheckEntitlementResponse._Reason.ValueType  # 1
         """A live source gives it."""
         REASON_GIVEN_IN_GRACE: CheckEntitlementResponse._Reason.ValueType  # 2
-        """A live source gives it although a payment failed; it ends at until_time unless that is mended."""
+        """A live source gives it although a payment failed, and no other gives as much; it ends at until_time unless that is mended."""
         REASON_NOT_IN_PLAN: CheckEntitlementResponse._Reason.ValueType  # 3
         """No plan that the customer holds has the feature: there is something to buy, or there is not (see plan_keys)."""
         REASON_PAYMENT_OVERDUE: CheckEntitlementResponse._Reason.ValueType  # 4
@@ -485,7 +487,7 @@ class CheckEntitlementResponse(_message.Message):
     REASON_GIVEN: CheckEntitlementResponse.Reason.ValueType  # 1
     """A live source gives it."""
     REASON_GIVEN_IN_GRACE: CheckEntitlementResponse.Reason.ValueType  # 2
-    """A live source gives it although a payment failed; it ends at until_time unless that is mended."""
+    """A live source gives it although a payment failed, and no other gives as much; it ends at until_time unless that is mended."""
     REASON_NOT_IN_PLAN: CheckEntitlementResponse.Reason.ValueType  # 3
     """No plan that the customer holds has the feature: there is something to buy, or there is not (see plan_keys)."""
     REASON_PAYMENT_OVERDUE: CheckEntitlementResponse.Reason.ValueType  # 4
@@ -579,7 +581,8 @@ class BatchGetEntitlementsRequest(_message.Message):
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetEntitlementsRequest]:
         """One request for each customer, 1 to 200, answered in this order; the same customer may be asked for more than once. min_revision and
-        as_of hold as in GetEntitlements; after_checkout_session_id must be absent.
+        as_of hold as in GetEntitlements; after_checkout_session_id must be absent. An answer of more than 4 MiB is refused (INVALID_FIELDS):
+        with a catalog of hundreds of features, ask for fewer customers at once, or for the features that you need.
         """
 
     def __init__(
