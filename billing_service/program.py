@@ -47,6 +47,7 @@ from billing_service.flows.refresh import Refresh
 from billing_service.flows.replay import Replay
 from billing_service.flows.replay_on_request import ReplayOnRequest
 from billing_service.flows.request_budget import Budget, RequestBudget
+from billing_service.flows.retell import Retell
 from billing_service.flows.retention import Kept, Retention
 from billing_service.flows.tallies import Tallies
 from billing_service.flows.time_changes import TimeChanges
@@ -124,7 +125,10 @@ class Program:
         self._tallies = Tallies(self._database, budget, self._metrics.tallied)
         self._replay = Replay(self._database, self._fulfill.backlog)
         self._feed = ChangeFeed(
-            self._database, database_url, lambda made: self._metrics.visible((now() - made).total_seconds())
+            self._database,
+            database_url,
+            Retell(self._database, self._prices, now),
+            lambda made: self._metrics.visible((now() - made).total_seconds()),
         )
         self._time_changes = TimeChanges(self._database, self._prices, now)
         self._replica_database = _replica_database(settings)

@@ -9,7 +9,7 @@ from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.frozen import replace
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.storage.customers import NEVER_LOOKED_AT, CustomerRow
+from billing_service.storage.customers import NEVER_LOOKED_AT, PRICE_RESOLVED, CustomerRow
 from billing_service.storage.history import Cause, CauseKind, Change
 
 INSTANT = timedelta(microseconds=1)
@@ -27,17 +27,35 @@ def overdue(row: CustomerRow, plans: PlanIndex, now: datetime) -> Change | None:
     return change if change.gives else None
 
 
-def change_by_time(row: CustomerRow, due: datetime, plans: PlanIndex, now: datetime) -> Change:
-    """Compare what a customer had until it fell due with what there is now."""
-    given = accesses(row.facts, plans.of_price, plans.of_key)
-    until = now if due == NEVER_LOOKED_AT else due - INSTANT
-    before = fold(row.customer_id, row.revision, given, plans.catalog, until)
-    after = fold(row.customer_id, row.revision, given, plans.catalog, now)
+def change_by_time(
+    row: CustomerRow, due: datetime, plans: PlanIndex, now: datetime, told: Entitlements | None = None
+) -> Change:
+    """Compare what a customer had until it fell due with what there is now. `told` is what was logged last, where it is known."""
+    after = _at(row, plans, now)
+    before = _before(row, due, plans, now, told)
     gives = _shown(before) != _shown(after)
     if gives:
         row = replace(row, revision=row.revision + 1)
         after = replace(after, revision=row.revision)
-    return Change(row, gives, Cause(CauseKind.TIME, None), before, after)
+    # Which price stands for which plan is the service's own reading of Stripe.
+    kind = CauseKind.READ if due == PRICE_RESOLVED else CauseKind.TIME
+    return Change(row, gives, Cause(kind, None), before, after)
+
+
+def _before(
+    row: CustomerRow, due: datetime, plans: PlanIndex, now: datetime, told: Entitlements | None
+) -> Entitlements:
+    """Give what the customer had. Of one who is looked at again what was told last, or at least what a price's own key says."""
+    if due > PRICE_RESOLVED:
+        return _at(row, plans, due - INSTANT)
+    if told is not None:
+        return told
+    return _at(row, plans if due == NEVER_LOOKED_AT else PlanIndex(plans.catalog), now)
+
+
+def _at(row: CustomerRow, plans: PlanIndex, now: datetime) -> Entitlements:
+    given = accesses(row.facts, plans.of_price, plans.of_key)
+    return fold(row.customer_id, row.revision, given, plans.catalog, now)
 
 
 def _shown(one: Entitlements) -> Sequence[object]:

@@ -8,6 +8,8 @@ beyond a bound it is overrun, and must begin again from its cursor.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from datetime import datetime
 import structlog
 
 from billing_service.domain.errors import BillingError, WatcherTooSlowError
+from billing_service.flows.retell import Retell
 from billing_service.logs import named
 from billing_service.storage import history
 from billing_service.storage.database import Database
@@ -96,12 +99,16 @@ class Subscription:
 class ChangeFeed:
     """The one reader of the log in this process."""
 
-    def __init__(self, database: Database, url: str, told: Callable[[datetime], None] | None = None) -> None:
+    def __init__(
+        self, database: Database, url: str, retell: Retell, told: Callable[[datetime], None] | None = None
+    ) -> None:
         """`url` is for the connection that listens, beside the pool's; `told` hears of when each change was made that is handed over."""
+        self._retell = retell
         self._told = told
         self._database = database
         self._url = url
         self._place: Place | None = None
+        self._read_time_s = -math.inf
         self._beginning = asyncio.Lock()
         self._wake = asyncio.Event()
         self._watched = asyncio.Event()  # set while anybody watches
@@ -156,6 +163,14 @@ class ChangeFeed:
         """Say how far the log was read."""
         return self._place or BEGINNING
 
+    @property
+    def read_time_s(self) -> float:
+        """Say when (by the monotonic clock) a read began that came to the end of the log: what was committed by then was handed over.
+
+        Long ago where the log cannot be read: nobody knows then whether anything happened.
+        """
+        return self._read_time_s
+
     async def _begin(self) -> Place:
         """Give how far the log was read; the first who asks finds where it ends, and nobody moves that on but the reader."""
         async with self._beginning:
@@ -165,7 +180,7 @@ class ChangeFeed:
 
     async def _read(self) -> bool:
         """Hand the next changes over; say whether there may be more at once."""
-        place = await self._begin()
+        place, began_s = await self._begin(), time.monotonic()
         found = await self._database.run(lambda connection: history.since(connection, place, MOST_READ))
         if found is None:
             log.warning("change_feed_lost", position=place.position)
@@ -173,13 +188,15 @@ class ChangeFeed:
             for one in self._everybody():
                 one.lose()
             return False
-        for change in found:
+        for change in await self._retell(found) if self._watched.is_set() else found:
             for one in (*self._all, *self._by_customer.get(change.customer_id, ())):
                 one.hand(change)
             if self._told is not None and self._watched.is_set():
                 self._told(change.change_time)
         if found:
             self._place = found[-1].place
+        if len(found) < MOST_READ:
+            self._read_time_s = began_s
         return len(found) == MOST_READ
 
     def _everybody(self) -> set[Subscription]:

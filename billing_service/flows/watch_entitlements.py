@@ -8,6 +8,7 @@ the log any more (it was trimmed, or the database restored), or the catalog is a
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import suppress
@@ -18,23 +19,28 @@ from itertools import chain
 
 from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import Entitlements, fold
-from billing_service.domain.errors import FieldViolation, InvalidFieldsError, OverloadedError
+from billing_service.domain.errors import DatabaseUnavailableError, FieldViolation, InvalidFieldsError, OverloadedError
 from billing_service.domain.facts import NO_FACTS
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.watch_cursor import CursorError, WatchCursor, scope_of
 from billing_service.flows.change_feed import ChangeFeed, Subscription
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
+from billing_service.flows.retell import Retell
 from billing_service.storage import customers, history
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection, Database
-from billing_service.storage.history import CauseKind, LoggedChange, Place
+from billing_service.storage.history import BEGINNING, CauseKind, LoggedChange, Place
 
 PAGE = 200  # customers of a snapshot in one go
 MOST_CAUGHT_UP = 20_000  # changes that are told one by one to who comes back; for more a snapshot is shorter
 CATCH_UP_PAGE = 500
 MOST_WATCHES = 2_000  # in one process
 PROGRESS_S = 15.0
+LOOK_S = 0.25  # where progress is due, and the feed has not read the log since
+# A watch ends where the feed could not read the log for as long: with a progress before it, far below the 40 s after which caches call
+# what they have stale, so that they go to another process in time.
+MOST_DEAF_S = 10.0
 
 
 ChangeCause = CauseKind
@@ -67,6 +73,12 @@ class _Pages:
 
     ends: list[str] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    told: Place = BEGINNING  # the last change that was handed over while the last page was told
+
+    @property
+    def end(self) -> Place:
+        """Up to where everything was told."""
+        return max(self.told, self.places[-1], key=lambda place: place.position)
 
     def has(self, change: LoggedChange) -> bool:
         """Say whether a change is in the snapshot already."""
@@ -84,6 +96,7 @@ class WatchEntitlements:
         self._prices = prices
         self._feed = feed
         self._now = now
+        self._retell = Retell(database, prices, now)
         self._watches = 0
 
     async def __call__(
@@ -95,7 +108,7 @@ class WatchEntitlements:
             InvalidFieldsError: the cursor is none of ours.
             OverloadedError: too many watch already.
             WatcherTooSlowError: the caller takes messages more slowly than changes come.
-            DatabaseUnavailableError: it does not answer.
+            DatabaseUnavailableError: it does not answer, so that nobody here knows what happened.
         """
         place = self._place_of(cursor, scope_of(customer_ids))
         if self._watches >= MOST_WATCHES:
@@ -133,7 +146,7 @@ class WatchEntitlements:
             pages = _Pages()
             async for message in self._snapshot(one, pages):
                 yield message
-            place = pages.places[-1]
+            place = pages.end
             for change in await self._until(one, place):
                 if not pages.has(change):
                     yield self._changed(change, None)
@@ -165,6 +178,7 @@ class WatchEntitlements:
             pages.places.append(place)
             is_last = len(rows) < PAGE  # nobody is on a page after it: it reaches to the end
             for change in one.take():
+                pages.told = change.place
                 if (is_last or change.customer_id <= after) and not pages.has(change):
                     unseen.discard(change.customer_id)
                     yield self._changed(change, None)
@@ -191,11 +205,13 @@ class WatchEntitlements:
     async def _until(self, one: Subscription, place: Place) -> Sequence[LoggedChange]:
         """Take what is handed over until the feed has come to a place, and what is after it is the next to be handed over."""
         taken: list[LoggedChange] = []
+        began_s = time.monotonic()
         while self._feed.place.position < place.position and not one.lost:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await one.wait()
             taken += one.take()
+            self._refuse_to_guess(began_s)
         taken += one.take()
         later = [change for change in taken if change.position > place.position]
         one.give_back(later)
@@ -205,23 +221,39 @@ class WatchEntitlements:
         async for change in self._caught_up(one, place):
             place = change.place
             yield self._changed(change, self._cursor(place, scope))
+        told_s = time.monotonic()
         while not one.lost:
-            moved = self._feed.place
+            moved, read_s = self._feed.place, self._feed.read_time_s
             changes = [change for change in one.take() if change.position > place.position]
             for change in changes:
                 place = change.place
                 yield self._changed(change, self._cursor(place, scope))
-            if changes:
-                continue
             if moved.position > place.position:  # all of it was of others
                 place = moved
-            try:
-                async with asyncio.timeout(PROGRESS_S):
-                    await one.wait()
-            except TimeoutError:
+            if not changes and read_s >= told_s + PROGRESS_S:  # nothing happened until then, which was a moment ago
                 yield WatchMessage(WatchKind.PROGRESS, cursor=self._cursor(place, scope))
+            elif not changes:
+                self._refuse_to_guess(told_s)
+                await self._quiet(one, told_s)
+                continue
+            told_s = time.monotonic()
         async for message in self._anew(one, scope):
             yield message
+
+    async def _quiet(self, one: Subscription, told_s: float) -> None:
+        """Wait until something waits, or until progress may be due of a watch that was told something then."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(told_s + PROGRESS_S - time.monotonic(), LOOK_S)):
+                await one.wait()
+
+    def _refuse_to_guess(self, since_s: float) -> None:
+        """End a watch that waits since then where the log cannot be read: another process may, and this one knows nothing.
+
+        Raises:
+            DatabaseUnavailableError: it was not read for too long.
+        """
+        if time.monotonic() - max(self._feed.read_time_s, since_s) > MOST_DEAF_S:
+            raise DatabaseUnavailableError
 
     async def _anew(self, one: Subscription, scope: str) -> AsyncGenerator[WatchMessage, None]:
         """Begin with a snapshot again: the database was restored, and the log says something else now."""
@@ -240,7 +272,7 @@ class WatchEntitlements:
             if not found:  # it was trimmed or restored while we read it
                 one.lose()
                 return
-            for change in found:
+            for change in await self._retell(found):
                 if change.position > one.place.position:
                     return
                 if one.customer_ids is None or change.customer_id in one.customer_ids:

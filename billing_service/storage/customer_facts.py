@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -12,6 +12,7 @@ from billing_service.domain.facts import NO_FACTS, CustomerFacts
 from billing_service.storage.connection import Answer, Result
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
+from billing_service.storage.history import LoggedChange
 
 _APPEND = sa.text("""
     INSERT INTO customer_facts (customer_id, change_time, revision, facts)
@@ -37,6 +38,18 @@ _SAVE = sa.text("""
 _AT = sa.text("""
     SELECT revision, facts::text AS facts FROM customer_facts
     WHERE customer_id = :customer_id AND change_time <= :time ORDER BY fact_id DESC LIMIT 1
+""")
+
+
+# Of processes with skewed clocks a later one may be meant, which is told after it too; never one of a later revision.
+_AFTER = sa.text("""
+    SELECT c.position, f.facts::text AS facts
+    FROM unnest(CAST(:positions AS bigint[]), CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:times AS timestamptz[]))
+         AS c (position, customer_id, revision, change_time)
+    CROSS JOIN LATERAL (
+        SELECT facts FROM customer_facts AS k
+        WHERE k.customer_id = c.customer_id AND k.change_time <= c.change_time AND k.revision <= c.revision
+        ORDER BY fact_id DESC LIMIT 1) AS f
 """)
 
 
@@ -75,3 +88,15 @@ async def at(connection: Connection, customer_id: str, time: datetime) -> Custom
     if row is None:
         return CustomerRow(customer_id, 0, NO_FACTS)
     return CustomerRow(customer_id, row.revision, msgspec.json.decode(row.facts, type=CustomerFacts))
+
+
+async def after(connection: Connection, changes: Collection[LoggedChange]) -> Mapping[int, CustomerFacts]:
+    """Give what the customers of changes had after each, by its position; without those of which it is not kept any more."""
+    values = {
+        "positions": [change.position for change in changes],
+        "ids": [change.customer_id for change in changes],
+        "revisions": [change.revision for change in changes],
+        "times": [change.change_time for change in changes],
+    }
+    result = await connection.execute(_AFTER, values)
+    return {row.position: msgspec.json.decode(row.facts, type=CustomerFacts) for row in result}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +33,9 @@ class CustomerRow:
 NEVER_LOOKED_AT = datetime(
     1970, 1, 1, tzinfo=UTC
 )  # as next_change_time: of somebody whom a changed catalog has looked at again
+PRICE_RESOLVED = NEVER_LOOKED_AT + timedelta(
+    seconds=1
+)  # the same, of somebody who holds a price that stands for a plan since
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,16 @@ _DUE = sa.text("""
     WHERE next_change_time <= :now ORDER BY next_change_time, customer_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
 _NEXT_DUE = sa.text("SELECT min(next_change_time) FROM customers WHERE next_change_time IS NOT NULL")
+# What was locked is judged as it is then, whoever has written it meanwhile.
 _LOOK_AGAIN = sa.text("""
-    WITH next_ones AS (
-        SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :most
-        FOR NO KEY UPDATE),
+    WITH next_ones AS MATERIALIZED (
+        SELECT customer_id, next_change_time, facts FROM customers WHERE customer_id > :after
+        ORDER BY customer_id LIMIT :most FOR NO KEY UPDATE),
     changed AS (
-        UPDATE customers AS c SET next_change_time = 'epoch' FROM next_ones
-        WHERE c.customer_id = next_ones.customer_id AND (c.next_change_time > :now OR c.next_change_time IS NULL))
+        UPDATE customers AS c SET next_change_time = :due FROM next_ones AS n
+        WHERE c.customer_id = n.customer_id AND (n.next_change_time > :now OR n.next_change_time IS NULL)
+          AND (CAST(:price_ids AS text[]) IS NULL
+               OR jsonb_path_query_array(n.facts, '$.subscriptions[*].items[*].price_id') ?| CAST(:price_ids AS text[])))
     SELECT max(customer_id) FROM next_ones
 """)
 _PAGE = sa.text("""
@@ -171,12 +177,22 @@ async def next_due(connection: Connection) -> datetime | None:
     return found
 
 
-async def look_again(connection: Connection, now: datetime, after: str, most: int) -> str | None:
+async def look_again(
+    connection: Connection, now: datetime, after: str, most: int, price_ids: Collection[str] | None = None
+) -> str | None:
     """Make the next customers after an id due, so that what is kept of them is worked out anew; give the last one's id.
 
-    Who is due already stays so since when it was, or what time has changed would not be seen.
+    All of them, or those who hold one of these prices. Who is due already stays so since when it was, or what time has changed
+    would not be seen.
     """
-    last: str | None = await connection.scalar(_LOOK_AGAIN, {"now": now, "after": after, "most": most})
+    values = {
+        "due": NEVER_LOOKED_AT if price_ids is None else PRICE_RESOLVED,
+        "price_ids": None if price_ids is None else sorted(price_ids),
+        "now": now,
+        "after": after,
+        "most": most,
+    }
+    last: str | None = await connection.scalar(_LOOK_AGAIN, values)
     return last
 
 

@@ -68,6 +68,7 @@ class LoggedChange:
     cause: CauseKind
     catalog_version: str
     after: str  # see `entitlements_of`
+    folded: Entitlements | None = None  # of one that a process with another catalog logged: what ours gives
 
     @property
     def place(self) -> Place:
@@ -77,7 +78,7 @@ class LoggedChange:
     @cached_property
     def entitlements(self) -> Entitlements:
         """What was answered after it; worked out once, however many watch."""
-        return entitlements_of(self)
+        return self.folded or entitlements_of(self)
 
     @property
     def size_bytes(self) -> int:
@@ -242,6 +243,18 @@ def entitlements_of(change: LoggedChange) -> Entitlements:
 
 def _value(value: bool | int | str | None) -> FeatureValue:
     return UNLIMITED if value is None else value
+
+
+_LAST = sa.text(f"""
+    SELECT {_COLUMNS} FROM entitlement_changes
+    WHERE (customer_id, revision) IN (SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[])))
+""")  # noqa: S608 - as above
+
+
+async def last(connection: Connection, rows: Collection[CustomerRow]) -> Sequence[LoggedChange]:
+    """Give the last change of customers; without those of whom there was none, or it is not kept."""
+    values = {"ids": [row.customer_id for row in rows], "revisions": [row.revision for row in rows]}
+    return [_logged(row) for row in await connection.execute(_LAST, values)]
 
 
 _CHANGED = sa.text("""

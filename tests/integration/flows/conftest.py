@@ -20,7 +20,8 @@ from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from tests.stripe_events import DEPLOYMENT, START
 
-CATALOG = parse_catalog((Path(__file__).parents[3] / "catalog.toml").read_text())
+CATALOG_TEXT = (Path(__file__).parents[3] / "catalog.toml").read_text()
+CATALOG = parse_catalog(CATALOG_TEXT)
 NOWHERE = "http://127.0.0.1:9"  # no call of these tests goes to Stripe; the discard port would refuse one
 
 
@@ -29,6 +30,7 @@ class Service:
 
     def __init__(self, database: Database, stripe: StripeApi, catalog: Catalog = CATALOG) -> None:
         self.database = database
+        self.stripe = stripe
         self.now = datetime.fromtimestamp(START + 60, UTC)
         prices = Prices(database, stripe, catalog)
         self.fulfill = Fulfill(database, prices, DEPLOYMENT, lambda: self.now)

@@ -16,12 +16,14 @@ from billing_service.flows.change_grants import ChangeGrants
 from billing_service.flows.prices import Prices
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.storage import customers, stripe_customers
+from billing_service.storage import prices as price_rows
 from billing_service.storage.database import Connection
 from billing_service.storage.history import Cause, CauseKind
+from billing_service.storage.prices import PriceRow
 from billing_service.stripe_api.client import StripeApi
 from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
 from tests.integration.flows.test_watch import View, opened, until, watching, whole
-from tests.stripe_events import DEPLOYMENT, MONTH, START, event, purchase, subscription
+from tests.stripe_events import DEPLOYMENT, MONTH, START, event, invoice, purchase, subscription
 
 ENDS = START + MONTH + 86_400  # of what was bought: the period and its leeway
 GIFT = GrantWish("ann", override=False, start=None, end=None, feature_key="seats", value=5)
@@ -149,4 +151,43 @@ async def test_nothing_is_logged_of_time_before_it_is_due(service: Service, data
     await service.outcomes(
         event("customer.subscription.updated", subscription("ann", latest_invoice="in_2"), created=ENDS)
     )
+    assert logged(database_url) == [BOUGHT]
+
+
+async def test_a_price_that_resolves_later_is_told_and_its_end_is_too(
+    service: Service, drain: TimeChanges, prices: Prices, database_url: str
+) -> None:
+    """Ann bought at a price without a lookup key; the operator moves the catalog's key to it, and Stripe says nothing of Ann."""
+    body = subscription("ann", latest_invoice="in_ann")
+    body["items"]["data"][0]["price"] = {"id": "price_x", "object": "price", "lookup_key": None}
+    await service.outcomes(event("customer.subscription.created", body), event("invoice.paid", invoice("ann")))
+    await service.outcomes(*purchase("bob"))
+    await drain.look_at_holders()
+    async with watching(database_url, service) as watcher, opened(watcher) as stream:
+        view = View()
+        await until(stream, view, whole)
+        assert view.plans["ann"] == ("free",)
+        row = PriceRow("price_x", "pro", "monthly", "pro_monthly", active=True, current=True)
+        await service.database.run(lambda c: price_rows.remember(c, [("pro", "monthly")], [row]))
+        await prices.refresh()  # loads what is remembered
+        await drain.look_at_holders()
+        assert await drain.drain() == 1
+        await until(stream, view, lambda v: v.plans["ann"] == ("pro",))
+        assert view.causes == ["read"]
+        assert (await service.read("ann")).revision == view.revisions["ann"] == 2
+        service.now = datetime.fromtimestamp(ENDS + 1, UTC)
+        await drain.drain()
+        await until(stream, view, lambda v: v.plans == {"ann": ("free",), "bob": ("free",)})
+
+
+async def test_who_is_looked_at_again_for_a_price_is_told_nothing_twice(
+    service: Service, drain: TimeChanges, database_url: str
+) -> None:
+    """A process that ends in between leaves it to the next one, which begins anew; and who resolved before has changed nothing."""
+    await service.outcomes(*purchase("ann"))
+    for _ in range(2):
+        await service.database.run(
+            lambda c: customers.look_again(c, service.now, "", 9, ["price_pro_monthly", "price_x"])
+        )
+        await drain.drain()
     assert logged(database_url) == [BOUGHT]

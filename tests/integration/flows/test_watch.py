@@ -13,11 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from billing_service.domain.catalog import Catalog
 from billing_service.domain.errors import DatabaseUnavailableError, InvalidFieldsError, WatcherTooSlowError
 from billing_service.domain.watch_cursor import WatchCursor
 from billing_service.flows import change_feed, watch_entitlements
 from billing_service.flows.change_feed import ChangeFeed
 from billing_service.flows.prices import Prices
+from billing_service.flows.retell import Retell
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchEntitlements, WatchKind, WatchMessage
 from billing_service.storage import history, listener
@@ -41,14 +43,14 @@ class Watcher:
 
 
 @asynccontextmanager
-async def watching(database_url: str, service: Service) -> AsyncIterator[Watcher]:
+async def watching(database_url: str, service: Service, catalog: Catalog = CATALOG) -> AsyncIterator[Watcher]:
     """Run the feed as a process does, with the clock of a service."""
     async with AsyncExitStack() as stack:
         database = Database(database_url)
         stack.push_async_callback(database.close)
         stripe = await stack.enter_async_context(StripeApi("sk_test_x", NOWHERE))
-        prices = Prices(database, stripe, CATALOG)
-        feed = ChangeFeed(database, database_url)
+        prices = Prices(database, stripe, catalog)
+        feed = ChangeFeed(database, database_url, Retell(database, prices, lambda: service.now))
         running = asyncio.create_task(feed.run())
         stack.push_async_callback(ended, running)
         yield Watcher(
@@ -463,3 +465,24 @@ async def test_who_is_new_while_the_last_page_is_told_is_not_missed(service: Ser
             while watcher.feed.place.position == position:  # noqa: ASYNC110 - nothing tells us
                 await asyncio.sleep(0.01)
         await until(stream, view, lambda v: whole(v) and v.plans.get("zoe") == ("pro",))
+
+
+async def test_the_end_of_a_snapshot_is_gone_on_from_without_repeat(service: Service, watcher: Watcher) -> None:
+    """A change that comes while the last page is told is told within the snapshot; its end's cursor is behind it."""
+    await service.outcomes(*purchase("ann"))
+    view = View()
+    async with opened(watcher) as stream:
+        await until(stream, view, lambda v: "ann" in v.plans)  # the page was read, and is being told
+        await service.outcomes(
+            event("customer.subscription.deleted", subscription("ann", "canceled"), created=START + 9)
+        )
+        tip = await service.database.run(history.tip)
+        async with asyncio.timeout(BOUND_S):
+            while watcher.feed.place != tip:  # noqa: ASYNC110 - nothing tells us
+                await asyncio.sleep(0.01)
+        await until(stream, view, whole)
+    assert view.plans == {"ann": ("free",)}
+    async with opened(watcher, None, view.cursor) as stream:
+        await service.outcomes(*purchase("bob"))
+        await until(stream, view, lambda v: "bob" in v.plans)  # View fails on a repeat
+    assert view.snapshots == 1

@@ -15,6 +15,7 @@ from billing_service.flows.change_feed import ChangeFeed
 from billing_service.flows.check_entitlement import CheckEntitlement
 from billing_service.flows.get_checkout_session import GetCheckoutSession
 from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.retell import Retell
 from billing_service.flows.watch_entitlements import WatchEntitlements
 from billing_service.rpc.server import public_listener
 from billing_service.rpc.servicers import BillingFlows, BillingServicer
@@ -44,7 +45,9 @@ async def caller(database_url: str) -> AsyncIterator[Caller]:
             get_entitlements=get_entitlements(database, ann.prices, ann.read, ann.reads, clock),
             check_entitlement=CheckEntitlement(ann.prices, ann.read),
             list_plans=ListPlans(ann.prices),
-            watch_entitlements=WatchEntitlements(database, ann.prices, ChangeFeed(database, database_url), clock),
+            watch_entitlements=WatchEntitlements(
+                database, ann.prices, ChangeFeed(database, database_url, Retell(database, ann.prices, clock)), clock
+            ),
             change_subscription=ann.change,
             preview_subscription_update=ann.preview,
             create_portal_session=ann.portal,
