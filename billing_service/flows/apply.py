@@ -17,7 +17,7 @@ import structlog
 
 from billing_service.domain.access import accesses
 from billing_service.domain.bought_twice import bought_twice
-from billing_service.domain.entitlement import fold
+from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.facts import CustomerFacts, disputed_invoices, gather
 from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.merge import ObjectState, join
@@ -34,7 +34,7 @@ from billing_service.domain.views import (
 )
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival, Seen
-from billing_service.flows.change_by_time import overdue
+from billing_service.flows.change_by_time import overdue, told_last
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
 from billing_service.storage import (
@@ -342,10 +342,11 @@ async def _refold(
     facts = {id_: replace(gather(own), grants=rows[id_].facts.grants) for id_, own in by_customer.items()}
     items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
     context = replace(context, plans=await recall(connection, items, context.plans))
+    moved = [rows[customer_id] for customer_id in by_customer if facts[customer_id] != rows[customer_id].facts]
+    told = await told_last(connection, moved, context.plans)
     folded = [
-        _folded(rows[customer_id], facts[customer_id], own, context, causes)
-        for customer_id, own in by_customer.items()
-        if facts[customer_id] != rows[customer_id].facts
+        _folded(row, facts[row.customer_id], by_customer[row.customer_id], context, causes, told.get(row.customer_id))
+        for row in moved
     ]
     changes = [own[-1] for own in folded]
     if changes:
@@ -357,11 +358,16 @@ async def _refold(
 
 
 def _folded(
-    row: CustomerRow, facts: CustomerFacts, states: Sequence[ObjectState], context: Context, causes: Mapping[str, Cause]
+    row: CustomerRow,
+    facts: CustomerFacts,
+    states: Sequence[ObjectState],
+    context: Context,
+    causes: Mapping[str, Cause],
+    told: Entitlements | None,
 ) -> Sequence[Change]:
     """Fold one customer; before and after are compared over all time, not only as they stand now. What was overdue comes first."""
     plans = context.plans
-    late = overdue(row, plans, context.now)
+    late = overdue(row, plans, context.now, told)
     row = row if late is None else late.row
     before = accesses(row.facts, plans.of_price, plans.of_key)
     after = accesses(facts, plans.of_price, plans.of_key)

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from billing_service.domain.access import accesses
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.frozen import replace
 from billing_service.domain.plan_index import PlanIndex
+from billing_service.flows.retell import retold
+from billing_service.storage import history
 from billing_service.storage.customers import NEVER_LOOKED_AT, PRICE_RESOLVED, CustomerRow
+from billing_service.storage.database import Connection
 from billing_service.storage.history import Cause, CauseKind, Change
 
 INSTANT = timedelta(microseconds=1)
 
 
-def overdue(row: CustomerRow, plans: PlanIndex, now: datetime) -> Change | None:
-    """Give the change that fell due and is not logged yet; None where there is none.
+def overdue(row: CustomerRow, plans: PlanIndex, now: datetime, told: Entitlements | None = None) -> Change | None:
+    """Give the change that fell due and is not logged yet; None where there is none. `told` is what `told_last` has of the customer.
 
     Whoever sets anew when time changes something next takes this first: the drain would never hear of it. The log would have a
     gap then, and watchers would keep what has ended.
     """
     if row.next_change_time is None or row.next_change_time > now:
         return None
-    change = change_by_time(row, row.next_change_time, plans, now)
+    change = change_by_time(row, row.next_change_time, plans, now, told)
     return change if change.gives else None
+
+
+async def told_last(
+    connection: Connection, rows: Collection[CustomerRow], plans: PlanIndex
+) -> Mapping[str, Entitlements]:
+    """Give what watchers of this catalog were told last of those who are looked at again; no statement where nobody is.
+
+    What another catalog's process logged is told as ours has it; where a price has resolved since, that would hide it.
+    """
+    again = [row for row in rows if row.next_change_time is not None and row.next_change_time <= PRICE_RESOLVED]
+    if not again:
+        return {}
+    since = {row.customer_id: row.next_change_time for row in again}
+    last = await history.last(connection, again)
+    return {
+        one.customer_id: one.entitlements
+        for one in await retold(connection, last, plans, None)
+        if one.catalog_version == plans.catalog.version
+        or (one.folded is not None and since[one.customer_id] == NEVER_LOOKED_AT)
+    }
 
 
 def change_by_time(

@@ -22,7 +22,7 @@ from billing_service.domain.frozen import replace
 from billing_service.domain.grant import fits
 from billing_service.domain.operator import Grant, GrantWish, Operation, Order, StandingGrant
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.flows.change_by_time import overdue
+from billing_service.flows.change_by_time import overdue, told_last
 from billing_service.flows.operator_request import Asked, once
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
@@ -120,7 +120,8 @@ class ChangeGrants:
         counting = await grants.counting(connection, customer_id, now)
         facts = replace(row.facts, grants=tuple(grant.facts for grant in counting))
         plans = await recall(connection, items_of(facts), plans)
-        late = overdue(row, plans, now) if facts != row.facts else None
+        told = await told_last(connection, [row], plans)
+        late = overdue(row, plans, now, told.get(customer_id)) if facts != row.facts else None
         row = row if late is None else late.row
         before, after = (accesses(one, plans.of_price, plans.of_key) for one in (row.facts, facts))
         revision = row.revision + (before != after)

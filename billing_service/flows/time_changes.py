@@ -9,23 +9,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from itertools import chain
 
 import msgspec
 import structlog
 
-from billing_service.domain.entitlement import Entitlements
 from billing_service.domain.errors import BillingError
 from billing_service.domain.plan_index import PlanIndex
-from billing_service.flows.change_by_time import change_by_time
+from billing_service.flows.change_by_time import change_by_time, told_last
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.prices import Prices
-from billing_service.flows.retell import retold
 from billing_service.logs import named
 from billing_service.storage import customer_facts, customers, derivations, history
-from billing_service.storage.customers import NEVER_LOOKED_AT, PRICE_RESOLVED, CustomerRow
 from billing_service.storage.database import TRANSACTION_BOUND_S, Connection, Database
 from billing_service.storage.unwritable import UnwritableError
 
@@ -144,7 +141,7 @@ class TimeChanges:
         if not due:
             return 0
         plans = await recall(connection, chain.from_iterable(items_of(row.facts) for row, _ in due), plans)
-        told = await self._told(connection, due, plans)
+        told = await told_last(connection, [row for row, _ in due], plans)
         changes = [change_by_time(row, since, plans, now, told.get(row.customer_id)) for row, since in due]
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         await customers.save(connection, [change.row for change in changes], ends)
@@ -153,23 +150,6 @@ class TimeChanges:
             await customer_facts.append(connection, [change.row for change in given], now)
             await history.append(connection, given, plans.catalog.version, now)
         return len(due)
-
-    async def _told(
-        self, connection: Connection, due: Sequence[tuple[CustomerRow, datetime]], plans: PlanIndex
-    ) -> Mapping[str, Entitlements]:
-        """Give what watchers of this catalog were told last of those who are looked at again.
-
-        What another catalog's process logged is told as ours has it; where a price has resolved since, that would hide it.
-        """
-        since = {row.customer_id: since for row, since in due}
-        again = [row for row, since in due if since <= PRICE_RESOLVED]
-        last = await history.last(connection, again) if again else ()
-        return {
-            one.customer_id: one.entitlements
-            for one in await retold(connection, last, plans, None)
-            if one.catalog_version == plans.catalog.version
-            or (one.folded is not None and since[one.customer_id] == NEVER_LOOKED_AT)
-        }
 
     async def _wait_s(self) -> float:
         next_due = await self._database.run(customers.next_due)

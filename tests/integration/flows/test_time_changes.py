@@ -145,6 +145,27 @@ async def test_a_changed_catalog_does_not_hide_what_time_changed_just_before(
     assert logged(database_url) == [BOUGHT, ENDED]
 
 
+@pytest.mark.parametrize("write", [None, renewal, gift, binding])
+async def test_a_changed_catalog_does_not_hide_what_time_changes_before_everybody_was_looked_at(
+    service: Service,
+    prices: Prices,
+    drain: TimeChanges,
+    database_url: str,
+    write: Callable[[Service, Prices], Awaitable[None]] | None,
+) -> None:
+    """With many customers that takes minutes, and what falls due meanwhile is told, also where something else is written first."""
+    await service.outcomes(*purchase("ann"))
+    service.now = datetime.fromtimestamp(ENDS - 1, UTC)
+    await drain.look_again()
+    service.now = datetime.fromtimestamp(ENDS + 1, UTC)
+    if write is not None:
+        await write(service, prices)
+    await drain.drain()
+    changes = logged(database_url)
+    assert changes[:2] == [BOUGHT, ENDED]
+    assert all(earlier.after == later.before for earlier, later in pairwise(changes))
+
+
 async def test_nothing_is_logged_of_time_before_it_is_due(service: Service, database_url: str) -> None:
     await service.outcomes(*purchase("ann"))
     service.now = datetime.fromtimestamp(ENDS, UTC) - timedelta(seconds=1)
