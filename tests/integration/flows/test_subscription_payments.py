@@ -13,7 +13,7 @@ from billing_service.domain.access import Source, SourceState
 from tests.integration.flows.conftest import Service
 from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_payment, purchase, subscription
 
-DISPUTED = import_module("billing_service.storage.migrations.versions.0024_disputed_invoices_are_not_past")
+DISPUTED = import_module("billing_service.storage.migrations.versions.0022_disputed_invoices_are_not_past")
 DAY = 86_400
 YEAR = 365 * DAY
 RENEWED = START + MONTH

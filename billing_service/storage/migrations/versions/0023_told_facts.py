@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0025"
-down_revision = "0024"
+revision = "0023"
+down_revision = "0022"
 
 # A table of its own: a row of `stripe_objects` without a register would be one that the release before cannot read.
 STATEMENTS = (

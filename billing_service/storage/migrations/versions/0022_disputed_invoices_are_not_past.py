@@ -2,7 +2,7 @@
 
 from alembic import op
 
-revision = "0024"
+revision = "0022"
 down_revision = "0021"
 
 # Disputes are few, and found by how their ids begin, a range of the primary key each: `dp_`, and `du_` of former years. What hangs on one
