@@ -16,17 +16,13 @@ from uuid import UUID
 import structlog
 
 from billing_service.domain.access import accesses
-from billing_service.domain.bought_twice import bought_twice
 from billing_service.domain.entitlement import Entitlements, fold
 from billing_service.domain.facts import CustomerFacts, disputed_invoices, gather
 from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.merge import ObjectState, join
-from billing_service.domain.observation import Fact
 from billing_service.domain.ownership import owners_of
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.views import (
-    InvoiceStatus,
-    InvoiceView,
     ObjectKind,
     SessionStatus,
     SessionView,
@@ -35,13 +31,13 @@ from billing_service.domain.views import (
 from billing_service.flows import price_memory
 from billing_service.flows.arrival import Arrival, Seen
 from billing_service.flows.change_by_time import overdue, told_last
+from billing_service.flows.noted_findings import note_bought_twice, note_contradictions, note_finalization
 from billing_service.flows.price_memory import items_of, recall
 from billing_service.flows.wanted_reads import wanted_reads
 from billing_service.storage import (
     checkouts,
     customer_facts,
     customers,
-    findings,
     history,
     links,
     objects,
@@ -53,7 +49,6 @@ from billing_service.storage.checkouts import IntentState
 from billing_service.storage.connection import Answer
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
-from billing_service.storage.findings import FindingKind
 from billing_service.storage.history import Cause, CauseKind, Change
 from billing_service.storage.links import Related
 from billing_service.storage.rereads import Ask
@@ -137,7 +132,7 @@ async def apply(
     owners, given = await _refold(connection, known.values(), loaded, context, _causes(arrivals, told))
     moved = [known[object_id] for object_id in sorted(locked) if object_id in known]
     _settle_intents(connection, moved)
-    await _note_finalization(connection, moved, owners)
+    await note_finalization(connection, moved, owners)
     loose_ids = ids - owners.keys()
     asks = [*wanted_reads(arrivals, before, known, loose_ids), *also_read]
     if asks:
@@ -251,7 +246,7 @@ async def _bind(
         stripe_id: claims[stripe_id][0] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
     }
     bound = {stripe_id: owner for stripe_id, owner in found.items() if owner is not None} | fresh
-    _note_contradictions(connection, bound, claims)
+    note_contradictions(connection, bound, claims)
     customer_ids = set(bound.values())
     if not customer_ids:
         return customer_ids, None
@@ -259,16 +254,6 @@ async def _bind(
     if fresh:
         stripe_customers.bind(connection, fresh)
     return customer_ids, rows
-
-
-def _note_contradictions(connection: Connection, bound: Mapping[str, str], claims: Mapping[str, Sequence[str]]) -> None:
-    """Tell a person of Stripe customers for whom our metadata names another than the one to whom they are bound, or just were."""
-    for stripe_id, owner in bound.items():
-        for claimed in claims.get(stripe_id, ()):
-            if claimed != owner:
-                log.warning("binding_contradicted", stripe_customer_id=stripe_id)
-                detail = {"stripe_customer_id": stripe_id, "claimed_customer_id": claimed}
-                findings.note(connection, FindingKind.BINDING_CONTRADICTED, stripe_id, owner, detail)
 
 
 def _merge(
@@ -353,7 +338,7 @@ async def _refold(
         ends = {change.row.customer_id: change.after.next_change_time for change in changes}
         customer_facts.save(connection, [change.row for change in changes], ends, context.now)
         connection.push()
-    _note_bought_twice(connection, [change.row for change in changes], context.plans)
+    note_bought_twice(connection, [change.row for change in changes], context.plans)
     return owners, [change for change in chain.from_iterable(folded) if change.gives]
 
 
@@ -384,31 +369,6 @@ def _folded(
         after=folded,
     )
     return (change,) if late is None else (late, change)
-
-
-def _note_bought_twice(connection: Connection, rows: Iterable[CustomerRow], plans: PlanIndex) -> None:
-    """Tell a person of customers who hold two of one plan group: one of them is paid for nothing."""
-    for row in rows:
-        for twice in bought_twice(row.facts, plans):
-            subject = f"{row.customer_id}/{twice.plan_group}"
-            detail: dict[str, str | Sequence[str]] = {"plan_group": twice.plan_group}
-            if twice.subscription_ids:
-                detail["stripe_subscription_ids"] = twice.subscription_ids
-            if twice.checkout_session_ids:
-                detail["checkout_session_ids"] = twice.checkout_session_ids
-            findings.note(connection, FindingKind.BOUGHT_TWICE, subject, row.customer_id, detail)
-
-
-async def _note_finalization(connection: Connection, states: Iterable[ObjectState], owners: Mapping[str, str]) -> None:
-    """Tell a person of invoices that Stripe could not finalise: nobody is asked to pay them. Mended ones are closed."""
-    failed = [s for s in states if isinstance(s.view, InvoiceView) and Fact.FINALIZATION_FAILED in s.facts]
-    mended = [state.object_id for state in failed if state.view.status is not InvoiceStatus.DRAFT]
-    for state in failed:
-        detail = {"stripe_invoice_id": state.object_id, "failed_time": state.facts[Fact.FINALIZATION_FAILED]}
-        owner = owners.get(state.object_id)
-        findings.note(connection, FindingKind.FINALIZATION_FAILED, state.object_id, owner, detail)
-    if mended:
-        await findings.close(connection, FindingKind.FINALIZATION_FAILED, mended)
 
 
 def _settle_intents(connection: Connection, states: Iterable[ObjectState]) -> None:
