@@ -270,9 +270,9 @@ def _subscription(
 
 
 def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
-    """Say when a payment of an invoice first failed. One that was given up after a try failed, also where nobody told us when."""
+    """Say when a payment of an invoice first failed. One that was written off after a try failed, also where nobody told us when."""
     told = state.facts.get(Fact.PAYMENT_FAILED)
-    if told is None and bill.attempted and bill.status in _GIVEN_UP:
+    if told is None and bill.attempted and bill.status is InvoiceStatus.UNCOLLECTIBLE:
         return bill.finalized_at or bill.created
     return told
 

@@ -137,6 +137,13 @@ class ObjectState:
         return self.payload is not None or self.read is not None
 
     @property
+    def tells_of_completion(self) -> bool:
+        """Whether it tells that a checkout session was completed, or what became of its payment."""
+        if not self.is_seen:
+            return bool(self.facts)
+        return isinstance(self.view, SessionView) and self.view.status is SessionStatus.COMPLETE
+
+    @property
     def view(self) -> View:
         """What the object is held to be, by the rule over the two registers. Raises ValueError for one that is not seen."""
         payload, read = self.payload, self.read
@@ -179,12 +186,12 @@ def of_read(
     request_time: int,
     server_time: int,
     known_created: int | None,
-    known: View | None = None,
+    was_told: bool = False,
 ) -> ObjectState:
     """Give the state that this one read would make by itself.
 
     `server_time` is the answer's Date header (0: it had none, and our own clock stands in); `known_created` the `created` of the payload known when the fence was drawn,
-    and `known` what the object was held to be then.
+    and `was_told` whether anything had told by then that a checkout session was completed.
     """
     read_time = max(server_time or request_time, known_created or 0)
     return ObjectState(
@@ -193,7 +200,7 @@ def of_read(
         stripe_customer_id=observation.stripe_customer_id,
         payload=None,
         read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
-        facts=facts_of_read(observation, read_time, known),
+        facts=facts_of_read(observation, read_time, was_told=was_told),
     )
 
 

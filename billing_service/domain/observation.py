@@ -236,16 +236,16 @@ def _is_failed_payment(data: Mapping[str, Any], view: SessionView) -> bool:
     return optional_text(intent, "status") in FAILED_INTENT
 
 
-def facts_of_read(observation: Observation, read_time: int, known: View | None) -> Mapping[Fact, int]:
+def facts_of_read(observation: Observation, read_time: int, *, was_told: bool) -> Mapping[Fact, int]:
     """Give the facts that a read at `read_time` shows. Of what is paid it shows that it is, and not since when.
 
-    It was paid by then; and before the page expired, unless `known`, which was known before, waits for a delayed payment.
+    It was paid by then. Where nobody had told that the page was completed, it was paid before the page expired as well: a payment
+    that is known to be delayed comes later than that.
     """
     facts: dict[Fact, int] = {}
     view = observation.view
     if isinstance(view, SessionView) and is_paid_session(view):
-        was_delayed = isinstance(known, SessionView) and known.status is _COMPLETE and known.payment_status is _UNPAID
-        facts[Fact.PAID] = read_time if was_delayed else min(read_time, view.created + SESSION_LIFE_S)
+        facts[Fact.PAID] = read_time if was_told else min(read_time, view.created + SESSION_LIFE_S)
     if observation.payment_failed:
         facts[Fact.PAYMENT_FAILED] = read_time
     return facts

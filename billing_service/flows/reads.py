@@ -18,7 +18,7 @@ from billing_service.domain.views import ObjectKind, SessionView
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
-from billing_service.storage import objects
+from billing_service.storage import objects, told_facts
 from billing_service.storage.database import Connection, Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.listing import EXPANDED
@@ -33,6 +33,7 @@ class _Drawn:
     known: ObjectState | None
     request_time: int  # Unix seconds, by our clock
     drawn_at: float  # of `monotonic`
+    was_told: bool  # whether anything tells that a checkout session was completed
 
     def left_by(self, server_time: int) -> int:
         """Say in which second the request left: by our clock, or by Stripe's in the answer less the time that it took, if that is earlier.
@@ -148,12 +149,14 @@ class Reads:
     async def _draw(self, object_id: str) -> _Drawn:
         """Draw the fence of a read whose request has not left yet."""
 
-        async def draw(connection: Connection) -> tuple[int, ObjectState | None]:
+        async def draw(connection: Connection) -> tuple[int, ObjectState | None, bool]:
             known = await objects.find(connection, object_id)
-            return await objects.draw_fence(connection), known
+            is_told = await told_facts.wait(connection, object_id)
+            return await objects.draw_fence(connection), known, is_told
 
-        fence, known = await self._database.run(draw)
-        return _Drawn(fence, known, int(self._now().timestamp()), monotonic())
+        fence, known, is_told = await self._database.run(draw)
+        was_told = is_told or (known is not None and known.tells_of_completion)
+        return _Drawn(fence, known, int(self._now().timestamp()), monotonic(), was_told)
 
     async def _merge(self, drawn: _Drawn, answer: Read, kind: ObjectKind) -> Observation:
         """Merge what Stripe answered, and what the answer brought along; what is another deployment's is left out."""
@@ -166,7 +169,7 @@ class Reads:
                     request_time=drawn.left_by(answer.server_time),
                     server_time=answer.server_time,
                     known_created=drawn.known_created if one is seen else None,
-                    known=drawn.known.view if drawn.known and one is seen else None,
+                    was_told=drawn.was_told and one is seen,
                 ),
                 one.claim,
                 one.anchors,

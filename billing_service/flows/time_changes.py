@@ -48,12 +48,27 @@ class TimeChanges:
         self._looked_at: Mapping[str, str] | None = None  # the prices whose holders were
 
     async def run(self) -> None:
-        """Log changes as they fall due, for ever."""
-        await self.look_again()
+        """Log changes as they fall due, for ever; and beside that look at everybody, or at some, where something else may have changed them."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._look_for_ever())
+            both.create_task(self._drain_for_ever())
+
+    async def _look_for_ever(self) -> None:
+        is_looked_again = False
         while True:
             try:
+                if not is_looked_again:
+                    await self.look_again()
+                    is_looked_again = True
                 await self.look_after_others()
                 await self.look_at_holders()
+            except (BillingError, UnwritableError) as error:
+                log.warning("time_changes_interrupted", error=named(error))
+            await asyncio.sleep(LONGEST_WAIT_S)
+
+    async def _drain_for_ever(self) -> None:
+        while True:
+            try:
                 pause_s = 0.0 if await self.drain() else await self._wait_s()
             except (BillingError, UnwritableError) as error:
                 log.warning("time_changes_interrupted", error=named(error))

@@ -73,7 +73,8 @@ _SAVE = sa.text("""
 """)
 _DUE = sa.text("""
     SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
-    WHERE next_change_time <= :now ORDER BY next_change_time, customer_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+    WHERE next_change_time > :after AND next_change_time <= :now
+    ORDER BY next_change_time, customer_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
 _NEXT_DUE = sa.text("SELECT min(next_change_time) FROM customers WHERE next_change_time IS NOT NULL")
 # What was locked is judged as it is then, whoever has written it meanwhile.
@@ -165,10 +166,14 @@ def save(
 async def due(connection: Connection, now: datetime, most: int) -> Sequence[tuple[CustomerRow, datetime]]:
     """Lock and give customers of whom time alone has changed what they have, and since when, the longest due first.
 
-    Those that others have locked are left out.
+    Those that others have locked are left out. Those who are only looked at again come after them: they may be everybody.
     """
-    result = await connection.execute(_DUE, {"now": now, "most": most})
-    return [(_row(row), row.next_change_time) for row in result]
+    values = {"after": PRICE_RESOLVED, "now": now, "most": most}
+    found = [(_row(row), row.next_change_time) for row in await connection.execute(_DUE, values)]
+    if len(found) < most:
+        again = {"after": datetime.min.replace(tzinfo=UTC), "now": PRICE_RESOLVED, "most": most - len(found)}
+        found += [(_row(row), row.next_change_time) for row in await connection.execute(_DUE, again)]
+    return found
 
 
 async def next_due(connection: Connection) -> datetime | None:

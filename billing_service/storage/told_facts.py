@@ -23,6 +23,7 @@ _KEEP = sa.text("""
     ORDER BY object_id COLLATE "C", event_id COLLATE "C"
     ON CONFLICT DO NOTHING
 """)
+_WAIT = sa.text("SELECT EXISTS (SELECT 1 FROM told_facts WHERE object_id = :object_id)")
 _JOINED = sa.text("DELETE FROM told_facts WHERE object_id = ANY(CAST(:ids AS text[]))")
 
 
@@ -36,6 +37,11 @@ def keep(connection: Connection, told: Mapping[str, ObjectState]) -> Answer[Resu
         "facts": [msgspec.json.encode(state.facts).decode() for state in states],
     }
     return connection.send(_KEEP, values)
+
+
+async def wait(connection: Connection, object_id: str) -> bool:
+    """Say whether anything was told of an object that is not in its row."""
+    return bool(await connection.scalar(_WAIT, {"object_id": object_id}))
 
 
 def joined(connection: Connection, object_ids: Collection[str]) -> Answer[Result]:

@@ -10,9 +10,10 @@ import itertools
 import json
 import random
 import tomllib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -44,6 +45,7 @@ SHORT, LONG = range(8), range(40)
 SHORT_EVENTS = 6  # 720 orders
 PERMUTATIONS = 60
 THIN_SHARE = 0.5  # of the events in every second permutation
+Reads = Mapping[str, Callable[..., ObjectState]]  # by the id of the object
 
 
 class StandIn:
@@ -134,14 +136,16 @@ class History:
         given = accesses(gather(states), self.plans.of_price, self.plans.of_key)
         return fold(CUSTOMER, 0, given, self.plans.catalog, self.now + instant)
 
-    def reads(self) -> dict[str, ObjectState]:
-        """Give a read of every object as it is at the end."""
+    def reads(self) -> Reads:
+        """Give what makes a read of every object as it is at the end, of what was known of it before."""
         at = int(self.now.timestamp())
-        found = {}
+        found: dict[str, Callable[..., ObjectState]] = {}
         for name, kind in truths._KINDS.items():
             for obj in self.truth.get(name, ()):
                 seen = observe(obj, kind)
-                found[seen.object_id] = of_read(seen, fence=10**9, request_time=at, server_time=at, known_created=None)
+                found[seen.object_id] = partial(
+                    of_read, seen, fence=10**9, request_time=at, server_time=at, known_created=None
+                )
         return found
 
 
@@ -215,14 +219,13 @@ def tied(events: Iterable[Mapping[str, Any]]) -> set[str]:
     }
 
 
-def with_reads(
-    known: dict[str, ObjectState], reads: Mapping[str, ObjectState], ids: Iterable[str]
-) -> list[ObjectState]:
+def with_reads(known: dict[str, ObjectState], reads: Reads, ids: Iterable[str]) -> list[ObjectState]:
     """Give what is known once these objects were read."""
     for object_id in ids:
         if object_id in reads:
             there = known.get(object_id)
-            known[object_id] = reads[object_id] if there is None else join(there, reads[object_id])
+            read = reads[object_id](was_told=there is not None and there.tells_of_completion)
+            known[object_id] = read if there is None else join(there, read)
     return [state for state in known.values() if state.is_seen]
 
 

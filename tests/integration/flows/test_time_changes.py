@@ -166,6 +166,20 @@ async def test_a_changed_catalog_does_not_hide_what_time_changes_before_everybod
     assert all(earlier.after == later.before for earlier, later in pairwise(changes))
 
 
+async def test_who_falls_due_does_not_wait_for_those_who_are_looked_at_again(
+    service: Service, drain: TimeChanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a catalog changed those are everybody."""
+    for name in ("ann", "bob", "eve"):
+        await service.outcomes(*purchase(name))
+    await drain.look_again()
+    await service.outcomes(*purchase("zoe"))
+    service.now = datetime.fromtimestamp(ENDS + 1, UTC)
+    monkeypatch.setattr("billing_service.flows.time_changes.MOST", 1)
+    assert await drain.drain() == 1
+    assert (await service.read("zoe")).revision == 2
+
+
 async def test_nothing_is_logged_of_time_before_it_is_due(service: Service, database_url: str) -> None:
     await service.outcomes(*purchase("ann"))
     service.now = datetime.fromtimestamp(ENDS, UTC) - timedelta(seconds=1)

@@ -117,10 +117,28 @@ def test_a_purchase_that_is_only_read_was_paid_before_its_page_expired() -> None
 
 def test_a_delayed_payment_that_only_a_read_tells_of_was_paid_by_then() -> None:
     seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
-    waiting = observe(export_pass("ann", payment_status="unpaid"), ObjectKind.CHECKOUT_SESSION)
     time = START + 7 * DAY
-    read = of_read(seen, fence=1, request_time=time, server_time=time, known_created=START, known=waiting.view)
+    read = of_read(seen, fence=1, request_time=time, server_time=time, known_created=START, was_told=True)
     assert gather([read]).purchases[0].paid_time == time
+
+
+def test_a_read_moves_nothing_of_a_delayed_payment_that_an_event_told_of() -> None:
+    """It was paid days after its page expired; the slow look that follows each event must not take them from it."""
+    paid = read_event(
+        json.loads(event("checkout.session.async_payment_succeeded", export_pass("ann"), created=START + 5 * DAY))
+    )
+    assert paid.observation is not None
+    state = of_event(paid, paid.observation, 1)
+    time = START + 5 * DAY + 900
+    read = of_read(
+        paid.observation,
+        fence=2,
+        request_time=time,
+        server_time=time,
+        known_created=START + 5 * DAY,
+        was_told=state.tells_of_completion,
+    )
+    assert gather([join(state, read)]).purchases[0].paid_time == START + 5 * DAY
 
 
 @pytest.mark.parametrize("shown", ["event", "read"])

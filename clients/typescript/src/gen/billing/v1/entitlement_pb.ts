@@ -38,7 +38,8 @@ export type Entitlement = Message<"billing.v1.Entitlement"> & {
   value?: FeatureValue | undefined;
 
   /**
-   * The source that decides the value; the first of them where several do (sum, or equal values).
+   * The source that decides the value; the first of them where several do (sum, or equal values), and one in grace only where
+   * the others would not give as much without it.
    *
    * @generated from field: billing.v1.Source source = 3;
    */
@@ -584,7 +585,7 @@ export enum CheckEntitlementResponse_Reason {
   GIVEN = 1,
 
   /**
-   * A live source gives it although a payment failed; it ends at until_time unless that is mended.
+   * A live source gives it although a payment failed, and no other gives as much; it ends at until_time unless that is mended.
    *
    * @generated from enum value: REASON_GIVEN_IN_GRACE = 2;
    */
@@ -654,7 +655,8 @@ export const CheckEntitlementResponse_ReasonSchema: GenEnum<CheckEntitlementResp
 export type BatchGetEntitlementsRequest = Message<"billing.v1.BatchGetEntitlementsRequest"> & {
   /**
    * One request for each customer, 1 to 200, answered in this order; the same customer may be asked for more than once. min_revision and
-   * as_of hold as in GetEntitlements; after_checkout_session_id must be absent.
+   * as_of hold as in GetEntitlements; after_checkout_session_id must be absent. An answer of more than 4 MiB is refused (INVALID_FIELDS):
+   * with a catalog of hundreds of features, ask for fewer customers at once, or for the features that you need.
    *
    * @generated from field: repeated billing.v1.GetEntitlementsRequest requests = 1;
    */
