@@ -72,9 +72,9 @@ def _watch(found: Any) -> Iterator[Aim]:
 def _webhooks(found: Any) -> Iterator[Aim]:
     for one in _several(found):
         of = f"webhooks, {one['customers']:,} customers" + (f", Python {one['python']}" if "python" in one else "")
-        yield Aim(f"{of}: beside pgbench, whose bodies are compressed already", one["ours_over_pgbench"], 1.5)
+        yield Aim(f"{of}: beside pgbench, bodies compressed", one["ours_over_pgbench"], 1.5)
         if "ours_over_pgbench_whole_bodies" in one:
-            yield Aim(f"{of}: beside pgbench, with bodies as they come", one["ours_over_pgbench_whole_bodies"], 1.5)
+            yield Aim(f"{of}: beside pgbench, bodies as they come", one["ours_over_pgbench_whole_bodies"], 1.5)
         if "ours_over_mirror" in one:
             yield Aim(f"{of}: beside a mirror in Node", one["ours_over_mirror"], 2)
             yield Aim(f"{of}: one at a time beside the mirror, p50", one["alone_over_mirror"], 1.5, at_most=True)
