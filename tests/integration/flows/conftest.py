@@ -6,22 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from billing_service.domain.catalog import Catalog
-from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.entitlement import Entitlements
 from billing_service.flows.fulfill import Fulfill
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.subscriber import Clock, Subscriber, stand_in, subscriber
 from tests.stripe_events import DEPLOYMENT, START
 
-CATALOG_TEXT = (Path(__file__).parents[3] / "catalog.toml").read_text()
-CATALOG = parse_catalog(CATALOG_TEXT)
 NOWHERE = "http://127.0.0.1:9"  # no call of these tests goes to Stripe; the discard port would refuse one
 
 
@@ -75,4 +73,21 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 async def other_service(database_url: str) -> AsyncIterator[Service]:
     """Another process on the same database."""
     async with running(database_url) as one:
+        yield one
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def stripe_url(clock: Clock) -> AsyncIterator[str]:
+    async with stand_in(clock) as url:
+        yield url
+
+
+@pytest.fixture
+async def ann(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Subscriber]:
+    async with subscriber(database_url, stripe_url, clock) as one:
         yield one

@@ -26,7 +26,7 @@ from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.api import Interceptor
 from sandbox.stripe.app import StandInStripe
-from tests.integration.flows.conftest import CATALOG
+from tests.integration.flows.catalog import CATALOG
 from tests.stripe_proxy import Forward, StripeProxy, proxied
 
 KEY = "sk_test_changes"

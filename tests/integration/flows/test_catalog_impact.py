@@ -12,7 +12,8 @@ from billing_service.domain.impact import Direction, Impact
 from billing_service.flows import catalog_impact
 from billing_service.flows.admit_catalog import AdmitCatalog
 from billing_service.flows.catalog_impact import CatalogImpact, NoCatalogError
-from tests.integration.flows.conftest import CATALOG, Service
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import Service
 from tests.stripe_events import MONTH, event, export_pass, purchase
 from tests.unit.domain.offered import TEXT
 

@@ -11,22 +11,11 @@ import pytest
 
 from billing_service.domain.errors import BillingError
 from billing_service.domain.subscription import ChangeRequest, Operation, Subscription, Wanted
-from tests.integration.flows.subscriber import Clock, Subscriber, stand_in, subscriber
+from tests.integration.flows.subscriber import Clock, Subscriber, subscriber
 from tests.stripe_proxy import Fault, held, lose_answer, lose_request
 
 MOST_CALLS = 12  # to Stripe by one change; more means that it goes in circles
 OPERATIONS = list(Operation)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def stripe_url(clock: Clock) -> AsyncIterator[str]:
-    async with stand_in(clock) as url:
-        yield url
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -23,15 +22,8 @@ from billing_service.domain.errors import (
 from billing_service.domain.subscription import Operation
 from billing_service.storage import subscription_requests
 from billing_service.storage.database import Database
-from tests.integration.flows.subscriber import Clock, Subscriber, preview_request, stand_in, subscriber
+from tests.integration.flows.subscriber import Subscriber, preview_request
 from tests.stripe_proxy import lose_answer, lose_request
-
-
-@pytest.fixture
-async def ann(database_url: str) -> AsyncIterator[Subscriber]:
-    clock = Clock()
-    async with stand_in(clock) as url, subscriber(database_url, url, clock) as one:
-        yield one
 
 
 async def overdue(ann: Subscriber) -> str:

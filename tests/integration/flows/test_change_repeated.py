@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -36,23 +35,6 @@ from tests.integration.flows.subscriber import (
     subscriber,
 )
 from tests.stripe_proxy import Fault, fail, forward, held, lose_answer, lose_request, refuse
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def stripe_url(clock: Clock) -> AsyncIterator[str]:
-    async with stand_in(clock) as url:
-        yield url
-
-
-@pytest.fixture
-async def ann(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Subscriber]:
-    async with subscriber(database_url, stripe_url, clock) as one:
-        yield one
 
 
 def path(subscription_id: str) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -34,23 +33,6 @@ from sandbox.stripe.errors import ApiError
 from tests.integration.flows.conftest import value_of
 from tests.integration.flows.subscriber import Clock, Subscriber, decline, stand_in, subscriber, update_request
 from tests.stripe_proxy import held, lose_answer, lose_request
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def stripe_url(clock: Clock) -> AsyncIterator[str]:
-    async with stand_in(clock) as url:
-        yield url
-
-
-@pytest.fixture
-async def ann(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Subscriber]:
-    async with subscriber(database_url, stripe_url, clock) as one:
-        yield one
 
 
 def path(subscription_id: str) -> tuple[str, str]:

@@ -39,7 +39,8 @@ from billing_service.flows.reads import Reads
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
-from tests.integration.flows.conftest import CATALOG, running
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import running
 from tests.stripe_events import purchase
 from tests.stripe_proxy import StripeProxy, deny, fail, held, lose_answer, lose_request, proxied, refuse
 

@@ -23,7 +23,7 @@ from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeCallError, StripeDefinite, StripeDenied
 from sandbox.stripe.app import StandInStripe
-from tests.integration.flows.conftest import CATALOG
+from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.subscriber import Clock, subscriber
 from tests.stripe_proxy import StripeProxy, fail, lose_answer, lose_request, proxied, refuse
 from tests.unit.domain.offered import TEXT

@@ -19,7 +19,8 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.storage.database import Database
 from billing_service.storage.schema import migrate
 from billing_service.stripe_api.client import StripeApi
-from tests.integration.flows.conftest import CATALOG, NOWHERE
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import NOWHERE
 from tests.standby import Pair, execute, running_pair
 
 pytestmark = pytest.mark.slow

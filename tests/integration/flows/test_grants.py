@@ -29,7 +29,8 @@ from billing_service.flows.change_grants import ChangeGrants
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_past import ReadPast
 from billing_service.stripe_api.client import StripeApi
-from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import NOWHERE, Service
 from tests.integration.flows.test_watch import View, opened, until, watching, whole
 from tests.stripe_events import MONTH, START, event, purchase, subscription
 

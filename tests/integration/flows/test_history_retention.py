@@ -22,7 +22,8 @@ from billing_service.storage import history, history_horizon
 from billing_service.storage.database import Connection
 from billing_service.storage.history import LoggedChange, Place
 from billing_service.stripe_api.client import StripeApi
-from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import NOWHERE, Service
 from tests.integration.flows.test_watch import BOUND_S, View, Watcher, until, watching, whole
 from tests.stripe_events import START, event, subscription
 

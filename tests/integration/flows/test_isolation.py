@@ -16,7 +16,8 @@ from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
-from tests.integration.flows.conftest import CATALOG, NOWHERE, Service, running
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import NOWHERE, Service, running
 from tests.stripe_events import START, event, purchase, session, subscription
 
 NEWER_ROWS = {

@@ -13,7 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from billing_service.domain.access import SourceState
-from tests.integration.flows.conftest import CATALOG, Service, running
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import Service, running
 from tests.stripe_events import (
     MONTH,
     START,

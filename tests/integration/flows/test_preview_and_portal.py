@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -21,28 +20,11 @@ from billing_service.domain.errors import (
 )
 from billing_service.domain.portal import PortalFlow, PortalRequest
 from billing_service.domain.subscription import Operation
-from tests.integration.flows.subscriber import Clock, Subscriber, preview_request, raise_price, stand_in, subscriber
+from tests.integration.flows.subscriber import Clock, Subscriber, preview_request, raise_price, subscriber
 from tests.stripe_proxy import fail, forward, lose_answer
 
 CONFIGURATIONS = ("POST", "/v1/billing_portal/configurations")
 BACK = "https://shop.example/account"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def stripe_url(clock: Clock) -> AsyncIterator[str]:
-    async with stand_in(clock) as url:
-        yield url
-
-
-@pytest.fixture
-async def ann(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Subscriber]:
-    async with subscriber(database_url, stripe_url, clock) as one:
-        yield one
 
 
 def portal(flow: PortalFlow = PortalFlow.MANAGE, subscription_id: str | None = None) -> PortalRequest:

@@ -20,7 +20,8 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.read_past import ReadPast
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
-from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import NOWHERE, Service
 from tests.stripe_events import MONTH, START, event, invoice, session, subscription
 
 TEXT = (Path(__file__).parents[3] / "catalog.toml").read_text()

@@ -28,7 +28,7 @@ from billing_service.storage import rereads
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
-from tests.integration.flows.conftest import CATALOG
+from tests.integration.flows.catalog import CATALOG
 from tests.stripe_events import START, event, refund
 from tests.stripe_proxy import Forward, StripeProxy, fail, held, proxied
 

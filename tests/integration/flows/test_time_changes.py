@@ -21,7 +21,8 @@ from billing_service.storage.database import Connection
 from billing_service.storage.history import Cause, CauseKind
 from billing_service.storage.prices import PriceRow
 from billing_service.stripe_api.client import StripeApi
-from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import NOWHERE, Service
 from tests.integration.flows.test_watch import View, opened, until, watching, whole
 from tests.stripe_events import DEPLOYMENT, MONTH, START, event, invoice, purchase, subscription
 

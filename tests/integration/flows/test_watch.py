@@ -26,7 +26,8 @@ from billing_service.storage import history, listener
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.history import Place
 from billing_service.stripe_api.client import StripeApi
-from tests.integration.flows.conftest import CATALOG, NOWHERE, Service
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import NOWHERE, Service
 from tests.stripe_events import MONTH, START, event, invoice, purchase, subscription
 
 BOUND_S = 20  # for anything that a test waits for; far beyond what it takes

@@ -18,7 +18,8 @@ from billing_service.flows.watch_entitlements import WatchMessage
 from billing_service.storage import history
 from billing_service.storage.database import Connection
 from billing_service.storage.history import LoggedChange, Place
-from tests.integration.flows.conftest import CATALOG, CATALOG_TEXT, Service, running, value_of
+from tests.integration.flows.catalog import CATALOG, CATALOG_TEXT
+from tests.integration.flows.conftest import Service, running, value_of
 from tests.integration.flows.test_watch import BOUND_S, View, opened, until, watching, whole
 from tests.stripe_events import MONTH, START, purchase
 

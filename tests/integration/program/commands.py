@@ -13,7 +13,8 @@ from pathlib import Path
 
 from billing_service.flows.admit_catalog import AdmitCatalog
 from sandbox.stripe.app import StandInStripe
-from tests.integration.flows.conftest import CATALOG, running
+from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.conftest import running
 from tests.integration.program.conftest import KEY, ROOT
 from tests.stripe_events import purchase
 

@@ -27,7 +27,7 @@ from billing_service.rpc.server import public_listener
 from billing_service.rpc.servicers import BillingFlows, BillingServicer
 from billing_service.storage.database import Database
 from tests.entitlement_flows import get_entitlements
-from tests.integration.flows.conftest import CATALOG
+from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.subscriber import Clock, Subscriber, stand_in, subscriber
 from tests.integration.rpc.wire import error_info, listening
 
