@@ -17,6 +17,7 @@ from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from tests.integration.flows.catalog import CATALOG
+from tests.integration.flows.shop import Shop, opened
 from tests.integration.flows.subscriber import Clock, Subscriber, stand_in, subscriber
 from tests.stripe_events import DEPLOYMENT, START
 
@@ -90,4 +91,10 @@ async def stripe_url(clock: Clock) -> AsyncIterator[str]:
 @pytest.fixture
 async def ann(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Subscriber]:
     async with subscriber(database_url, stripe_url, clock) as one:
+        yield one
+
+
+@pytest.fixture
+async def shop(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Shop]:
+    async with opened(database_url, stripe_url, clock) as one:
         yield one

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import tomllib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -17,8 +12,8 @@ import psycopg
 import pytest
 
 from billing_service.deadline import deadline_after
-from billing_service.domain.catalog import Catalog, Policy
-from billing_service.domain.checkout import CheckoutRequest, CheckoutState
+from billing_service.domain.catalog import Catalog
+from billing_service.domain.checkout import CheckoutState
 from billing_service.domain.errors import (
     AlreadySubscribedError,
     CheckoutSupersededError,
@@ -30,119 +25,13 @@ from billing_service.domain.errors import (
     RequestIdReusedError,
     StripeUnavailableError,
 )
-from billing_service.flows.create_checkout_session import CreateCheckoutSession
-from billing_service.flows.fulfill import Fulfill
-from billing_service.flows.get_checkout_session import GetCheckoutSession
-from billing_service.flows.prices import Prices
-from billing_service.flows.read_entitlements import ReadEntitlements
-from billing_service.flows.reads import Reads
-from billing_service.storage.database import Database
-from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import running
+from tests.integration.flows.shop import CUSTOMERS, REQUEST, SESSIONS, Shop, grouped, opened, selling
+from tests.integration.flows.subscriber import KEY, Clock
 from tests.stripe_events import purchase
-from tests.stripe_proxy import StripeProxy, deny, fail, held, lose_answer, lose_request, proxied, refuse
-
-KEY = "sk_test_flows"
-SESSIONS = ("POST", "/v1/checkout/sessions")
-CUSTOMERS = ("POST", "/v1/customers")
-REQUEST = CheckoutRequest(
-    request_id="request-1",
-    customer_id="ann",
-    plan_key="pro",
-    price_key=None,
-    quantity=1,
-    success_url="https://shop.example/done?session={CHECKOUT_SESSION_ID}",
-    cancel_url="https://shop.example/plans",
-    customer_email="ann@example.com",
-    allow_promotion_codes=False,
-    metadata={"campaign": "spring"},
-)
-
-
-class Clock:
-    """The time that the flows and the stand-in share, ahead of the real one by what the test says."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        """Give the time."""
-        return datetime.now(UTC) + self.ahead
-
-
-class Shop:
-    """One process's flows, the Stripe they talk to, and the proxy in between."""
-
-    def __init__(
-        self, database: Database, stripe: StripeApi, proxy: StripeProxy, stripe_url: str, clock: Clock
-    ) -> None:
-        self.clock = clock
-        self.database = database
-        self.proxy = proxy
-        self.stripe = stripe
-        self.stripe_url = stripe_url
-        prices = Prices(database, stripe, CATALOG)
-        self.prices = prices
-        self.reads = reads = Reads(database, stripe, prices, "default", clock)
-        self.create = CreateCheckoutSession(database, stripe, prices, reads, "default", clock)
-        self.get = GetCheckoutSession(database, clock)
-        self.read = ReadEntitlements(database, prices, clock)
-
-    async def control(self, path: str, **body: Any) -> None:
-        """Have the stand-in do what happens at Stripe."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"{self.stripe_url}/_control/{path}", json=body) as answer,
-        ):
-            assert answer.status == 200, await answer.text()
-
-    async def sessions(self) -> list[dict[str, Any]]:
-        """Give every session that exists at Stripe."""
-        found: list[dict[str, Any]] = (await self.at_stripe("checkout/sessions"))["data"]
-        return found
-
-    async def at_stripe(self, path: str, method: str = "GET", **form: str) -> dict[str, Any]:
-        """Ask Stripe itself, past the proxy."""
-        headers = {"Authorization": f"Bearer {KEY}"}
-        async with (
-            aiohttp.ClientSession(headers=headers) as session,
-            session.request(method, f"{self.stripe_url}/v1/{path}", data=form or None) as answer,
-        ):
-            found: dict[str, Any] = await answer.json()
-            assert answer.status == 200, found
-            return found
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def stripe_url(clock: Clock) -> AsyncIterator[str]:
-    stand_in = StandInStripe(KEY, now=lambda: clock().timestamp())
-    url = await stand_in.start()
-    stand_in.seed(tomllib.loads((Path(__file__).parents[3] / "catalog.toml").read_text()))
-    yield url
-    await stand_in.stop()
-
-
-@asynccontextmanager
-async def opened(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Shop]:
-    async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(proxied(stripe_url))
-        database = Database(database_url)
-        stack.push_async_callback(database.close)
-        stripe = await stack.enter_async_context(StripeApi(KEY, proxy.url))
-        yield Shop(database, stripe, proxy, stripe_url, clock)
-
-
-@pytest.fixture
-async def shop(database_url: str, stripe_url: str, clock: Clock) -> AsyncIterator[Shop]:
-    async with opened(database_url, stripe_url, clock) as one:
-        yield one
+from tests.stripe_proxy import fail, held, lose_answer, lose_request, refuse
 
 
 async def test_a_session_carries_our_ids_and_the_catalogs_price(shop: Shop) -> None:
@@ -201,18 +90,6 @@ async def test_an_add_on_leaves_the_open_session_of_a_plan_alone(shop: Shop) -> 
     await shop.create(REQUEST)
     await shop.create(replace(REQUEST, request_id="request-2", plan_key="export_pass"))
     assert [made["status"] for made in await shop.sessions()] == ["open", "open"]
-
-
-def selling(shop: Shop, catalog: Catalog) -> CreateCheckoutSession:
-    """Give what a process with another catalog would sell."""
-    prices = Prices(shop.database, shop.stripe, catalog)
-    return CreateCheckoutSession(shop.database, shop.stripe, prices, shop.reads, "default", shop.clock)
-
-
-def grouped(**groups: str | None) -> Catalog:
-    """Give the catalog with some plans (plan key -> group) in other groups."""
-    plans = {key: replace(CATALOG.plans[key], group=group) for key, group in groups.items()}
-    return replace(CATALOG, plans={**CATALOG.plans, **plans})
 
 
 @pytest.mark.parametrize(
@@ -424,176 +301,6 @@ async def test_an_unfinished_intent_older_than_a_key_lives_is_abandoned(shop: Sh
     with psycopg.connect(database_url) as connection:
         states = connection.execute("SELECT state FROM checkout_intents ORDER BY create_time").fetchall()
     assert states == [("abandoned",), ("open",)]
-
-
-def with_trials(shop: Shop, *, one_per_customer: bool) -> CreateCheckoutSession:
-    """Sell two plans of different groups, each with a trial of fourteen days."""
-    policy = Policy(trial=timedelta(days=14), one_trial_per_customer=one_per_customer)
-    plans = {key: replace(CATALOG.plans[key], group=key, policy=policy) for key in ("pro", "team")}
-    return selling(shop, replace(CATALOG, plans={**CATALOG.plans, **plans}))
-
-
-def trials(database_url: str) -> dict[str, str | None]:
-    """Give the days of trial that each plan's page was made with."""
-    with psycopg.connect(database_url) as connection:
-        return dict(
-            connection.execute(
-                "SELECT plan_key, request_body #>> '{subscription_data,trial_period_days}' FROM checkout_intents"
-            ).fetchall()
-        )
-
-
-@pytest.mark.parametrize("paid", [False, True])
-@pytest.mark.parametrize("one_per_customer", [False, True])
-async def test_one_trial_per_customer_is_the_plans_policy_though_two_pages_are_open_or_nobody_told_us(
-    shop: Shop, database_url: str, paid: bool, one_per_customer: bool
-) -> None:
-    """Neither page was heard of as a subscription yet: what was offered counts, as long as it can be taken up."""
-    create = with_trials(shop, one_per_customer=one_per_customer)
-    first = await create(REQUEST)
-    if paid:
-        await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
-    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert trials(database_url) == {"pro": "14", "team": None if one_per_customer else "14"}
-
-
-async def test_a_trial_on_a_page_that_nobody_can_pay_any_more_is_offered_again(
-    shop: Shop, clock: Clock, database_url: str
-) -> None:
-    create = with_trials(shop, one_per_customer=True)
-    await create(REQUEST)
-    clock.ahead = timedelta(hours=25)
-    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert trials(database_url) == {"pro": "14", "team": "14"}
-
-
-async def test_a_page_that_was_paid_in_its_last_minute_was_the_one_trial_though_nobody_told_us(
-    shop: Shop, clock: Clock, database_url: str
-) -> None:
-    """Its time is over by our clock, which says nothing about what became of it."""
-    create = with_trials(shop, one_per_customer=True)
-    first = await create(REQUEST)
-    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
-    clock.ahead = timedelta(hours=24)
-    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert trials(database_url) == {"pro": "14", "team": None}
-
-
-@pytest.mark.parametrize("hours", [0, 25])
-async def test_a_trial_on_a_page_that_could_not_be_expired_counts_in_another_group_until_its_time_is_over(
-    shop: Shop, clock: Clock, database_url: str, hours: int
-) -> None:
-    trial = with_trials(shop, one_per_customer=True)
-    first = await trial(REQUEST)
-    shop.proxy.next("POST", f"/v1/checkout/sessions/{first.session.checkout_session_id}/expire", lose_request)
-    with pytest.raises(StripeUnavailableError):  # without a trial itself, so that only the page at Stripe has one
-        await selling(shop, grouped(pro="pro"))(replace(REQUEST, request_id="request-2", price_key="yearly"))
-    clock.ahead = timedelta(hours=hours)
-    await trial(replace(REQUEST, request_id="request-3", plan_key="team"))
-    assert trials(database_url)["team"] == ("14" if hours else None)
-
-
-async def test_a_page_with_a_trial_that_stripe_does_not_know_does_not_count(
-    shop: Shop, clock: Clock, database_url: str
-) -> None:
-    create = with_trials(shop, one_per_customer=True)
-    await create(REQUEST)
-    with psycopg.connect(database_url) as connection:
-        connection.execute("UPDATE checkout_intents SET checkout_session_id = 'cs_test_of_another_account'")
-    clock.ahead = timedelta(hours=25)
-    await create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert trials(database_url) == {"pro": "14", "team": "14"}
-
-
-async def test_a_stripe_customer_that_was_deleted_behind_our_back_is_replaced(shop: Shop, database_url: str) -> None:
-    first = await shop.create(REQUEST)
-    (made,) = await shop.sessions()
-    headers = {"Authorization": f"Bearer {KEY}"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.delete(f"{shop.proxy.url}/v1/customers/{made['customer']}") as answer,
-    ):
-        assert answer.status == 200
-    second = await shop.create(replace(REQUEST, request_id="request-2", plan_key="export_pass"))
-    assert second.session.checkout_session_id != first.session.checkout_session_id
-    with psycopg.connect(database_url) as connection:
-        assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (2,)
-
-
-async def hear(shop: Shop, *types: str) -> None:
-    """Have the webhooks of these types come, of all that Stripe has published; all where none is named."""
-    fulfill = Fulfill(shop.database, shop.prices, "default", shop.clock)
-    writer = asyncio.create_task(fulfill.run())
-    try:
-        found = (await shop.at_stripe("events?limit=100"))["data"]
-        await fulfill([json.dumps(one).encode() for one in found[::-1] if not types or one["type"] in types])
-    finally:
-        await fulfill.close()
-        await writer
-
-
-@pytest.mark.parametrize("heard", [True, False])
-async def test_an_open_page_of_a_deleted_stripe_customer_is_replaced_by_one_that_can_be_paid(
-    shop: Shop, heard: bool
-) -> None:
-    first = await shop.create(REQUEST)
-    (made,) = await shop.sessions()
-    await shop.at_stripe(f"customers/{made['customer']}", "DELETE")
-    if heard:
-        await hear(shop, "customer.deleted")
-        shop.proxy.next("GET", f"/v1/customers/{made['customer']}", lose_request)
-    second = await shop.create(replace(REQUEST, request_id="request-2"))
-    states = {made["id"]: made["status"] for made in await shop.sessions()}
-    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
-    await shop.control(f"checkout/sessions/{second.session.checkout_session_id}/complete", outcome="paid")
-    await shop.reads.checkout_session(second.session.checkout_session_id)
-    assert (await shop.read("ann")).plan_keys == ("pro",)
-
-
-async def test_who_was_deleted_at_stripe_buys_anew_though_nobody_told_us_that_the_subscription_ended_with_it(
-    shop: Shop,
-) -> None:
-    first = await shop.create(REQUEST)
-    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
-    await shop.reads.checkout_session(first.session.checkout_session_id)
-    (made,) = await shop.sessions()
-    await shop.at_stripe(f"customers/{made['customer']}", "DELETE")
-    await hear(shop, "customer.deleted")
-    assert (await shop.create(replace(REQUEST, request_id="request-2"))).session.state is CheckoutState.OPEN
-
-
-@pytest.mark.parametrize("fault", [lose_request, held(asyncio.Event(), asyncio.Event())], ids=["lost", "hangs"])
-async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop, fault: Any) -> None:
-    first = await shop.create(REQUEST)
-    (made,) = await shop.sessions()
-    shop.proxy.next("GET", f"/v1/customers/{made['customer']}", fault)
-    with deadline_after(6):
-        assert (await shop.create(replace(REQUEST, request_id="request-2"))).session == first.session
-
-
-@pytest.mark.parametrize("denied", ["session", "subscription"])
-async def test_a_purchase_that_stripe_denies_does_not_block_its_group(shop: Shop, denied: str) -> None:
-    """A completed session names a subscription that nobody heard of, and Stripe has no such object."""
-    first = await shop.create(REQUEST)
-    session_id = first.session.checkout_session_id
-    await shop.control(f"checkout/sessions/{session_id}/complete", outcome="paid")
-    await hear(shop, "checkout.session.completed")
-    (made,) = await shop.sessions()
-    paths = {
-        "session": f"/v1/checkout/sessions/{session_id}",
-        "subscription": f"/v1/subscriptions/{made['subscription']}",
-    }
-    shop.proxy.next("GET", paths[denied], *[deny] * 2)  # before the intent is committed, and before the page is made
-    created = await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert created.session.plan_key == "team"
-
-
-async def test_a_session_that_stripe_does_not_know_does_not_block_its_group(shop: Shop, database_url: str) -> None:
-    await shop.create(REQUEST)
-    with psycopg.connect(database_url) as connection:
-        connection.execute("UPDATE checkout_intents SET checkout_session_id = 'cs_test_of_another_account'")
-    created = await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
-    assert created.session.plan_key == "team"
 
 
 @pytest.mark.parametrize(
