@@ -109,6 +109,7 @@ class ChangeFeed:
         self._url = url
         self._place: Place | None = None
         self._read_time_s = -math.inf
+        self._answered_time_s = -math.inf
         self._beginning = asyncio.Lock()
         self._wake = asyncio.Event()
         self._watched = asyncio.Event()  # set while anybody watches
@@ -171,6 +172,11 @@ class ChangeFeed:
         """
         return self._read_time_s
 
+    @property
+    def answered_time_s(self) -> float:
+        """Say when (by the monotonic clock) a read began that was answered, whether it came to the end of the log or is behind."""
+        return self._answered_time_s
+
     async def _begin(self) -> Place:
         """Give how far the log was read; the first who asks finds where it ends, and nobody moves that on but the reader."""
         async with self._beginning:
@@ -182,6 +188,7 @@ class ChangeFeed:
         """Hand the next changes over; say whether there may be more at once."""
         place, began_s = await self._begin(), time.monotonic()
         found = await self._database.run(lambda connection: history.since(connection, place, MOST_READ))
+        self._answered_time_s = began_s
         if found is None:
             log.warning("change_feed_lost", position=place.position)
             self._place = await self._database.run(history.tip)

@@ -252,7 +252,7 @@ class WatchEntitlements:
         Raises:
             DatabaseUnavailableError: it was not read for too long.
         """
-        if time.monotonic() - max(self._feed.read_time_s, since_s) > MOST_DEAF_S:
+        if time.monotonic() - max(self._feed.answered_time_s, since_s) > MOST_DEAF_S:
             raise DatabaseUnavailableError
 
     async def _anew(self, one: Subscription, scope: str) -> AsyncGenerator[WatchMessage, None]:

@@ -11,7 +11,7 @@ import pytest
 
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.errors import DatabaseUnavailableError
-from billing_service.flows import watch_entitlements
+from billing_service.flows import change_feed, watch_entitlements
 from billing_service.flows.prices import Prices
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchMessage
@@ -21,7 +21,7 @@ from billing_service.storage.history import LoggedChange, Place
 from tests.integration.flows.catalog import CATALOG, CATALOG_TEXT
 from tests.integration.flows.conftest import Service, running, value_of
 from tests.integration.flows.test_watch import BOUND_S, View, opened, until, watching, whole
-from tests.stripe_events import MONTH, START, purchase
+from tests.stripe_events import MONTH, START, event, purchase, subscription
 
 HASTY = parse_catalog(CATALOG_TEXT + "\n[plans.pro.policy]\nperiod_end_leeway_hours = 0\n")
 SMALLER = parse_catalog(CATALOG_TEXT.replace("projects = 50", "projects = 40"))
@@ -50,6 +50,39 @@ async def test_who_cannot_read_the_log_does_not_say_that_nothing_happened_and_se
     async with watching(database_url, service) as other, opened(other, None, view.cursor) as stream:
         await until(stream, view, lambda v: v.plans.get("ann") == ("pro",))
     assert view.snapshots == 1
+
+
+async def test_a_watch_behind_much_that_is_of_others_goes_on_and_says_nothing_until_it_knows(
+    service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database answers, if slowly, and the log is long: nothing is away, and what comes at its end is told."""
+    monkeypatch.setattr(watch_entitlements, "PROGRESS_S", 0.05)
+    monkeypatch.setattr(watch_entitlements, "MOST_DEAF_S", 0.5)
+    monkeypatch.setattr(change_feed, "MOST_READ", 10)
+    view, read = View(), history.since
+
+    async def slow(connection: Connection, place: Place, most: int) -> Sequence[LoggedChange] | None:
+        await asyncio.sleep(0.02)
+        return await read(connection, place, most)
+
+    await service.outcomes(*purchase("ann"))
+    async with watching(database_url, service) as behind, opened(behind, ["ann"]) as stream:
+        await until(stream, view, whole)
+        monkeypatch.setattr(history, "since", slow)
+        with psycopg.connect(database_url) as connection:
+            connection.execute("""
+                WITH others AS (SELECT 'c' || n AS name FROM generate_series(1, 600) AS n),
+                made AS (INSERT INTO customers (customer_id) SELECT name FROM others RETURNING customer_id)
+                INSERT INTO entitlement_changes (
+                    position, customer_id, revision, change_time, cause, cause_id, catalog_version, before, after)
+                SELECT nextval('entitlement_position'), name, 1, change_time, cause, cause_id, catalog_version, before, after
+                FROM others, (SELECT * FROM entitlement_changes WHERE customer_id = 'ann') AS known, (SELECT count(*) FROM made) AS m
+            """)
+        service.now = datetime.fromtimestamp(START + 2 * MONTH, UTC)
+        await service.outcomes(
+            event("customer.subscription.deleted", subscription("ann", "canceled"), created=START + 60)
+        )
+        await until(stream, view, lambda v: v.plans.get("ann") == ("free",))
 
 
 async def test_what_a_process_with_another_catalog_logs_is_told_as_reads_say_it(
