@@ -39,7 +39,6 @@ from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.errors import StripeCallError
 
-COMMANDS: Final = ("reconcile", "replay", "quarantine", "findings")
 LISTED: Final = 100  # lines of a list
 STRIPE_KEEPS: Final = timedelta(days=30)
 
