@@ -30,6 +30,7 @@ _COMPLETE = SessionStatus.COMPLETE
 _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 _GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
+BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
 
@@ -143,12 +144,12 @@ def _object_id(state: ObjectState) -> str:
 
 @frozen
 class PastInvoice:
-    """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, and the latest paid one, still say
-    anything: a customer may have hundreds, and what an event costs is not to grow with them.
+    """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, the latest paid one, and a change
+    that began a period which runs still say anything: a customer may have hundreds, and what an event costs is not to grow with them.
     """
 
-    subscription_id: str | None  # None: of none, or of a change that was dropped; only by its id is it ever wanted
-    paid: bool
+    subscription_id: str | None
+    paid: bool | None  # None: a change that went void, which says something only where a period began with it
     created: int
 
 
@@ -163,8 +164,7 @@ def past_invoice(state: ObjectState) -> PastInvoice | None:
     view = state.view
     if not isinstance(view, InvoiceView):
         return None
-    subscription_id = None if _is_dropped_change(view) else view.subscription_id
-    return PastInvoice(subscription_id, view.status is _PAID, view.created)
+    return PastInvoice(view.subscription_id, None if _is_void_change(view) else view.status is _PAID, view.created)
 
 
 def disputed_invoices(objects: Collection[ObjectState]) -> frozenset[str]:
@@ -193,16 +193,17 @@ class _Bills:
 
         Stripe itself takes such an invoice back where the change was to wait for its payment (`pending_if_incomplete`): the
         change was not made, and what was before it stands. https://docs.stripe.com/billing/subscriptions/pending-updates
-        A change that was made began a period with its invoice, if it was to be paid by it at once.
+        A change that was made began a period with its invoice, if it was to be paid by it at once; that one counts also where
+        another change was dropped since.
         """
         latest_id = subscription.latest_invoice_id
         latest = self.invoice(latest_id)
-        if latest is None or not _is_dropped_change(latest) or _began(subscription, latest):
+        if latest is None or not _is_dropped(subscription, latest):
             return latest_id
         others = [
             (view.created, state.object_id)
             for state, view in self._invoices
-            if view.subscription_id == subscription_id and not _is_dropped_change(view)
+            if view.subscription_id == subscription_id and not _is_dropped(subscription, view)
         ]
         return max(others)[1] if others else latest_id
 
@@ -215,7 +216,7 @@ class _Bills:
             for state, view in self._invoices
             if view.subscription_id == subscription_id
             and (view.status is _OPEN or (state.object_id == deciding_id and view.status in UNSETTLED))
-            and not (_is_dropped_change(view) and not _began(subscription, view))
+            and not _is_dropped(subscription, view)
         ]
 
     def dispute(self, subscription_id: str, subscription: SubscriptionView) -> DisputeStanding | None:
@@ -287,13 +288,20 @@ def _due(
     return state.told_time if view.status is SubscriptionStatus.PAST_DUE and not is_paid else None
 
 
-def _is_dropped_change(view: InvoiceView) -> bool:
+def _is_dropped(subscription: SubscriptionView, view: InvoiceView) -> bool:
+    return _is_void_change(view) and not _began(subscription, view)
+
+
+def _is_void_change(view: InvoiceView) -> bool:
     return view.status is _VOID and view.billing_reason == "subscription_update"
 
 
 def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:
-    """Say whether a period, not the first, began with an invoice or after it."""
-    return any(max(invoice.created, subscription.start + 1) <= item.period_start for item in subscription.items)
+    """Say whether a period that runs, not the first, began with an invoice: what began later did so with another one."""
+    return any(
+        max(invoice.created, subscription.start + 1) <= item.period_start <= invoice.created + BEGAN_S
+        for item in subscription.items
+    )
 
 
 def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:

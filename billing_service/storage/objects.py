@@ -57,18 +57,20 @@ _COLUMNS = """
     facts::text AS facts
 """
 # Of these customers, whichever Stripe customer an object names, every object that may still say anything (see `PastInvoice`): what is
-# not past, the latest invoice of each subscription by either register, the latest past ones, and what hangs together with any of these.
+# not past, the latest invoice of each subscription by either register, the latest past ones, the changes that went void since the one
+# that was paid, at most twenty, and what hangs together with any of these.
 # In few steps, each of which has to be set up anew at every run; what has no such invoice gives NULLs, which lead nowhere.
 _LOAD = sa.text(f"""
     WITH RECURSIVE related (object_id) AS (
         (SELECT unnest(ARRAY[
-            o.object_id, o.latest, o.latest_read,
-            CASE WHEN o.kind = 'subscription' THEN (
-                SELECT i.object_id FROM stripe_objects AS i WHERE i.past_subscription_id = o.object_id AND i.past_paid
-                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END,
+            o.object_id, o.latest, o.latest_read, paid.object_id,
             CASE WHEN o.kind = 'subscription' THEN (
                 SELECT i.object_id FROM stripe_objects AS i WHERE i.past_subscription_id = o.object_id AND NOT i.past_paid
-                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END])
+                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END]
+            || CASE WHEN o.kind = 'subscription' THEN ARRAY(
+                SELECT i.object_id FROM stripe_objects AS i
+                WHERE i.past_subscription_id = o.object_id AND i.past_paid IS NULL AND i.past_created >= coalesce(paid.past_created, 0)
+                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 20) END)
          FROM (
             SELECT object_id, kind, payload_view ->> 'latest_invoice_id' AS latest, read_view ->> 'latest_invoice_id' AS latest_read
             FROM stripe_objects
@@ -76,7 +78,11 @@ _LOAD = sa.text(f"""
                 SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))
           UNION ALL
             SELECT id COLLATE "C", kind, NULL, NULL
-            FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[])) AS arriving (id, kind)) AS o)
+            FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[])) AS arriving (id, kind)) AS o
+         LEFT JOIN LATERAL (
+            SELECT i.object_id, i.past_created FROM stripe_objects AS i
+            WHERE o.kind = 'subscription' AND i.past_subscription_id = o.object_id AND i.past_paid
+            ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) AS paid ON true)
       UNION
         SELECT other.object_id
         FROM related JOIN stripe_links AS own USING (object_id) JOIN stripe_links AS other USING (anchor_id)

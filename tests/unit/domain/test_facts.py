@@ -188,6 +188,40 @@ def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
         assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.VOID, began + 5)
 
 
+def test_a_change_that_is_dropped_gives_nothing_of_a_period_that_another_began_unpaid() -> None:
+    """The invoice that began the year is past by then, and of the two that went void it is the one that counts."""
+    began, dropped_at = START + 10 * DAY, START + 30 * DAY
+    yearly = subscription("ann", latest_invoice="in_2")
+    yearly["items"]["data"][0] |= {"current_period_start": began, "current_period_end": began + 365 * DAY}
+    bill = invoice("ann", "open", id="in_2", billing_reason="subscription_update", created=began)
+    dropped = invoice("ann", "void", id="in_3", billing_reason="subscription_update", created=dropped_at)
+    bodies = [
+        event("invoice.payment_failed", bill, created=began + 5),
+        event("invoice.voided", bill | {"status": "void"}, created=began + 9),
+        event("customer.subscription.updated", yearly | {"latest_invoice": "in_3"}, created=dropped_at),
+        event("invoice.voided", dropped, created=dropped_at + DAY),
+    ]
+    for order in permutations(bodies):
+        (facts,) = gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions
+        assert (facts.invoice_status, facts.invoice_failed, facts.failed_time) == (InvoiceStatus.VOID, True, began + 5)
+
+
+def test_a_change_that_was_dropped_before_a_renewal_that_nobody_told_of_began_nothing() -> None:
+    """Two pending updates that expired, with a renewal between them: what is known to be paid counts on."""
+    renewed = subscription("ann", latest_invoice="in_4")
+    renewed["items"]["data"][0] |= {"current_period_start": START + 30 * DAY, "current_period_end": START + 60 * DAY}
+    bodies = [event("customer.subscription.updated", renewed, created=START + 35 * DAY)]
+    for number, day in ((2, 5), (4, 34)):
+        bill = invoice(
+            "ann", "open", id=f"in_{number}", billing_reason="subscription_update", created=START + day * DAY
+        )
+        bodies.append(event("invoice.payment_failed", bill, created=START + day * DAY + 1))
+        bodies.append(event("invoice.voided", bill | {"status": "void"}, created=START + (day + 1) * DAY))
+    for order in permutations(bodies):
+        (facts,) = gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions
+        assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.PAID, None)
+
+
 def test_an_overdue_invoice_that_nobody_told_of_is_due_since_the_subscription_says_so() -> None:
     """In the middle of a year it would else be due since its beginning, and the grace long over."""
     late = subscription("ann", "past_due", latest_invoice="in_2")
