@@ -31,6 +31,7 @@ _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 _GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
+RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
 
@@ -222,16 +223,18 @@ class _Bills:
     def dispute(self, subscription_id: str, subscription: SubscriptionView) -> DisputeStanding | None:
         """Say how the worst dispute of a subscription's payments stands.
 
-        One that is open counts whatever it is of: customers dispute what was charged weeks ago. One that was lost counts until a
-        later period was paid.
+        One that is open counts whatever it is of: customers dispute what was charged weeks ago. One that was lost counts until
+        later periods began of all that it may have paid for, and the latest of them is paid.
         """
         if not self._disputed:
             return None
-        began = max(item.period_start for item in subscription.items)
         own = [(state.object_id, view) for state, view in self._invoices if view.subscription_id == subscription_id]
-        is_paid = any(view.status is _PAID and view.created >= began for _, view in own)
-        found = [(self.payments.dispute_of_invoice(id_), is_paid and view.created < began) for id_, view in own]
-        return worst(one for one, is_over in found if one is DisputeStanding.OPEN or not is_over)
+        found = [(self.payments.dispute_of_invoice(id_), view) for id_, view in own if id_ in self._disputed]
+        return worst(
+            standing
+            for standing, view in found
+            if standing is DisputeStanding.OPEN or not _is_made_up_for(view, subscription, [other for _, other in own])
+        )
 
     def settled(self, subscription_id: str) -> bool:
         return subscription_id in self._settled
@@ -242,9 +245,9 @@ def _subscription(
 ) -> SubscriptionFacts:
     subscription_id = state.object_id
     invoice_id = bills.deciding(subscription_id, view)
-    invoice = bills.invoice(invoice_id)
+    invoice, before = bills.invoice(invoice_id), None
     if view.status is SubscriptionStatus.PAST_DUE and invoice_id != view.latest_invoice_id:
-        invoice = None  # that one is of before: the invoice that is overdue is not known
+        invoice, before = None, invoice  # that one is of before: the invoice that is overdue is not known
     unpaid = bills.unpaid(subscription_id, view, invoice_id)
     failed = {one.object_id: time for one, bill in unpaid if (time := _failed_time(one, bill)) is not None}
     settled = bills.settled(subscription_id)
@@ -262,12 +265,29 @@ def _subscription(
         first_payment=not settled and _is_first(view, invoice),
         first_payment_settled=settled,
         failed_time=min(failed.values()) if failed else None,
-        due_time=_due(state, view, invoice, [bill for _, bill in unpaid]),
+        due_time=_due([bill for _, bill in unpaid]) if unpaid else _overdue(state, view, invoice, before),
         collection_paused=view.collection_paused,
         dispute=bills.dispute(subscription_id, view),
         customer_deleted=state.stripe_customer_id in gone,
         invoice_failed=invoice_id in failed if invoice is not None and invoice.status in _GIVEN_UP else None,
     )
+
+
+def _is_made_up_for(lost: InvoiceView, subscription: SubscriptionView, own: Iterable[InvoiceView]) -> bool:
+    if any(_may_have_paid_for(lost, item) for item in subscription.items):
+        return False
+    begin = max(item.period_start for item in subscription.items)
+    return any(view.status is _PAID and view.created >= begin and view.created > lost.created for view in own)
+
+
+def _may_have_paid_for(invoice: InvoiceView, item: ItemView) -> bool:
+    """Say whether an invoice may be of the period of an item that runs; its lines are not known.
+
+    That of a renewal is of the items whose period began with it. Every other is of whatever ran when it was made.
+    """
+    if invoice.billing_reason == "subscription_cycle":
+        return item.period_start <= invoice.created < item.period_start + RENEWED_S
+    return item.period_start <= invoice.created
 
 
 def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
@@ -278,14 +298,23 @@ def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
     return told
 
 
-def _due(
-    state: ObjectState, view: SubscriptionView, invoice: InvoiceView | None, unpaid: Collection[InvoiceView]
+def _due(unpaid: Iterable[InvoiceView]) -> int:
+    return min(bill.finalized_at or bill.created for bill in unpaid)
+
+
+def _overdue(
+    state: ObjectState, view: SubscriptionView, invoice: InvoiceView | None, before: InvoiceView | None
 ) -> int | None:
-    if unpaid:
-        return min(bill.finalized_at or bill.created for bill in unpaid)
-    is_paid = invoice is not None and invoice.status is _PAID
-    # Nobody has told us of the invoice that was not paid. It is no older than what the subscription says of it.
-    return state.told_time if view.status is SubscriptionStatus.PAST_DUE and not is_paid else None
+    """Say since when a subscription is past due by an invoice that nobody told us of: as it first said so itself.
+
+    `before` is the invoice that counts where the latest is of a change that was dropped. Then the one that is overdue came in between.
+    """
+    if view.status is not SubscriptionStatus.PAST_DUE or (invoice is not None and invoice.status is _PAID):
+        return None
+    told = state.overdue or {}
+    if before is not None:
+        return min((time for time in told.values() if time > before.created), default=state.told_time)
+    return told.get(view.latest_invoice_id or "", state.told_time)
 
 
 def _is_dropped(subscription: SubscriptionView, view: InvoiceView) -> bool:
