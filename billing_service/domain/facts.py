@@ -30,6 +30,7 @@ _COMPLETE = SessionStatus.COMPLETE
 _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 _GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
+_FIRST, _RENEWAL, _CHANGE = "subscription_create", "subscription_cycle", "subscription_update"  # Stripe's billing_reason
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
 RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
@@ -49,7 +50,7 @@ class SubscriptionFacts:
     trial_end: int | None
     invoice_status: InvoiceStatus | None  # of the invoice that decides; None: there is none, or it is not known yet
     invoice_known: bool  # False: there is a latest invoice and nothing was heard of it yet
-    first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs
+    first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs or was never paid
     first_payment_settled: bool  # an invoice of it, or the checkout session that made it, was seen paid
     failed_time: int | None  # the first failure known of an invoice that is not paid
     due_time: (
@@ -145,12 +146,12 @@ def _object_id(state: ObjectState) -> str:
 
 @frozen
 class PastInvoice:
-    """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, the latest paid one, and a change
-    that began a period which runs still say anything: a customer may have hundreds, and what an event costs is not to grow with them.
+    """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, the latest paid one, and what went
+    void since that may still say anything: a customer may have hundreds, and what an event costs is not to grow with them.
     """
 
     subscription_id: str | None
-    paid: bool | None  # None: a change that went void, which says something only where a period began with it
+    paid: bool | None  # None: void, and the first one or one of a change, which may have begun a period that was never paid
     created: int
 
 
@@ -165,7 +166,8 @@ def past_invoice(state: ObjectState) -> PastInvoice | None:
     view = state.view
     if not isinstance(view, InvoiceView):
         return None
-    return PastInvoice(view.subscription_id, None if _is_void_change(view) else view.status is _PAID, view.created)
+    may_have_begun = view.status is _VOID and view.billing_reason in {_FIRST, _CHANGE}
+    return PastInvoice(view.subscription_id, None if may_have_begun else view.status is _PAID, view.created)
 
 
 def disputed_invoices(objects: Collection[ObjectState]) -> frozenset[str]:
@@ -184,6 +186,11 @@ class _Bills:
         self._by_id = {state.object_id: view for state, view in known.invoices}
         self._disputed = payments.disputed_invoices()
         self._settled = {view.subscription_id for _, view in known.invoices if view.status is _PAID}
+        self._never_began = {
+            view.subscription_id
+            for _, view in known.invoices
+            if view.billing_reason == _FIRST and view.status in _GIVEN_UP and view.subscription_id not in self._settled
+        }
         self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
@@ -239,6 +246,10 @@ class _Bills:
     def settled(self, subscription_id: str) -> bool:
         return subscription_id in self._settled
 
+    def never_began(self, subscription_id: str) -> bool:
+        """Say whether the first invoice was given up, and nothing was paid since as far as is known."""
+        return subscription_id in self._never_began
+
 
 def _subscription(
     state: ObjectState, view: SubscriptionView, bills: _Bills, gone: Collection[str | None]
@@ -262,7 +273,7 @@ def _subscription(
         trial_end=view.trial_end,
         invoice_status=invoice.status if invoice else None,
         invoice_known=invoice is not None or view.latest_invoice_id is None,
-        first_payment=not settled and _is_first(view, invoice),
+        first_payment=not settled and (bills.never_began(subscription_id) or _is_first(view, invoice)),
         first_payment_settled=settled,
         failed_time=min(failed.values()) if failed else None,
         due_time=_due([bill for _, bill in unpaid]) if unpaid else _overdue(state, view, invoice, before),
@@ -285,7 +296,7 @@ def _may_have_paid_for(invoice: InvoiceView, item: ItemView) -> bool:
 
     That of a renewal is of the items whose period began with it. Every other is of whatever ran when it was made.
     """
-    if invoice.billing_reason == "subscription_cycle":
+    if invoice.billing_reason == _RENEWAL:
         return item.period_start <= invoice.created < item.period_start + RENEWED_S
     return item.period_start <= invoice.created
 
@@ -318,11 +329,7 @@ def _overdue(
 
 
 def _is_dropped(subscription: SubscriptionView, view: InvoiceView) -> bool:
-    return _is_void_change(view) and not _began(subscription, view)
-
-
-def _is_void_change(view: InvoiceView) -> bool:
-    return view.status is _VOID and view.billing_reason == "subscription_update"
+    return view.status is _VOID and view.billing_reason == _CHANGE and not _began(subscription, view)
 
 
 def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:
@@ -335,8 +342,8 @@ def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:
 
 def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:
     reason = invoice.billing_reason if invoice else None
-    if reason is not None and reason != "subscription_update":  # an update may come before the first payment
-        return reason == "subscription_create"
+    if reason is not None and reason != _CHANGE:  # a change may come before the first payment
+        return reason == _FIRST
     return all(item.period_start <= view.start for item in view.items)
 
 

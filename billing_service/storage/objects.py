@@ -59,8 +59,8 @@ _COLUMNS = """
     facts::text AS facts, overdue::text AS overdue
 """
 # Of these customers, whichever Stripe customer an object names, every object that may still say anything (see `PastInvoice`): what is
-# not past, the latest invoice of each subscription by either register, the latest past ones, the changes that went void since the one
-# that was paid, at most twenty, and what hangs together with any of these.
+# not past, the latest invoice of each subscription by either register, the latest past ones, what went void since the one that was paid
+# and may have begun a period, at most twenty, and what hangs together with any of these.
 # In few steps, each of which has to be set up anew at every run; what has no such invoice gives NULLs, which lead nowhere.
 _LOAD = sa.text(f"""
     WITH RECURSIVE related (object_id) AS (

@@ -25,6 +25,10 @@ class Deed(StrEnum):
     KEEP = "keep"
     CHANGE = "change"
     CHANGE_WHEN_PAID = "change_when_paid"
+    ADD_ITEM = "add_item"
+    REMOVE_ITEM = "remove_item"
+    RESTART = "restart"
+    CANCEL_AT = "cancel_at"
     PAUSE = "pause"
     RESUME = "resume"
     PAUSE_COLLECTION = "pause_collection"
@@ -47,6 +51,10 @@ _WEIGHTS = {
     Deed.KEEP: 3,
     Deed.CHANGE: 8,
     Deed.CHANGE_WHEN_PAID: 6,
+    Deed.ADD_ITEM: 4,
+    Deed.REMOVE_ITEM: 2,
+    Deed.RESTART: 4,
+    Deed.CANCEL_AT: 2,
     Deed.PAUSE: 3,
     Deed.RESUME: 4,
     Deed.PAUSE_COLLECTION: 4,

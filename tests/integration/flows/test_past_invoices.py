@@ -137,6 +137,24 @@ async def test_a_change_that_began_a_period_unpaid_decides_after_another_was_dro
         assert (facts.invoice_status, facts.invoice_failed, facts.failed_time) == ("void", True, began + 1)
 
 
+async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(service: Service) -> None:
+    """What comes after it is past as well, and names it no more."""
+    created, _, updated, completed = purchase("ann")
+    await service.outcomes(created, updated, event("invoice.voided", invoice("ann", "void"), created=START + 5))
+    for number in (1, 2):
+        bill = invoice(
+            "ann", "void", id=f"in_ann_{number}", created=START + number * MONTH, billing_reason="subscription_cycle"
+        )
+        there = subscription("ann", latest_invoice=f"in_ann_{number}", start=START + number * MONTH)
+        await service.outcomes(
+            event("invoice.voided", bill, created=START + number * MONTH + 5),
+            event("customer.subscription.updated", there | {"start_date": START}, created=START + number * MONTH),
+        )
+        assert (await kept(service, "ann")).subscriptions[0].first_payment
+    await service.outcomes(event("customer.subscription.updated", there, created=START + 2 * MONTH + 9))
+    assert (await kept(service, "ann")).subscriptions[0].first_payment
+
+
 def happenings(draw: random.Random) -> Iterator[bytes]:
     """Give events of a subscription and its invoices as they could come from a Stripe that knows hardly any rules."""
     ends = [draw.choice(ENDS) for _ in range(INVOICES)]

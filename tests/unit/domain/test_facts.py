@@ -271,6 +271,23 @@ def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_no
     assert (facts.invoice_status, facts.due_time) == (None, START + 30 * DAY)
 
 
+@pytest.mark.parametrize("status", ["draft", "open", "void", None])
+def test_who_never_paid_is_at_the_first_payment_in_the_next_period_too(status: str | None) -> None:
+    """The first debit came back; Stripe leaves the subscription active, and bills it again. Of who came before us nothing is known."""
+    began = START + 30 * DAY
+    renewed = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    returned = event("invoice.voided", invoice("ann", "void"), created=START + 5 * DAY)
+    bodies = [event("customer.subscription.updated", renewed, created=began)]
+    if status is not None:
+        bill = invoice("ann", status, id="in_2", billing_reason="subscription_cycle", created=began)
+        bodies.append(event("invoice.payment_failed", bill, created=began + 1))
+    for order in permutations([CREATED, returned, *bodies]):
+        assert gathered(*order).subscriptions[0].first_payment
+    assert not gathered(CREATED, *bodies).subscriptions[0].first_payment
+    paid = event("invoice.paid", invoice("ann", id="in_1", created=START + 6 * DAY))
+    assert not gathered(CREATED, returned, *bodies, paid).subscriptions[0].first_payment
+
+
 YEAR, MONTHLY = 365 * DAY, 30 * DAY
 
 
