@@ -53,9 +53,8 @@ class SubscriptionFacts:
     first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs or was never paid
     first_payment_settled: bool  # an invoice of it, or the checkout session that made it, was seen paid
     failed_time: int | None  # the first failure known of an invoice that is not paid
-    due_time: (
-        int | None
-    )  # when the earliest invoice that is not paid was finalised, or made; or, none known, what is overdue was told of
+    # When the earliest invoice that is not paid was due, or finalised, or made; or, none known, what is overdue was told of.
+    due_time: int | None
     collection_paused: bool = False
     dispute: DisputeStanding | None = None
     customer_deleted: bool = False
@@ -310,7 +309,7 @@ def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
 
 
 def _due(unpaid: Iterable[InvoiceView]) -> int:
-    return min(bill.finalized_at or bill.created for bill in unpaid)
+    return min(bill.due_date or bill.finalized_at or bill.created for bill in unpaid)
 
 
 def _overdue(

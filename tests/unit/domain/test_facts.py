@@ -259,6 +259,21 @@ def test_grace_is_counted_from_the_first_word_of_past_due_however_often_it_is_sa
     assert facts.due_time == START + 130 * DAY
 
 
+def test_an_invoice_that_is_sent_is_overdue_from_when_it_was_due() -> None:
+    """`collection_method=send_invoice`: a month to pay in is no part of the grace, and nothing fails."""
+    due = START + 60 * DAY
+    sent = invoice(
+        "ann", "open", id="in_2", created=START + 30 * DAY, billing_reason="subscription_cycle", due_date=due
+    )
+    late = subscription("ann", "past_due", latest_invoice="in_2")
+    bodies = [
+        event("invoice.finalization_failed", sent, created=START + 30 * DAY),
+        event("customer.subscription.updated", late, created=due + 1),
+    ]
+    for order in permutations(bodies):
+        assert gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions[0].due_time == due
+
+
 def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_nobody_told_of() -> None:
     bodies = [event("invoice.paid", invoice("ann"))]
     for number, day in ((2, 30), (3, 31), (4, 33)):
