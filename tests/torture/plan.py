@@ -42,7 +42,7 @@ class Deed(StrEnum):
     RAISE_PRICE = "raise_price"
 
 
-_WEIGHTS = {
+WEIGHTS = {
     Deed.BUY: 30,
     Deed.CARD: 12,
     Deed.SETTLE: 5,
@@ -136,7 +136,7 @@ def _round(draw: random.Random, ids: tuple[str, ...], index: int, rounds: int, l
     if index == 0:  # everybody begins by buying something
         steps = [Step(customer_id, Deed.BUY, _draws(draw)) for customer_id in ids]
     else:
-        deeds = draw.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()), k=DEEDS_EACH * len(ids))
+        deeds = draw.choices(list(WEIGHTS), weights=list(WEIGHTS.values()), k=DEEDS_EACH * len(ids))
         steps = [Step(draw.choice(ids), deed, _draws(draw)) for deed in deeds]
     crashes = index % 2 == 1 or rounds == 1
     return Round(tuple(steps), draw.choice(list(Crash)) if crashes else None, draw.randint(HOUR_S, longest_s))
