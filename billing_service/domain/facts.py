@@ -30,7 +30,11 @@ _COMPLETE = SessionStatus.COMPLETE
 _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 _GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
-_FIRST, _RENEWAL, _CHANGE = "subscription_create", "subscription_cycle", "subscription_update"  # Stripe's billing_reason
+_FIRST, _RENEWAL, _CHANGE = (
+    "subscription_create",
+    "subscription_cycle",
+    "subscription_update",
+)  # Stripe's billing_reason
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
 RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
@@ -150,7 +154,9 @@ class PastInvoice:
     """
 
     subscription_id: str | None
-    paid: bool | None  # None: void, and the first one or one of a change, which may have begun a period that was never paid
+    paid: (
+        bool | None
+    )  # None: void, and the first one or one of a change, which may have begun a period that was never paid
     created: int
 
 

@@ -139,7 +139,7 @@ async def test_a_change_that_began_a_period_unpaid_decides_after_another_was_dro
 
 async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(service: Service) -> None:
     """What comes after it is past as well, and names it no more."""
-    created, _, updated, completed = purchase("ann")
+    created, _, updated, _ = purchase("ann")
     await service.outcomes(created, updated, event("invoice.voided", invoice("ann", "void"), created=START + 5))
     for number in (1, 2):
         bill = invoice(
@@ -151,7 +151,8 @@ async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(servi
             event("customer.subscription.updated", there | {"start_date": START}, created=START + number * MONTH),
         )
         assert (await kept(service, "ann")).subscriptions[0].first_payment
-    await service.outcomes(event("customer.subscription.updated", there, created=START + 2 * MONTH + 9))
+    again = subscription("ann", latest_invoice="in_ann_2", start=START + 2 * MONTH) | {"start_date": START}
+    await service.outcomes(event("customer.subscription.updated", again, created=START + 2 * MONTH + 9))
     assert (await kept(service, "ann")).subscriptions[0].first_payment
 
 

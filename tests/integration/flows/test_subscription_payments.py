@@ -199,3 +199,16 @@ async def test_grace_does_not_restart_while_stripe_is_away_and_the_invoice_is_no
     service.now = at(failed + 6 * DAY)
     source = await sold(service)
     assert (source.state, source.end_time) == (SourceState.GRACE, at(failed + 7 * DAY))
+
+
+async def test_of_what_a_subscription_was_ever_overdue_by_the_latest_is_kept(
+    service: Service, database_url: str
+) -> None:
+    """One that is left past due by each of its invoices for years costs no more for it."""
+    await service.outcomes(*purchase("ann"))
+    for number in range(20):
+        late = standing("past_due", START, YEAR, latest_invoice=f"in_{number}")
+        await service.outcomes(event("customer.subscription.updated", late, created=START + (number + 1) * DAY))
+    with psycopg.connect(database_url) as connection:
+        ((kept,),) = connection.execute("SELECT overdue FROM stripe_objects WHERE object_id = 'sub_ann'").fetchall()
+    assert kept == {f"in_{number}": START + (number + 1) * DAY for number in range(8, 20)}
