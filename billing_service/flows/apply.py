@@ -117,7 +117,7 @@ async def apply(
     where a Stripe customer is new, or an object hangs on one of another.
     """
     reached = reached or reach(connection, arrivals, context.plans, told.values())
-    customer_ids, rows = await _bind(connection, reached, _claims(arrivals, context.deployment))
+    customer_ids, rows, is_new = await _bind(connection, reached, _claims(arrivals, context.deployment))
     ids = {arrival.state.object_id for arrival in arrivals}
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
@@ -125,7 +125,9 @@ async def apply(
     if told:
         told_facts.keep(connection, told)
     locked = ids.union(state.object_id for state in told.values())
-    loaded = _load(connection, _kinds(arrivals, told.values()), customer_ids, rows)
+    # All of it where a binding is new, and what was parked under it counts, or where a Stripe customer may be gone.
+    whole = is_new or any(arrival.state.kind is ObjectKind.CUSTOMER for arrival in arrivals)
+    loaded = _load(connection, _kinds(arrivals, told.values()), customer_ids, rows, whole=whole)
     before, waiting = _joined(await loaded.objects)
     waiting = {object_id: waiting[object_id] for object_id in waiting.keys() & locked}
     known = _merge(connection, arrivals, before, waiting)
@@ -164,6 +166,7 @@ class _Loaded:
     """What a fold begins with, on its way: objects, customers and bindings. Locked before, so never stale."""
 
     customer_ids: Collection[str]
+    whole: bool  # False: without what `is_settled_purchase` names, which the customers' rows have
     objects: Answer[list[ObjectState]]
     rows: Answer[Mapping[str, CustomerRow]]
     bindings: Answer[Mapping[str, str]]
@@ -182,10 +185,13 @@ def _load(
     kinds: Mapping[str, ObjectKind],
     customer_ids: Collection[str],
     rows: Answer[Mapping[str, CustomerRow]] | None = None,
+    *,
+    whole: bool,
 ) -> _Loaded:
     return _Loaded(
         customer_ids,
-        objects.load(connection, kinds, customer_ids),
+        whole,
+        objects.load(connection, kinds, customer_ids, settled_too=whole),
         rows or customers.load(connection, customer_ids),
         stripe_customers.of_customers(connection, customer_ids),
     )
@@ -202,7 +208,7 @@ def _causes(arrivals: Sequence[Arrival], told: Mapping[str, ObjectState]) -> Map
 
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
-    loaded = _load(connection, {}, customer_ids)
+    loaded = _load(connection, {}, customer_ids, whole=True)
     known, _ = _joined(await loaded.objects)
     _, given = await _refold(connection, known.values(), loaded, context, dict.fromkeys(known, cause))
     _log(connection, given, context)
@@ -232,8 +238,11 @@ def _is_customer_id(text: str) -> bool:
 
 async def _bind(
     connection: Connection, reached: Reach, claims: Mapping[str, Sequence[str]]
-) -> tuple[Collection[str], Answer[Mapping[str, CustomerRow]] | None]:
-    """Lock and give the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
+) -> tuple[Collection[str], Answer[Mapping[str, CustomerRow]] | None, bool]:
+    """Lock and give the customers that Stripe customers are bound to, binding those that only our metadata names so far.
+
+    Last, whether any was bound.
+    """
     linked = await _lock_related(connection, reached)
     if reached.told is not None:
         linked |= await reached.told
@@ -249,11 +258,11 @@ async def _bind(
     note_contradictions(connection, bound, claims)
     customer_ids = set(bound.values())
     if not customer_ids:
-        return customer_ids, None
+        return customer_ids, None, False
     rows = customers.lock(connection, customer_ids, new=set(fresh.values()))  # a binding refers to its customer's row
     if fresh:
         stripe_customers.bind(connection, fresh)
-    return customer_ids, rows
+    return customer_ids, rows, bool(fresh)
 
 
 def _merge(
@@ -324,7 +333,9 @@ async def _refold(
             by_customer[owner].append(state)
     rows = await loaded.rows
     # What was given by hand changes only under the customer's lock, and with the row: what the row has is what there is.
-    facts = {id_: replace(gather(own), grants=rows[id_].facts.grants) for id_, own in by_customer.items()}
+    # So it is with a settled purchase of which nothing was loaded.
+    ids = None if loaded.whole else {state.object_id for state in states}
+    facts = {id_: _facts(own, rows[id_].facts, ids) for id_, own in by_customer.items()}
     items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
     context = replace(context, plans=await recall(connection, items, context.plans))
     moved = [rows[customer_id] for customer_id in by_customer if facts[customer_id] != rows[customer_id].facts]
@@ -340,6 +351,11 @@ async def _refold(
         connection.push()
     note_bought_twice(connection, [change.row for change in changes], context.plans)
     return owners, [change for change in chain.from_iterable(folded) if change.gives]
+
+
+def _facts(own: Sequence[ObjectState], before: CustomerFacts, loaded_ids: Collection[str] | None) -> CustomerFacts:
+    kept = [] if loaded_ids is None else [one for one in before.purchases if one.checkout_session_id not in loaded_ids]
+    return replace(gather(own, kept), grants=before.grants)
 
 
 def _folded(
