@@ -5,7 +5,7 @@ from importlib import import_module
 from alembic import op
 
 revision = "0026"
-down_revision = "0023"
+down_revision = "0024"
 
 # A column of its own: among the facts it would be one that the release before cannot read. That one leaves it as it is.
 OVERDUE = "ALTER TABLE stripe_objects ADD COLUMN IF NOT EXISTS overdue jsonb, ALTER COLUMN overdue SET STATISTICS 0"
