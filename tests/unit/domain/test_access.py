@@ -205,6 +205,9 @@ def test_paused_collection_is_no_reason_why_something_gives_nothing_anyway(
     """Who looks into it is to see that it is over, not that it waits."""
     strict = replace(PRO, policy=Policy(access_while_collection_paused=False))
     assert access(replace(COLLECTION, status=status), strict).state is state
+    trial = replace(BASE, status=S.TRIALING, trial_end=START + MONTH)
+    for giving in (BASE, trial, OVERDUE, UNSETTLED):
+        assert access(replace(giving, collection_paused=True), strict).state is A.PAUSED
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,10 @@ def test_grace_is_counted_from_the_first_word_of_past_due_however_often_it_is_sa
     )
     (known,) = states(CREATED, words[0])
     assert gather([join(known, read)]).subscriptions[0].due_time == times[0]
+    only_read = of_read(
+        observe(late, ObjectKind.SUBSCRIPTION), fence=1, request_time=times[0] - 9, server_time=0, known_created=None
+    )
+    assert gather([join(known, only_read)]).subscriptions[0].due_time == times[0] - 9
     another = event("customer.subscription.updated", late | {"latest_invoice": "in_3"}, created=START + 130 * DAY)
     (facts,) = gathered(CREATED, another, *words).subscriptions
     assert facts.due_time == START + 130 * DAY
@@ -275,8 +279,8 @@ def test_an_invoice_that_is_sent_is_overdue_from_when_it_was_due() -> None:
 
 
 def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_nobody_told_of() -> None:
-    bodies = [event("invoice.paid", invoice("ann"))]
-    for number, day in ((2, 30), (3, 31), (4, 33)):
+    bodies = [event("invoice.paid", invoice("ann", created=START + 20 * DAY))]
+    for number, day in ((1, 10), (2, 30), (3, 31), (4, 33)):  # the first was before what is paid
         late = subscription("ann", "past_due", latest_invoice=f"in_{number}")
         bodies.append(event("customer.subscription.updated", late, created=START + day * DAY))
     for number in (3, 4):
@@ -298,7 +302,9 @@ def test_who_never_paid_is_at_the_first_payment_in_the_next_period_too(status: s
         bodies.append(event("invoice.payment_failed", bill, created=began + 1))
     for order in permutations([CREATED, returned, *bodies]):
         assert gathered(*order).subscriptions[0].first_payment
-    assert not gathered(CREATED, *bodies).subscriptions[0].first_payment
+    under_way = event("invoice.finalization_failed", invoice("ann", "open"), created=START)
+    for known in ([CREATED], [CREATED, under_way]):
+        assert not gathered(*known, *bodies).subscriptions[0].first_payment
     paid = event("invoice.paid", invoice("ann", id="in_1", created=START + 6 * DAY))
     assert not gathered(CREATED, returned, *bodies, paid).subscriptions[0].first_payment
 
@@ -314,6 +320,7 @@ YEAR, MONTHLY = 365 * DAY, 30 * DAY
         (60, ("subscription_cycle", 30), 60, False),  # a month is, by the next
         (60, ("subscription_cycle", 30), None, True),
         (60, ("subscription_cycle", 30), 31, True),
+        (30, ("subscription_cycle", 31), None, True),  # one that came late makes not up for itself
         (30, ("subscription_cycle", 30), 40, True),  # a change that is paid in the same month
         (60, ("subscription_update", 35), 60, True),  # of a change it is not known which item it was of
         (60, (None, 35), 60, True),
