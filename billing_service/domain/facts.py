@@ -280,7 +280,8 @@ def _subscription(
     subscription_id = state.object_id
     invoice_id = bills.deciding(subscription_id, view)
     invoice, before = bills.invoice(invoice_id), None
-    if view.status is SubscriptionStatus.PAST_DUE and invoice_id != view.latest_invoice_id:
+    is_latest = invoice_id == view.latest_invoice_id
+    if view.status is SubscriptionStatus.PAST_DUE and not is_latest and not _is_of_running(view, invoice):
         invoice, before = None, invoice  # that one is of before: the invoice that is overdue is not known
     unpaid = bills.unpaid(subscription_id, view, invoice_id)
     failed = {one.object_id: time for one, bill in unpaid if (time := _failed_time(one, bill)) is not None}
@@ -307,11 +308,15 @@ def _subscription(
     )
 
 
+def _is_of_running(subscription: SubscriptionView, invoice: InvoiceView | None) -> bool:
+    return invoice is not None and invoice.created >= max(item.period_start for item in subscription.items)
+
+
 def _is_made_up_for(lost: InvoiceView, subscription: SubscriptionView, own: Iterable[InvoiceView]) -> bool:
     if any(_may_have_paid_for(lost, item) for item in subscription.items):
         return False
-    begin = max(item.period_start for item in subscription.items)
-    return any(view.status is _PAID and view.created >= begin and view.created > lost.created for view in own)
+    paid = [view for view in own if view.status is _PAID and view.created > lost.created]
+    return any(_is_of_running(subscription, view) for view in paid)
 
 
 def _may_have_paid_for(invoice: InvoiceView, item: ItemView) -> bool:

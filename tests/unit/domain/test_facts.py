@@ -176,6 +176,7 @@ def test_an_invoice_that_was_given_up_after_a_try_failed_whoever_tells_of_it(sho
 def test_past_due_is_not_settled_by_the_invoice_of_the_period_before() -> None:
     """The latest invoice is of a change that was dropped, and of the one that is overdue nobody told us."""
     late = subscription("ann", "past_due", latest_invoice="in_v")
+    late["items"]["data"][0] |= {"current_period_start": START + 30 * DAY, "current_period_end": START + 60 * DAY}
     dropped = invoice("ann", "void", id="in_v", created=START + 40 * DAY, billing_reason="subscription_update")
     (facts,) = gathered(
         CREATED,
@@ -184,6 +185,24 @@ def test_past_due_is_not_settled_by_the_invoice_of_the_period_before() -> None:
         event("invoice.voided", dropped, created=START + 41 * DAY),
     ).subscriptions
     assert (facts.invoice_status, facts.invoice_known, facts.due_time) == (None, False, START + 41 * DAY)
+
+
+def test_past_due_is_settled_by_the_renewal_that_was_paid_where_a_change_was_dropped_since() -> None:
+    """Stripe goes by the latest invoice, which is void. What was before the change stands, and that is paid; torture found it, seed 151."""
+    began = START + 30 * DAY
+    late = subscription("ann", "past_due", latest_invoice="in_v")
+    late["items"]["data"][0] |= {"current_period_start": began, "current_period_end": START + 60 * DAY}
+    renewal = invoice("ann", "open", id="in_2", created=began, billing_reason="subscription_cycle")
+    dropped = invoice("ann", "void", id="in_v", created=began + 2 * DAY, billing_reason="subscription_update")
+    after = [
+        event("customer.subscription.updated", late, created=began + 2 * DAY),
+        event("invoice.payment_failed", renewal, created=began + 3600),
+        event("invoice.paid", renewal | {"status": "paid"}, created=began + 2 * DAY + 5),
+        event("invoice.voided", dropped, created=began + 3 * DAY),
+    ]
+    for order in permutations(after):
+        (facts,) = gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions
+        assert (facts.invoice_status, facts.failed_time, facts.due_time) == (InvoiceStatus.PAID, None, None)
 
 
 def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
@@ -282,6 +301,11 @@ def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_no
     bodies = [event("invoice.paid", invoice("ann", created=START + 20 * DAY))]
     for number, day in ((1, 10), (2, 30), (3, 31), (4, 33)):  # the first was before what is paid
         late = subscription("ann", "past_due", latest_invoice=f"in_{number}")
+        if day >= 30:
+            late["items"]["data"][0] |= {
+                "current_period_start": START + 30 * DAY,
+                "current_period_end": START + 60 * DAY,
+            }
         bodies.append(event("customer.subscription.updated", late, created=START + day * DAY))
     for number in (3, 4):
         dropped = invoice("ann", "void", id=f"in_{number}", created=START, billing_reason="subscription_update")

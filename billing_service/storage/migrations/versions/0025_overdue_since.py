@@ -4,7 +4,7 @@ from importlib import import_module
 
 from alembic import op
 
-revision = "0026"
+revision = "0025"
 down_revision = "0024"
 
 # A column of its own: among the facts it would be one that the release before cannot read. That one leaves it as it is.
