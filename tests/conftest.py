@@ -39,6 +39,7 @@ hypothesis.settings.load_profile("shared")
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 _TEMPLATE = "billing_template"
+_SPARE_WORKERS = 1
 _MEMORY_BYTES = 4 * 2**30  # far more than all workers use together
 _numbers = count(1)
 
@@ -48,6 +49,16 @@ def pytest_collection() -> Generator[None, object, object]:
     """Collect without the garbage collector, which takes a seventh of that time and finds nothing: what is collected stays."""
     with garbage.loading():
         return (yield)
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Run one more worker than there are cores: now and then a test waits, for a program to start or for a limit to pass.
+
+    None, for xdist's own number, where that is told by its variable.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return len(os.sched_getaffinity(0)) + _SPARE_WORKERS if hasattr(os, "sched_getaffinity") else None
 
 
 def _memory() -> Path | None:
