@@ -5,8 +5,8 @@ https://docs.stripe.com/api/expanding_objects
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sandbox.stripe.errors import ApiError
 from sandbox.stripe.identifiers import kind_of
@@ -34,13 +34,22 @@ _EXPANDABLE: Mapping[str, frozenset[str]] = {
 
 def shown(obj: Object) -> Object:
     """Copy an object without the stand-in's own notes."""
-    return {key: copy.deepcopy(value) for key, value in obj.items() if not key.startswith("_")}
+    return {key: copied(value) for key, value in obj.items() if not key.startswith("_")}
+
+
+def copied(value: Any) -> Any:
+    """Copy JSON. `copy.deepcopy` takes three times as long, being made for whatever there is; each answer and event is copied whole."""
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [copied(inner) for inner in value]
+    return value
 
 
 def _line_items(session: Object, _: Store) -> Object:
     return {
         "object": "list",
-        "data": copy.deepcopy(session["_line_items"]),
+        "data": copied(session["_line_items"]),
         "has_more": False,
         "url": f"/v1/checkout/sessions/{session['id']}/line_items",
     }

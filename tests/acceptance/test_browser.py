@@ -21,7 +21,7 @@ import aiohttp
 import grpc
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, Response, async_playwright, expect
+from playwright.async_api import BrowserContext, Page, Response, async_playwright, expect
 
 from sandbox.channel import credentials
 from tests.acceptance.world import Sandbox, World, eventually
@@ -111,24 +111,28 @@ async def world(sandbox: Sandbox) -> AsyncIterator[World]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """One browser for all: each person has a context of their own, with nothing of anybody else's."""
+async def browser() -> AsyncIterator[BrowserContext]:
+    """One browser for all, with its window open: to open one costs it a second of a processor, for what is around the pages."""
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
-        yield started
+        context = await started.new_context()
+        await context.new_page()
+        yield context
         await started.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def person(browser: Browser, world: World, request: pytest.FixtureRequest) -> AsyncIterator[Person]:
-    """A new customer, signed in, with a desktop or with what the test says."""
+async def person(browser: BrowserContext, world: World, request: pytest.FixtureRequest) -> AsyncIterator[Person]:
+    """A new customer, signed in, with a desktop or with what the test says; nothing is left of whoever was there before."""
     size = getattr(request, "param", "desktop")
     width, height = _SIZES[size]
-    context = await browser.new_context(viewport={"width": width, "height": height})
-    someone = Person(await context.new_page(), world.addresses["storefront"], size)
+    await browser.clear_cookies()
+    page = await browser.new_page()
+    await page.set_viewport_size({"width": width, "height": height})
+    someone = Person(page, world.addresses["storefront"], size)
     await someone.sign_in(f"visitor-{next(_numbers)}")
     yield someone
-    await context.close()
+    await page.close()
 
 
 @_on_both

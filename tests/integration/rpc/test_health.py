@@ -15,15 +15,19 @@ from billing.v1 import billing_service_pb2_grpc, entitlement_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships no types
 
 from billing_service.address import Address
+from billing_service.rpc import health as health_module
+from billing_service.rpc import server
 from billing_service.rpc.guard import OPEN
 from billing_service.rpc.health import WATCHES, Health, HealthBounds
-from billing_service.rpc.server import MAX_CALLS, MAX_OTHER_CALLS, MAX_WATCHES, PUBLIC_SERVICE, Listener
+from billing_service.rpc.server import PUBLIC_SERVICE, Listener
 from tests.integration.rpc.wire import Reads, Wire, answered, error_info, listening, public
 
 _ALL = health_pb2.HealthCheckRequest()
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _LIMIT_S = 120
-_WAVE = 200  # at once: beyond a thousand that nobody has taken yet, gRPC itself begins to cancel
+_CALLS = 20  # of each kind that a small listener takes at once
+_WAVE = 40  # at once, half of what it takes in all
+_WAVES = 10
 _ASK = entitlement_pb2.GetEntitlementsRequest(customer_id="u1")
 _WATCH, _CHECK = "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/Check"
 
@@ -63,13 +67,26 @@ async def _silent(channel: grpc.aio.Channel, path: str) -> grpc.StatusCode:
     return code
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have listeners take few calls at once, so that a flood need not be of thousands to be more than that."""
+    monkeypatch.setattr(server, "MAX_OTHER_CALLS", _CALLS)
+    monkeypatch.setattr(server, "MAX_WATCHES", _CALLS)
+    monkeypatch.setattr(health_module, "MAX_HEALTH_CALLS", _CALLS)
+
+
+@pytest.mark.usefixtures("small")
 async def test_more_watches_than_the_listener_takes_calls_cost_nobody_else_anything() -> None:
     """A connection has room for its own few. Callers are answered, and a client that comes then follows health as ever."""
-    waves = (MAX_CALLS + MAX_OTHER_CALLS + MAX_WATCHES) // _WAVE + 1
+    assert _WAVE * _WAVES > 4 * _CALLS  # in all: a call that was refused gives its place back, or the others found none
     said: Counter[object] = Counter()
-    async with asyncio.timeout(_LIMIT_S), public(answered) as wire, _connection(wire.address) as flooding:
+    async with (
+        asyncio.timeout(_LIMIT_S),
+        public(answered, max_calls=_CALLS) as wire,
+        _connection(wire.address) as flooding,
+    ):
         open_watches = []
-        for _ in range(waves):
+        for _ in range(_WAVES):
             watches = [_watch(flooding) for _ in range(_WAVE)]
             said.update(await asyncio.gather(*map(_said, watches)))
             open_watches += [watch for watch in watches if not watch.done()]
@@ -77,7 +94,7 @@ async def test_more_watches_than_the_listener_takes_calls_cost_nobody_else_anyth
             stub: Any = billing_service_pb2_grpc.BillingServiceStub(other)
             answer = await stub.GetEntitlements(_ASK)
             own = await _said(_watch(other))
-    assert said == {_NOT_SERVING: WATCHES.of_connection, "OVERLOADED": waves * _WAVE - WATCHES.of_connection}
+    assert said == {_NOT_SERVING: WATCHES.of_connection, "OVERLOADED": _WAVES * _WAVE - WATCHES.of_connection}
     assert len(open_watches) == WATCHES.of_connection
     assert (answer.customer_id, own) == ("u1", _NOT_SERVING)
 
