@@ -123,7 +123,7 @@ class Program:
             settings.reconcile_interval_s,
         )
         self._retention = Retention(self._database, _kept(settings), now)
-        self._tallies = Tallies(self._database, budget, self._metrics.tallied)
+        self._tallies = Tallies(self._database, budget, now, self._metrics.tallied)
         self._replay = Replay(self._database, self._fulfill.backlog)
         self._feed = ChangeFeed(
             self._database,
