@@ -1,7 +1,7 @@
 """Has everybody looked at once more, or all who hold a price, where something may have changed them that no event tells of.
 
-A changed catalog ends things at other times; a process with another catalog wrote by its own policies until it had gone; a price
-stands for a plan since. To look at customers is to make them due: the drain (`flows/time_changes.py`) works out what there is.
+A changed catalog ends things at other times, and so do other rules of ours; a process with another catalog or other rules wrote by
+these until it had gone; a price stands for a plan since. To look at customers is to make them due: the drain (`flows/time_changes.py`) works out what there is.
 
 Each process looks for causes, and one look is made for each: its place is kept with every page, whoever does that. So the
 processes take turns, one that dies holds nobody up, and a million customers are gone through once.
@@ -16,10 +16,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
+from hashlib import sha256
+from inspect import getsource
 
 import msgspec
 import structlog
 
+from billing_service.domain import access, entitlement, plan_index
 from billing_service.domain.errors import BillingError
 from billing_service.domain.frozen import replace
 from billing_service.flows.prices import Prices
@@ -35,6 +38,9 @@ PAUSE_S = 1.0  # between looks for causes
 BEAT_S = 10.0
 # After that a process has gone: it says so each `BEAT_S`, and what it wrote last was committed within `TRANSACTION_BOUND_S`.
 SILENT_S = 3 * BEAT_S + TRANSACTION_BOUND_S
+
+# By which rules facts become what customers have: a release with other ones is to them as one with another catalog.
+RULES = sha256("".join(getsource(one) for one in (access, entitlement, plan_index)).encode()).hexdigest()[:16]
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +73,7 @@ class LookAgain:
         self._prices = prices
         self._now = now
         self._beat_due_s = -math.inf
-        self._is_new = True  # whether the catalog of this process may not have been looked at everybody by
+        self._is_new = True  # nobody may have been looked at by this catalog and these rules
         self._others_wait = False  # for a look that is not done
         self._looked_at: Mapping[str, str] | None = None  # the prices whose holders were
 
@@ -83,14 +89,14 @@ class LookAgain:
             await asyncio.sleep(PAUSE_S)
 
     async def after_catalog(self) -> None:
-        """After the catalog changed, have everybody looked at once: a policy may end things at another time now.
+        """After the catalog or our rules changed, have everybody looked at once: things may end at another time now.
 
         Raises:
             BillingError: the database is away; the next call goes on where this one ended.
         """
         if not self._is_new:
             return
-        version = self._prices.index.catalog.version
+        version = self._version
 
         async def cause(connection: Connection, kept: Mapping[str, str]) -> Mapping[str, str]:
             before, stamp = await derivations.stamped(connection, derivations.NEXT_CHANGE) or ("", "")
@@ -109,13 +115,13 @@ class LookAgain:
             self._is_new = False
 
     async def after_others(self) -> None:
-        """Say which catalog is in use here; and have everybody looked at once more when the last process with another one has gone.
+        """Say which catalog and rules are in use here; and have everybody looked at once more when the last process with others has gone.
 
-        What that one wrote meanwhile, it wrote by its own policies: when time changes something next, too. Raises as `after_catalog`.
+        What that one wrote meanwhile, it wrote by these: when time changes something next, too. Raises as `after_catalog`.
         """
         if not await self._beat() and not self._others_wait:
             return
-        version = self._prices.index.catalog.version
+        version = self._version
 
         async def cause(connection: Connection, kept: Mapping[str, str]) -> Mapping[str, str]:
             gone = await derivations.gone(connection, version, SILENT_S)
@@ -157,11 +163,16 @@ class LookAgain:
         if is_known or await self._goes_on(_Reason(looks.PRICES, cause, finish, holders=True)):
             self._looked_at = mine
 
+    @property
+    def _version(self) -> str:
+        """By what this process works out what customers have."""
+        return f"{self._prices.index.catalog.version} {RULES}"
+
     async def _beat(self) -> bool:
-        """Say which catalog is in use here, where that is due; give whether it was."""
+        """Say which catalog and rules are in use here, where that is due; give whether it was."""
         if time.monotonic() < self._beat_due_s:
             return False
-        version = self._prices.index.catalog.version
+        version = self._version
         await self._database.run(lambda c: derivations.beat(c, version))
         self._beat_due_s = time.monotonic() + BEAT_S
         return True

@@ -21,6 +21,7 @@ from billing_service.storage import customers
 from billing_service.storage.database import Connection
 from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import Service
+from tests.integration.flows.test_watch import View, opened, until, watching, whole
 from tests.stripe_events import purchase
 
 BOUND_S = 20
@@ -211,7 +212,7 @@ async def test_a_catalog_that_was_taken_back_and_comes_again_begins_anew(
 ) -> None:
     """Its look was broken off; meanwhile everybody was looked at, and written, by the one before."""
     del bought
-    execute(database_url, "INSERT INTO derivations VALUES ('next_change_time', 'of before')")
+    execute(database_url, f"INSERT INTO derivations VALUES ('next_change_time', 'of before {look_again.RULES}')")  # noqa: S608 - a hash
     pages.fails_at = 2
     with pytest.raises(DatabaseUnavailableError):
         await process(service).after_catalog()
@@ -232,3 +233,29 @@ async def test_who_is_looked_at_by_turns_is_drained_as_ever(service: Service, bo
     assert await TimeChanges(service.database, prices, lambda: service.now).drain() == len(NAMES)
     assert looked_at(database_url) == []
     assert {(await service.read(name)).revision for name in NAMES} == {1}
+
+
+async def test_a_release_with_other_rules_has_everybody_looked_at_and_told(
+    service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same catalog the release before gave ann nothing, and said so. Reads give her pro by now, and who watches goes on from before."""
+    view = View()
+    async with watching(database_url, service) as before:
+        with monkeypatch.context() as release:
+            release.setattr(look_again, "RULES", "of before")
+            await before.looks.after_catalog()
+            await before.looks.after_others()
+        await service.outcomes(*purchase("ann"))
+        execute(database_url, """UPDATE entitlement_changes SET after = jsonb_set(after, '{plan_keys}', '["free"]')""")
+        async with opened(before) as stream:
+            await until(stream, view, whole)
+            view.plans["ann"] = ("free",)  # as it was told then
+    async with watching(database_url, service) as after, opened(after, None, view.cursor) as stream:
+        await after.looks.after_catalog()
+        assert await after.time_changes.drain() == 1
+        await until(stream, view, lambda v: v.plans["ann"] == ("pro",))
+        assert view.snapshots == 1
+        gone = "UPDATE derivations SET update_time = now() - interval '1 hour' WHERE name LIKE 'in use:%of before'"
+        execute(database_url, gone)
+        await process(service).after_others()
+        assert await after.time_changes.drain() == 1, "and once more when the last process of that release has gone"
