@@ -20,6 +20,7 @@ class Forgetful:
         self._to = port
         self._forgotten = 0
         self.connections = 0
+        self.given_up = 0  # of these, by their callers
         self.pings = 0  # of callers
         self.address = ""
 
@@ -78,6 +79,7 @@ class Forgetful:
                     seen = seen[end:]
             if own > self._forgotten:
                 writer.close()
+        self.given_up += see == self._count
 
     def _count(self, kind: int, flags: int) -> None:
         self.pings += kind == PING and not flags & ACK
