@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.errors import DatabaseUnavailableError
@@ -259,3 +261,24 @@ async def test_a_release_with_other_rules_has_everybody_looked_at_and_told(
         execute(database_url, gone)
         await process(service).after_others()
         assert await after.time_changes.drain() == 1, "and once more when the last process of that release has gone"
+
+
+async def test_what_a_batch_of_the_drain_costs_does_not_grow_with_those_who_wait(
+    service: Service, bought: None, database_url: str
+) -> None:
+    """After a look they are everybody, all due at one time: to put a million in an order for each hundred would take days."""
+    del bought
+    execute(database_url, "INSERT INTO customers (customer_id) SELECT 'c' || n FROM generate_series(1, 2000) AS n")
+    execute(database_url, GONE)
+    await process(service).after_others()
+    values = {"after": datetime.min.replace(tzinfo=UTC), "now": customers.PRICE_RESOLVED, "most": 10}
+    explained = sa.text(f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF, SUMMARY OFF) {customers._DUE.text}")
+
+    async def plan(connection: Connection) -> str:
+        await customers.due(connection, service.now, 1)
+        return "\n".join(row[0] for row in await connection.execute(explained, values))
+
+    found = await service.database.run(plan)
+    assert "Index Scan using customers_next_change_time_idx" in found
+    assert "Sort" not in found
+    assert max(int(float(rows)) for rows in re.findall(r"actual rows=([0-9.]+)", found)) <= 10
