@@ -282,3 +282,15 @@ async def test_what_a_batch_of_the_drain_costs_does_not_grow_with_those_who_wait
     assert "Index Scan using customers_next_change_time_idx" in found
     assert "Sort" not in found
     assert max(int(float(rows)) for rows in re.findall(r"actual rows=([0-9.]+)", found)) <= 10
+
+
+async def test_for_a_price_those_alone_are_looked_at_who_hold_it(
+    service: Service, bought: None, database_url: str
+) -> None:
+    """Everybody is read, and few are written; and what they had is known to be what they had without the price."""
+    del bought
+    execute(database_url, "INSERT INTO customers (customer_id) VALUES ('stranger')")
+    execute(database_url, CAUSES["prices"])
+    await process(service).after_prices()
+    due = execute(database_url, "SELECT customer_id, next_change_time FROM customers ORDER BY 1")
+    assert due == [*((name, customers.PRICE_RESOLVED) for name in NAMES), ("stranger", None)]
