@@ -123,10 +123,11 @@ def _rows(status: SubscriptionStatus, payment: str, *, first: bool) -> Iterator[
 def _words() -> Iterator[str]:
     yield ""
     yield f"“{Verdict.PERIOD.value}”: with the plan's leeway for a late renewal, unless it was cancelled. “{Verdict.TRIAL.value}”: likewise."
-    yield f"“{Verdict.GRACE.value}” counts once per invoice: retries do not restart it."
-    yield "“First” is a subscription of which nothing was ever paid. An invoice that is “not known yet” is one that Stripe names"
+    yield f"“{Verdict.GRACE.value}” counts once per invoice: retries do not restart it. One that is sent to be paid fails at no time, and"
+    yield "has its grace from when it was due."
+    yield "“First” is a subscription of which nothing was ever paid: in its first period, or later where its first invoice was given up. An invoice that is “not known yet” is one that Stripe names"
     yield "and that nobody told us of. One of a change that went void (a pending update that expired) says nothing: the one before it counts,"
-    yield "unless a period began with the change, which then was made. What is past due and paid gives its period before the subscription says so;"
+    yield "unless a period that runs began with the change, which then was made. What is past due and paid gives its period before the subscription says so;"
     yield "what is past due by an invoice that nobody told us of has its grace from when the subscription first said it."
     yield ""
 
@@ -142,7 +143,9 @@ def _policies() -> Iterator[str]:
         default, changed = (_told(_access(one.facts, policy)) for policy in (Policy(), one.changed))
         yield f"| `{one.key}` | {one.about} | {default} | `{one.value}`: {changed} |"
     yield ""
-    yield "A dispute that is open counts for a subscription whichever of its invoices it is of; one that was lost until a later period is paid."
+    yield "A dispute that is open counts for a subscription whichever of its invoices it is of; one that was lost until later periods, the latest"
+    yield "of them paid, began of everything that its invoice may have been for. That is, as the service knows no lines of invoices: of a renewal's"
+    yield "the items whose period began with it, of any other all items that ran. So a year that was charged back is not made up for by another item's month."
     yield "A subscription with access while it is `paused` has it until it is resumed or ends: a period that no longer runs says nothing."
     yield "A full refund of a one-time purchase always revokes it, a refund that fails later gives it back, and a Stripe customer who"
     yield "was deleted has nothing any more. `trial_days` and `one_trial_per_customer` decide how a subscription begins. All of them"

@@ -196,6 +196,8 @@ def verdict(status: SubscriptionStatus, invoice: Invoice, *, first: bool) -> Ver
     return _ACTIVE[invoice, first] if status is _IS_ACTIVE else _BY_STATUS[status]
 
 
+_MAY_GIVE = frozenset({Verdict.PERIOD, Verdict.TRIAL, Verdict.GRACE, Verdict.POLICY})
+
 ResolvePlan = Callable[[str, str | None], Plan | None]  # (price id, lookup key) -> the plan that sells at it
 FindPlan = Callable[[str], Plan | None]  # plan key -> plan
 
@@ -257,7 +259,7 @@ def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
     ruling = verdict(subscription.status, _invoice(subscription), first=subscription.first_payment)
     if policy.access_while_paused and ruling is Verdict.PAUSED:
         ruling = Verdict.PERIOD
-    if subscription.collection_paused and not policy.access_while_collection_paused:
+    if subscription.collection_paused and not policy.access_while_collection_paused and ruling in _MAY_GIVE:
         ruling = Verdict.PAUSED
     return ruling
 

@@ -30,6 +30,13 @@ _COMPLETE = SessionStatus.COMPLETE
 _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 _GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
+_FIRST, _RENEWAL, _CHANGE = (
+    "subscription_create",
+    "subscription_cycle",
+    "subscription_update",
+)  # Stripe's billing_reason
+BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
+RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
 
@@ -47,12 +54,11 @@ class SubscriptionFacts:
     trial_end: int | None
     invoice_status: InvoiceStatus | None  # of the invoice that decides; None: there is none, or it is not known yet
     invoice_known: bool  # False: there is a latest invoice and nothing was heard of it yet
-    first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs
+    first_payment: bool  # whether nothing was paid yet, as far as is known, and the first period runs or was never paid
     first_payment_settled: bool  # an invoice of it, or the checkout session that made it, was seen paid
     failed_time: int | None  # the first failure known of an invoice that is not paid
-    due_time: (
-        int | None
-    )  # when the earliest invoice that is not paid was finalised, or made; or, none known, what is overdue was told of
+    # When the earliest invoice that is not paid was due, or finalised, or made; or, none known, what is overdue was told of.
+    due_time: int | None
     collection_paused: bool = False
     dispute: DisputeStanding | None = None
     customer_deleted: bool = False
@@ -148,12 +154,14 @@ def _object_id(state: ObjectState) -> str:
 
 @frozen
 class PastInvoice:
-    """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, and the latest paid one, still say
-    anything: a customer may have hundreds, and what an event costs is not to grow with them.
+    """An invoice that nobody is asked to pay any more. Of those of a subscription only the latest, the latest paid one, and what went
+    void since that may still say anything: a customer may have hundreds, and what an event costs is not to grow with them.
     """
 
-    subscription_id: str | None  # None: of none, or of a change that was dropped; only by its id is it ever wanted
-    paid: bool
+    subscription_id: str | None
+    paid: (
+        bool | None
+    )  # None: void, and the first one or one of a change, which may have begun a period that was never paid
     created: int
 
 
@@ -168,8 +176,8 @@ def past_invoice(state: ObjectState) -> PastInvoice | None:
     view = state.view
     if not isinstance(view, InvoiceView):
         return None
-    subscription_id = None if _is_dropped_change(view) else view.subscription_id
-    return PastInvoice(subscription_id, view.status is _PAID, view.created)
+    may_have_begun = view.status is _VOID and view.billing_reason in {_FIRST, _CHANGE}
+    return PastInvoice(view.subscription_id, None if may_have_begun else view.status is _PAID, view.created)
 
 
 def disputed_invoices(objects: Collection[ObjectState]) -> frozenset[str]:
@@ -201,6 +209,11 @@ class _Bills:
         self._by_id = {state.object_id: view for state, view in known.invoices}
         self._disputed = payments.disputed_invoices()
         self._settled = {view.subscription_id for _, view in known.invoices if view.status is _PAID}
+        self._never_began = {
+            view.subscription_id
+            for _, view in known.invoices
+            if view.billing_reason == _FIRST and view.status in _GIVEN_UP and view.subscription_id not in self._settled
+        }
         self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
@@ -211,16 +224,17 @@ class _Bills:
 
         Stripe itself takes such an invoice back where the change was to wait for its payment (`pending_if_incomplete`): the
         change was not made, and what was before it stands. https://docs.stripe.com/billing/subscriptions/pending-updates
-        A change that was made began a period with its invoice, if it was to be paid by it at once.
+        A change that was made began a period with its invoice, if it was to be paid by it at once; that one counts also where
+        another change was dropped since.
         """
         latest_id = subscription.latest_invoice_id
         latest = self.invoice(latest_id)
-        if latest is None or not _is_dropped_change(latest) or _began(subscription, latest):
+        if latest is None or not _is_dropped(subscription, latest):
             return latest_id
         others = [
             (view.created, state.object_id)
             for state, view in self._invoices
-            if view.subscription_id == subscription_id and not _is_dropped_change(view)
+            if view.subscription_id == subscription_id and not _is_dropped(subscription, view)
         ]
         return max(others)[1] if others else latest_id
 
@@ -233,25 +247,31 @@ class _Bills:
             for state, view in self._invoices
             if view.subscription_id == subscription_id
             and (view.status is _OPEN or (state.object_id == deciding_id and view.status in UNSETTLED))
-            and not (_is_dropped_change(view) and not _began(subscription, view))
+            and not _is_dropped(subscription, view)
         ]
 
     def dispute(self, subscription_id: str, subscription: SubscriptionView) -> DisputeStanding | None:
         """Say how the worst dispute of a subscription's payments stands.
 
-        One that is open counts whatever it is of: customers dispute what was charged weeks ago. One that was lost counts until a
-        later period was paid.
+        One that is open counts whatever it is of: customers dispute what was charged weeks ago. One that was lost counts until
+        later periods began of all that it may have paid for, and the latest of them is paid.
         """
         if not self._disputed:
             return None
-        began = max(item.period_start for item in subscription.items)
         own = [(state.object_id, view) for state, view in self._invoices if view.subscription_id == subscription_id]
-        is_paid = any(view.status is _PAID and view.created >= began for _, view in own)
-        found = [(self.payments.dispute_of_invoice(id_), is_paid and view.created < began) for id_, view in own]
-        return worst(one for one, is_over in found if one is DisputeStanding.OPEN or not is_over)
+        found = [(self.payments.dispute_of_invoice(id_), view) for id_, view in own if id_ in self._disputed]
+        return worst(
+            standing
+            for standing, view in found
+            if standing is DisputeStanding.OPEN or not _is_made_up_for(view, subscription, [other for _, other in own])
+        )
 
     def settled(self, subscription_id: str) -> bool:
         return subscription_id in self._settled
+
+    def never_began(self, subscription_id: str) -> bool:
+        """Say whether the first invoice was given up, and nothing was paid since as far as is known."""
+        return subscription_id in self._never_began
 
 
 def _subscription(
@@ -259,9 +279,9 @@ def _subscription(
 ) -> SubscriptionFacts:
     subscription_id = state.object_id
     invoice_id = bills.deciding(subscription_id, view)
-    invoice = bills.invoice(invoice_id)
+    invoice, before = bills.invoice(invoice_id), None
     if view.status is SubscriptionStatus.PAST_DUE and invoice_id != view.latest_invoice_id:
-        invoice = None  # that one is of before: the invoice that is overdue is not known
+        invoice, before = None, invoice  # that one is of before: the invoice that is overdue is not known
     unpaid = bills.unpaid(subscription_id, view, invoice_id)
     failed = {one.object_id: time for one, bill in unpaid if (time := _failed_time(one, bill)) is not None}
     settled = bills.settled(subscription_id)
@@ -276,15 +296,32 @@ def _subscription(
         trial_end=view.trial_end,
         invoice_status=invoice.status if invoice else None,
         invoice_known=invoice is not None or view.latest_invoice_id is None,
-        first_payment=not settled and _is_first(view, invoice),
+        first_payment=not settled and (bills.never_began(subscription_id) or _is_first(view, invoice)),
         first_payment_settled=settled,
         failed_time=min(failed.values()) if failed else None,
-        due_time=_due(state, view, invoice, [bill for _, bill in unpaid]),
+        due_time=_due([bill for _, bill in unpaid]) if unpaid else _overdue(state, view, invoice, before),
         collection_paused=view.collection_paused,
         dispute=bills.dispute(subscription_id, view),
         customer_deleted=state.stripe_customer_id in gone,
         invoice_failed=invoice_id in failed if invoice is not None and invoice.status in _GIVEN_UP else None,
     )
+
+
+def _is_made_up_for(lost: InvoiceView, subscription: SubscriptionView, own: Iterable[InvoiceView]) -> bool:
+    if any(_may_have_paid_for(lost, item) for item in subscription.items):
+        return False
+    begin = max(item.period_start for item in subscription.items)
+    return any(view.status is _PAID and view.created >= begin and view.created > lost.created for view in own)
+
+
+def _may_have_paid_for(invoice: InvoiceView, item: ItemView) -> bool:
+    """Say whether an invoice may be of the period of an item that runs; its lines are not known.
+
+    That of a renewal is of the items whose period began with it. Every other is of whatever ran when it was made.
+    """
+    if invoice.billing_reason == _RENEWAL:
+        return item.period_start <= invoice.created < item.period_start + RENEWED_S
+    return item.period_start <= invoice.created
 
 
 def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
@@ -295,29 +332,41 @@ def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
     return told
 
 
-def _due(
-    state: ObjectState, view: SubscriptionView, invoice: InvoiceView | None, unpaid: Collection[InvoiceView]
+def _due(unpaid: Iterable[InvoiceView]) -> int:
+    return min(bill.due_date or bill.finalized_at or bill.created for bill in unpaid)
+
+
+def _overdue(
+    state: ObjectState, view: SubscriptionView, invoice: InvoiceView | None, before: InvoiceView | None
 ) -> int | None:
-    if unpaid:
-        return min(bill.finalized_at or bill.created for bill in unpaid)
-    is_paid = invoice is not None and invoice.status is _PAID
-    # Nobody has told us of the invoice that was not paid. It is no older than what the subscription says of it.
-    return state.told_time if view.status is SubscriptionStatus.PAST_DUE and not is_paid else None
+    """Say since when a subscription is past due by an invoice that nobody told us of: as it first said so itself.
+
+    `before` is the invoice that counts where the latest is of a change that was dropped. Then the one that is overdue came in between.
+    """
+    if view.status is not SubscriptionStatus.PAST_DUE or (invoice is not None and invoice.status is _PAID):
+        return None
+    told = state.overdue or {}
+    if before is not None:
+        return min((time for time in told.values() if time > before.created), default=state.told_time)
+    return told.get(view.latest_invoice_id or "", state.told_time)
 
 
-def _is_dropped_change(view: InvoiceView) -> bool:
-    return view.status is _VOID and view.billing_reason == "subscription_update"
+def _is_dropped(subscription: SubscriptionView, view: InvoiceView) -> bool:
+    return view.status is _VOID and view.billing_reason == _CHANGE and not _began(subscription, view)
 
 
 def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:
-    """Say whether a period, not the first, began with an invoice or after it."""
-    return any(max(invoice.created, subscription.start + 1) <= item.period_start for item in subscription.items)
+    """Say whether a period that runs, not the first, began with an invoice: what began later did so with another one."""
+    return any(
+        max(invoice.created, subscription.start + 1) <= item.period_start <= invoice.created + BEGAN_S
+        for item in subscription.items
+    )
 
 
 def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:
     reason = invoice.billing_reason if invoice else None
-    if reason is not None and reason != "subscription_update":  # an update may come before the first payment
-        return reason == "subscription_create"
+    if reason is not None and reason != _CHANGE:  # a change may come before the first payment
+        return reason == _FIRST
     return all(item.period_start <= view.start for item in view.items)
 
 

@@ -2,7 +2,7 @@
 
 Rules of this file:
 - `join` is commutative, associative and idempotent: every register only moves up in a total order, facts only move to
-  earlier times. So neither order nor duplicates of arrival can change where an object ends.
+  earlier times, and so does since when a subscription is overdue by an invoice. So neither order nor duplicates of arrival can change where an object ends.
 - Two registers: the latest payload (what an event carried) and the latest read (what Stripe answered when asked).
 - Absorbing states order above everything else: nothing leads out of them.
 - Facts may be known before either register: a thin event carries nothing but its type. Such an object says nothing until it is seen.
@@ -85,7 +85,9 @@ ABSORBING = frozenset(
 )
 
 
+_PAST_DUE = SubscriptionStatus.PAST_DUE
 _Register = TypeVar("_Register")
+_Key = TypeVar("_Key", bound=str)
 
 
 @frozen
@@ -130,6 +132,8 @@ class ObjectState:
     payload: Payload | None
     read: Read | None
     facts: Mapping[Fact, int]
+    # Of a subscription: when past due was first told while this or that invoice, by its id, was the latest.
+    overdue: Mapping[str, int] | None = None
 
     @property
     def is_seen(self) -> bool:
@@ -171,6 +175,7 @@ def of_event(event: Event, observation: Observation, receipt: int) -> ObjectStat
         payload=Payload(created=event.created, event_id=event.event_id, receipt=receipt, view=observation.view),
         read=None,
         facts=event.facts,
+        overdue=_overdue(observation.view, event.created),
     )
 
 
@@ -201,6 +206,7 @@ def of_read(
         payload=None,
         read=Read(fence=fence, request_time=request_time, read_time=read_time, view=observation.view),
         facts=facts_of_read(observation, read_time, was_told=was_told),
+        overdue=_overdue(observation.view, read_time),
     )
 
 
@@ -221,7 +227,14 @@ def join(one: ObjectState, other: ObjectState) -> ObjectState:
         payload=_highest(one.payload, other.payload, lambda p: (p.order, -p.receipt)),
         read=_highest(one.read, other.read, lambda r: (r.order, r.read_time)),
         facts=_earliest(one.facts, other.facts),
+        overdue=_earliest(one.overdue or {}, other.overdue or {}) or None,
     )
+
+
+def _overdue(view: View, time: int) -> Mapping[str, int] | None:
+    if not isinstance(view, SubscriptionView) or view.status is not _PAST_DUE or view.latest_invoice_id is None:
+        return None
+    return {view.latest_invoice_id: time}
 
 
 def _highest(one: _Register | None, other: _Register | None, order: Callable[[_Register], Any]) -> _Register | None:
@@ -271,9 +284,7 @@ def _payload_wins(payload: Payload, read: Read) -> bool:
     return payload.created > read.read_time or (payload.created >= left and payload.receipt > read.fence)
 
 
-def _earliest(one: Mapping[Fact, int], other: Mapping[Fact, int]) -> Mapping[Fact, int]:
+def _earliest(one: Mapping[_Key, int], other: Mapping[_Key, int]) -> Mapping[_Key, int]:
     if not one or not other:  # as it is for nearly every object
         return one or other
-    return {
-        fact: min(times[fact] for times in (one, other) if fact in times) for fact in sorted(one.keys() | other.keys())
-    }
+    return {key: min(times[key] for times in (one, other) if key in times) for key in sorted(one.keys() | other.keys())}

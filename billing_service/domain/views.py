@@ -176,6 +176,7 @@ class InvoiceView:
     billing_reason: str | None
     finalized_at: int | None
     attempted: bool = False  # whether a payment was tried
+    due_date: int | None = None  # of one that is sent to the customer to pay
 
 
 @frozen
@@ -332,6 +333,7 @@ def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
         billing_reason=optional_text(data, "billing_reason"),
         finalized_at=optional_seconds(transitions, "finalized_at"),
         attempted=data.get("attempted") is True,
+        due_date=optional_seconds(data, "due_date"),
     )
 
 

@@ -189,9 +189,9 @@ def _merge(
     if changed:
         disputed = disputed_invoices(after.values())
         ids = {state.object_id for state in changed}
-        others = disputed ^ disputed_invoices(
-            known.values()
-        )  # they are kept otherwise, and nothing else is new about them
+        were = disputed_invoices(known.values())
+        # They are kept otherwise, and nothing else is new about them; a release before may have put them away, which a word of the dispute mends.
+        others = disputed | were if any(one.kind is ObjectKind.DISPUTE for one in changed) else disputed ^ were
         changed += [after[object_id] for object_id in sorted(others - ids) if object_id in after]
         objects.save(connection, changed, disputed)
         if waiting:

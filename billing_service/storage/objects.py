@@ -43,6 +43,8 @@ _DECODERS: Mapping[ObjectKind, msgspec.json.Decoder[View]] = {
 }
 _KINDS = words(ObjectKind)
 _decode_facts = msgspec.json.Decoder(dict[Fact, int]).decode
+_decode_overdue = msgspec.json.Decoder(dict[str, int]).decode
+MOST_OVERDUE = 12  # invoices by which a subscription was ever past due; the latest one alone says something
 
 # An object that is new has no row to lock.
 _LOCK = sa.text("""
@@ -54,21 +56,23 @@ _LOCK = sa.text("""
 _COLUMNS = """
     object_id, kind, stripe_customer_id, payload_created, payload_event_id, payload_receipt,
     payload_view::text AS payload_view, read_fence, read_request_time, read_time, read_view::text AS read_view,
-    facts::text AS facts
+    facts::text AS facts, overdue::text AS overdue
 """
 # Of these customers, whichever Stripe customer an object names, every object that may still say anything (see `PastInvoice`): what is
-# not past, the latest invoice of each subscription by either register, the latest past ones, and what hangs together with any of these.
+# not past, the latest invoice of each subscription by either register, the latest past ones, what went void since the one that was paid
+# and may have begun a period, at most twenty, and what hangs together with any of these.
 # In few steps, each of which has to be set up anew at every run; what has no such invoice gives NULLs, which lead nowhere.
 _LOAD_TEXT = f"""
     WITH RECURSIVE related (object_id) AS (
         (SELECT unnest(ARRAY[
-            o.object_id, o.latest, o.latest_read,
-            CASE WHEN o.kind = 'subscription' THEN (
-                SELECT i.object_id FROM stripe_objects AS i WHERE i.past_subscription_id = o.object_id AND i.past_paid
-                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END,
+            o.object_id, o.latest, o.latest_read, paid.object_id,
             CASE WHEN o.kind = 'subscription' THEN (
                 SELECT i.object_id FROM stripe_objects AS i WHERE i.past_subscription_id = o.object_id AND NOT i.past_paid
-                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END])
+                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) END]
+            || CASE WHEN o.kind = 'subscription' THEN ARRAY(
+                SELECT i.object_id FROM stripe_objects AS i
+                WHERE i.past_subscription_id = o.object_id AND i.past_paid IS NULL AND i.past_created >= coalesce(paid.past_created, 0)
+                ORDER BY i.past_created DESC, i.object_id DESC LIMIT 20) END)
          FROM (
             SELECT object_id, kind, payload_view ->> 'latest_invoice_id' AS latest, read_view ->> 'latest_invoice_id' AS latest_read
             FROM stripe_objects
@@ -77,14 +81,18 @@ _LOAD_TEXT = f"""
               AND NOT settled
           UNION ALL
             SELECT id COLLATE "C", kind, NULL, NULL
-            FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[])) AS arriving (id, kind)) AS o)
+            FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[])) AS arriving (id, kind)) AS o
+         LEFT JOIN LATERAL (
+            SELECT i.object_id, i.past_created FROM stripe_objects AS i
+            WHERE o.kind = 'subscription' AND i.past_subscription_id = o.object_id AND i.past_paid
+            ORDER BY i.past_created DESC, i.object_id DESC LIMIT 1) AS paid ON true)
       UNION
         SELECT other.object_id
         FROM related JOIN stripe_links AS own USING (object_id) JOIN stripe_links AS other USING (anchor_id)
     )
     SELECT {_COLUMNS} FROM related JOIN stripe_objects USING (object_id)
   UNION ALL
-    SELECT object_id, kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, facts::text
+    SELECT object_id, kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, facts::text, NULL
     FROM related JOIN told_facts USING (object_id)
 """  # noqa: S608 - the columns are a constant of this module
 _LOAD = sa.text(_LOAD_TEXT)
@@ -94,18 +102,18 @@ _SAVE = sa.text("""
         object_id, kind, stripe_customer_id,
         payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
         read_terminal, read_fence, read_request_time, read_time, read_view, facts,
-        past, past_subscription_id, past_paid, past_created, settled)
+        past, past_subscription_id, past_paid, past_created, settled, overdue)
     SELECT object_id, kind, stripe_customer_id,
            payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
            read_terminal, read_fence, read_request_time, read_time, read_view, facts,
-           past, past_subscription_id, past_paid, past_created, settled
+           past, past_subscription_id, past_paid, past_created, settled, overdue
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row (
         object_id text, kind text, stripe_customer_id text,
         payload_terminal boolean, payload_created bigint, payload_rank smallint, payload_event_id text,
         payload_receipt bigint, payload_view jsonb,
         read_terminal boolean, read_fence bigint, read_request_time bigint, read_time bigint, read_view jsonb,
         facts jsonb, past boolean, past_subscription_id text, past_paid boolean, past_created bigint,
-        settled boolean)
+        settled boolean, overdue jsonb)
     ORDER BY object_id COLLATE "C"
     ON CONFLICT (object_id) DO UPDATE SET
         stripe_customer_id = excluded.stripe_customer_id,
@@ -116,7 +124,8 @@ _SAVE = sa.text("""
         read_request_time = excluded.read_request_time, read_time = excluded.read_time,
         read_view = excluded.read_view, facts = excluded.facts, past = excluded.past,
         past_subscription_id = excluded.past_subscription_id, past_paid = excluded.past_paid,
-        past_created = excluded.past_created, settled = excluded.settled, update_time = now()
+        past_created = excluded.past_created, settled = excluded.settled, overdue = excluded.overdue,
+        update_time = now()
     -- The locks make this always true; it stands so that a mistake in them could not move a register down.
     WHERE (o.payload_created IS NULL
            OR (excluded.payload_terminal, excluded.payload_created, excluded.payload_rank, excluded.payload_event_id)
@@ -216,6 +225,8 @@ def _row(state: ObjectState, *, is_disputed: bool) -> dict[str, Any]:
         "facts": state.facts,
         "settled": is_settled_purchase(state),
     }
+    if state.overdue is not None:
+        row["overdue"] = dict(sorted(state.overdue.items(), key=lambda one: one[1])[-MOST_OVERDUE:])
     past = None if is_disputed else past_invoice(state)
     row["past"] = past is not None
     if past is not None and past.subscription_id is not None:
@@ -255,4 +266,5 @@ def _state(row: sa.Row[Any]) -> ObjectState:
         view = decode(row.read_view)
         read = Read(row.read_fence, row.read_request_time, row.read_time, view)
     facts = _decode_facts(row.facts)
-    return ObjectState(row.object_id, kind, row.stripe_customer_id, payload, read, facts)
+    overdue = None if row.overdue is None else _decode_overdue(row.overdue)
+    return ObjectState(row.object_id, kind, row.stripe_customer_id, payload, read, facts, overdue)

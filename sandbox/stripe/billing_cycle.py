@@ -82,6 +82,22 @@ def resume(account: Account, subscription: Object) -> None:
     """Begin a new period of a paused subscription; it runs again once its invoice is paid. Raises ApiError."""
     if subscription["status"] != "paused":
         raise ApiError(f"This subscription is {subscription['status']}; only a paused one can be resumed.")
+    _begin_now(account, subscription, {})
+
+
+def restart(account: Account, subscription: Object) -> None:
+    """Begin new periods now, as `billing_cycle_anchor=now` and `trial_end=now` do; paid or not, they have begun.
+
+    Nothing is credited here for what was left of the periods before. Raises ApiError for one that does not run.
+    """
+    if subscription["status"] not in {"active", "trialing", "past_due"}:
+        raise ApiError(f"The stand-in for Stripe begins no period of a subscription that is {subscription['status']}.")
+    pending_updates.give_up(account, subscription)
+    ended = {"status": "active", "trial_end": account.time()} if subscription["status"] == "trialing" else {}
+    _begin_now(account, subscription, ended)
+
+
+def _begin_now(account: Account, subscription: Object, changes: Object) -> None:
     now = account.time()
     items = copy.deepcopy(subscription["items"])
     for item in items["data"]:
@@ -89,7 +105,7 @@ def resume(account: Account, subscription: Object) -> None:
         end = period_end(now, now, recurring["interval"], recurring["interval_count"])
         item |= {"current_period_start": now, "current_period_end": end}
     invoice = invoices.draft(account, subscription, "subscription_update", subscriptions.lines_of(items["data"]))
-    changes = {"billing_cycle_anchor": now, "items": items, "latest_invoice": invoice["id"]}
+    changes = {"billing_cycle_anchor": now, "items": items, "latest_invoice": invoice["id"], **changes}
     account.change(subscription, changes, event="customer.subscription.updated")
     invoices.issue(account, invoice, method=payment_intents.CARD)
     dunning.collect(account, invoice, subscription, outcome_of(account, subscription))

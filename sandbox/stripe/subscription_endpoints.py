@@ -40,7 +40,11 @@ def update(account: Account, call: Call) -> Object:
         changes |= pause_collection(account, params["pause_collection"])
     if "items" in params:
         changes |= _items_changed(account, subscription, params)
-    account.change(subscription, changes, event="customer.subscription.updated")
+    if params.get("billing_cycle_anchor", {}).get("type") == "now" or params.get("trial_end") == "now":
+        account.change(subscription, changes)
+        billing_cycle.restart(account, subscription)
+    else:
+        account.change(subscription, changes, event="customer.subscription.updated")
     return shown(subscription)
 
 
@@ -182,8 +186,10 @@ ROUTES = (
         takes(
             "metadata.*",
             "description",
+            "billing_cycle_anchor.type",
             "cancel_at",
             "cancel_at_period_end",
+            "trial_end",
             "pause_collection",
             "pause_collection.behavior",
             "pause_collection.resumes_at",

@@ -29,6 +29,7 @@ from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows.wanted_reads import TIE_S
 from sandbox.stripe.app import StandInStripe
 from sandbox.stripe.thin_events import thin_twin
+from tests.torture import plan
 from tests.torture import truth as truths
 from tests.torture.lives import Lives
 from tests.torture.plan import Deed, Step
@@ -40,7 +41,7 @@ CUSTOMER = "ann"
 CATALOG_TEXT = CATALOG.read_text()
 HOUR_S = 3_600
 INSTANTS = tuple(timedelta(hours=hours) for hours in (0, 1, 24, 24 * 7, 24 * 8 + 1, 24 * 32, 24 * 400))
-DEEDS = [deed for deed in Deed if deed is not Deed.RAISE_PRICE]
+WEIGHTS = {deed: weight for deed, weight in plan.WEIGHTS.items() if deed is not Deed.RAISE_PRICE}
 SHORT, LONG = range(8), range(40)
 SHORT_EVENTS = 6  # 720 orders
 PERMUTATIONS = 60
@@ -168,7 +169,7 @@ async def live(stand_in: StandIn, seed: int, deeds: int) -> History:
     lives = DirectLives(stand_in)
     events: dict[str, dict[str, Any]] = {}
     for index in range(deeds):
-        deed = Deed.BUY if index == 0 else draw.choice(DEEDS)
+        deed = Deed.BUY if index == 0 else draw.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
         await lives.lead(Step(CUSTOMER, deed, (draw.random(), draw.random(), draw.random())))
         await stand_in.control("clock", advance_s=draw.choice((HOUR_S, 12 * HOUR_S, 48 * HOUR_S, 160 * HOUR_S)))
         events |= {event["id"]: event for event in await listed(stand_in)}  # Stripe forgets them after thirty days

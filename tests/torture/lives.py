@@ -20,6 +20,7 @@ from tests.torture.stage import ControlError, Stage
 _TRIES = 12  # of one purchase; a crash takes a second or two, and faults strike one call in ten
 _PAUSE_S = 0.3
 _CALL_S = 10.0
+_DAY_S = 86_400
 _AGAIN = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -153,6 +154,30 @@ class Lives:
         """Ask for more, in effect once it is paid; what the card says decides, or somebody who collects, or time."""
         path = f"subscriptions/{await self._subscription(step, 'active', 'past_due')}/change"
         await self._stage.control(path, quantity=1 + int(step.draws[2] * 9), pending_if_incomplete=True)
+
+    async def _add_item(self, step: Step) -> None:
+        """Have more on one subscription, mostly of another interval than what is on it."""
+        path = f"subscriptions/{await self._subscription(step, 'active', 'trialing', 'past_due')}"
+        found = await self._stage.stripe("GET", "prices", **{"lookup_keys[0]": _pick(_LOOKUP_KEYS, step.draws[1])})
+        charged = "always_invoice" if step.draws[2] < 0.5 else "none"
+        item = {"items[0][price]": found["data"][0]["id"], "items[0][quantity]": str(1 + int(step.draws[2] * 4))}
+        await self._stage.stripe("POST", path, proration_behavior=charged, **item)
+
+    async def _remove_item(self, step: Step) -> None:
+        found = await self._one(step, "subscriptions", lambda s: s["status"] in _LIVE and len(s["items"]["data"]) > 1)
+        item = {"items[0][id]": _pick(found["items"]["data"], step.draws[1])["id"], "items[0][deleted]": "true"}
+        await self._stage.stripe("POST", f"subscriptions/{found['id']}", **item)
+
+    async def _restart(self, step: Step) -> None:
+        """Begin a period now, paid or not, in the middle of another or of a trial."""
+        found = await self._one(step, "subscriptions", lambda s: s["status"] in {"active", "trialing", "past_due"})
+        how = "trial_end" if found["status"] == "trialing" else "billing_cycle_anchor[type]"
+        await self._stage.stripe("POST", f"subscriptions/{found['id']}", **{how: "now"})
+
+    async def _cancel_at(self, step: Step) -> None:
+        path = f"subscriptions/{await self._subscription(step)}"
+        at = (await self._stage.ask("clock"))["now"] + int(step.draws[1] * 30 * _DAY_S) + 1
+        await self._stage.stripe("POST", path, cancel_at=str(int(at)))
 
     async def _pause(self, step: Step) -> None:
         await self._stage.control(f"subscriptions/{await self._subscription(step)}/pause")

@@ -25,6 +25,10 @@ class Deed(StrEnum):
     KEEP = "keep"
     CHANGE = "change"
     CHANGE_WHEN_PAID = "change_when_paid"
+    ADD_ITEM = "add_item"
+    REMOVE_ITEM = "remove_item"
+    RESTART = "restart"
+    CANCEL_AT = "cancel_at"
     PAUSE = "pause"
     RESUME = "resume"
     PAUSE_COLLECTION = "pause_collection"
@@ -38,7 +42,7 @@ class Deed(StrEnum):
     RAISE_PRICE = "raise_price"
 
 
-_WEIGHTS = {
+WEIGHTS = {
     Deed.BUY: 30,
     Deed.CARD: 12,
     Deed.SETTLE: 5,
@@ -47,6 +51,10 @@ _WEIGHTS = {
     Deed.KEEP: 3,
     Deed.CHANGE: 8,
     Deed.CHANGE_WHEN_PAID: 6,
+    Deed.ADD_ITEM: 4,
+    Deed.REMOVE_ITEM: 2,
+    Deed.RESTART: 4,
+    Deed.CANCEL_AT: 2,
     Deed.PAUSE: 3,
     Deed.RESUME: 4,
     Deed.PAUSE_COLLECTION: 4,
@@ -128,7 +136,7 @@ def _round(draw: random.Random, ids: tuple[str, ...], index: int, rounds: int, l
     if index == 0:  # everybody begins by buying something
         steps = [Step(customer_id, Deed.BUY, _draws(draw)) for customer_id in ids]
     else:
-        deeds = draw.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()), k=DEEDS_EACH * len(ids))
+        deeds = draw.choices(list(WEIGHTS), weights=list(WEIGHTS.values()), k=DEEDS_EACH * len(ids))
         steps = [Step(draw.choice(ids), deed, _draws(draw)) for deed in deeds]
     crashes = index % 2 == 1 or rounds == 1
     return Round(tuple(steps), draw.choice(list(Crash)) if crashes else None, draw.randint(HOUR_S, longest_s))

@@ -16,7 +16,9 @@ from billing_service.storage.database import Connection
 from tests.integration.flows.conftest import Service
 from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_payment, purchase, subscription
 
-STATUSES = ("open", "paid", "paid", "paid", "void", "uncollectible", "draft")
+STATUSES = ("open", "uncollectible", "draft")
+ENDS = ("paid", "paid", "void", "void")  # of which nothing leads to the other
+REASONS = ("subscription_cycle", "subscription_update", "subscription_update", "subscription_create")
 TYPES = {
     "paid": "invoice.paid",
     "void": "invoice.voided",
@@ -119,8 +121,44 @@ async def test_what_went_void_before_a_dropped_change_still_decides(service: Ser
     assert (await kept(service, "ann")).subscriptions[0].invoice_status == "void"
 
 
+async def test_a_change_that_began_a_period_unpaid_decides_after_another_was_dropped(service: Service) -> None:
+    """Both went void and are past; nothing of what comes later names the one that counts."""
+    began, latest = START + MONTH, START + 2 * MONTH
+    await service.outcomes(*purchase("ann"))
+    there = subscription("ann", latest_invoice="in_ann_2")
+    there["items"]["data"][0] |= {"current_period_start": began, "current_period_end": began + 12 * MONTH}
+    for number, created in ((1, began), (2, latest)):
+        bill = invoice("ann", "open", id=f"in_ann_{number}", created=created, billing_reason="subscription_update")
+        await service.outcomes(event("invoice.payment_failed", bill, created=created + 1))
+        await service.outcomes(event("invoice.voided", bill | {"status": "void"}, created=created + 5))
+    for later in (0, MONTH):  # the subscription is heard of with its period only after both; and once more
+        await service.outcomes(event("customer.subscription.updated", there, created=latest + 9 + later))
+        facts = (await kept(service, "ann")).subscriptions[0]
+        assert (facts.invoice_status, facts.invoice_failed, facts.failed_time) == ("void", True, began + 1)
+
+
+async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(service: Service) -> None:
+    """What comes after it is past as well, and names it no more."""
+    created, _, updated, _ = purchase("ann")
+    await service.outcomes(created, updated, event("invoice.voided", invoice("ann", "void"), created=START + 5))
+    for number in (1, 2):
+        bill = invoice(
+            "ann", "void", id=f"in_ann_{number}", created=START + number * MONTH, billing_reason="subscription_cycle"
+        )
+        there = subscription("ann", latest_invoice=f"in_ann_{number}", start=START + number * MONTH)
+        await service.outcomes(
+            event("invoice.voided", bill, created=START + number * MONTH + 5),
+            event("customer.subscription.updated", there | {"start_date": START}, created=START + number * MONTH),
+        )
+        assert (await kept(service, "ann")).subscriptions[0].first_payment
+    again = subscription("ann", latest_invoice="in_ann_2", start=START + 2 * MONTH) | {"start_date": START}
+    await service.outcomes(event("customer.subscription.updated", again, created=START + 2 * MONTH + 9))
+    assert (await kept(service, "ann")).subscriptions[0].first_payment
+
+
 def happenings(draw: random.Random) -> Iterator[bytes]:
-    """Give events of a subscription and its invoices as they could come from a Stripe that knows no rules."""
+    """Give events of a subscription and its invoices as they could come from a Stripe that knows hardly any rules."""
+    ends = [draw.choice(ENDS) for _ in range(INVOICES)]
     for _ in range(EVENTS):
         number, at = draw.randrange(INVOICES), START + draw.randrange(40) * 86_400
         match draw.randrange(4):
@@ -136,8 +174,8 @@ def happenings(draw: random.Random) -> Iterator[bytes]:
                 status = draw.choice(("needs_response", "lost", "won"))
                 yield event("charge.dispute.updated", dispute("ann", status), created=at)
             case _:
-                status = draw.choice(STATUSES)
-                reason = draw.choice(("subscription_cycle", "subscription_update", "subscription_create"))
+                status = draw.choice((*STATUSES, *(3 * [ends[number]])))
+                reason = draw.choice(REASONS)
                 told = invoice(
                     "ann", status, id=f"in_ann_{number}", created=START + number // 2 * MONTH, billing_reason=reason
                 )

@@ -171,3 +171,44 @@ async def test_a_dispute_that_was_known_before_an_upgrade_counts_after_it(servic
     await service.outcomes(event("customer.subscription.updated", again, created=RENEWED + 3 * DAY))
     service.now = at(RENEWED + 4 * DAY)
     assert (await sold(service)).state is SourceState.DISPUTED
+
+
+async def test_a_disputed_invoice_that_a_release_before_put_away_is_found_again_with_its_dispute(
+    service: Service, database_url: str
+) -> None:
+    await service.outcomes(*purchase("ann"), TIED, *renewal())
+    await service.outcomes(event("charge.dispute.created", dispute("ann"), created=RENEWED + DAY))
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE stripe_objects SET past = true WHERE object_id = 'in_ann'")
+    await service.outcomes(
+        event("charge.dispute.updated", dispute("ann", "under_review"), created=RENEWED + 2 * DAY),
+    )
+    again = standing("active", RENEWED, latest_invoice="in_2")
+    await service.outcomes(event("customer.subscription.updated", again, created=RENEWED + 3 * DAY))
+    service.now = at(RENEWED + 4 * DAY)
+    assert (await sold(service)).state is SourceState.DISPUTED
+
+
+async def test_grace_does_not_restart_while_stripe_is_away_and_the_invoice_is_not_known(service: Service) -> None:
+    """The time of the first word is kept with the subscription, across events and processes."""
+    failed = START + 100 * DAY
+    await service.outcomes(*purchase("ann"))
+    late = standing("past_due", START, YEAR, latest_invoice="in_2")
+    for later in (0, 3, 6):
+        await service.outcomes(event("customer.subscription.updated", late, created=failed + later * DAY))
+    service.now = at(failed + 6 * DAY)
+    source = await sold(service)
+    assert (source.state, source.end_time) == (SourceState.GRACE, at(failed + 7 * DAY))
+
+
+async def test_of_what_a_subscription_was_ever_overdue_by_the_latest_is_kept(
+    service: Service, database_url: str
+) -> None:
+    """One that is left past due by each of its invoices for years costs no more for it."""
+    await service.outcomes(*purchase("ann"))
+    for number in range(20):
+        late = standing("past_due", START, YEAR, latest_invoice=f"in_{number}")
+        await service.outcomes(event("customer.subscription.updated", late, created=START + (number + 1) * DAY))
+    with psycopg.connect(database_url) as connection:
+        ((kept,),) = connection.execute("SELECT overdue FROM stripe_objects WHERE object_id = 'sub_ann'").fetchall()
+    assert kept == {f"in_{number}": START + (number + 1) * DAY for number in range(8, 20)}

@@ -180,6 +180,28 @@ async def test_paused_collection_leaves_the_status_alone_until_it_ends(
     assert (await _read(world, session)).pause_collection is None
 
 
+@pytest.mark.parametrize(("card", "status", "invoice"), [("paid", "active", "paid"), ("declined", "past_due", "open")])
+async def test_a_period_that_is_begun_anew_has_begun_whether_it_is_paid_or_not(
+    world: World, card: str, status: str, invoice: str
+) -> None:
+    session = await world.bought()
+    await _advance_to(world, START + 10 * DAY_S)
+    await world.control(f"/customers/{session.customer}/card", outcome=card)
+    await world.client.v1.subscriptions.update_async(session.subscription, {"billing_cycle_anchor": {"type": "now"}})
+    found = await _read(world, session)
+    assert (found.status, found["items"].data[0].current_period_start) == (status, START + 10 * DAY_S)
+    assert (found.latest_invoice.status, found.latest_invoice.created) == (invoice, START + 10 * DAY_S)
+    assert found.latest_invoice.billing_reason == "subscription_update"
+
+
+async def test_a_trial_that_is_ended_now_becomes_a_paid_period(world: World) -> None:
+    session = await world.bought(subscription_data={"trial_period_days": 14})
+    await _advance_to(world, START + DAY_S)
+    await world.client.v1.subscriptions.update_async(session.subscription, {"trial_end": "now"})
+    found = await _read(world, session)
+    assert (found.status, found.trial_end, found.latest_invoice.status) == ("active", START + DAY_S, "paid")
+
+
 async def test_cancel_at_ends_it_in_the_middle_of_a_period(world: World) -> None:
     session = await world.bought()
     at = START + 5 * DAY_S + 17

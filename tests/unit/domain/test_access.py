@@ -197,6 +197,20 @@ def test_each_policy_of_a_plan_decides_its_case_and_has_a_safe_default(
 
 
 @pytest.mark.parametrize(
+    ("status", "state"), [(S.CANCELED, A.ENDED), (S.UNPAID, A.PAYMENT_OVERDUE), (S.INCOMPLETE, A.PENDING_PAYMENT)]
+)
+def test_paused_collection_is_no_reason_why_something_gives_nothing_anyway(
+    status: SubscriptionStatus, state: SourceState
+) -> None:
+    """Who looks into it is to see that it is over, not that it waits."""
+    strict = replace(PRO, policy=Policy(access_while_collection_paused=False))
+    assert access(replace(COLLECTION, status=status), strict).state is state
+    trial = replace(BASE, status=S.TRIALING, trial_end=START + MONTH)
+    for giving in (BASE, trial, OVERDUE, UNSETTLED):
+        assert access(replace(giving, collection_paused=True), strict).state is A.PAUSED
+
+
+@pytest.mark.parametrize(
     ("refunded", "fully", "policy", "state"),
     [
         (1, False, Policy(), A.ENDING),

@@ -10,8 +10,20 @@ import pytest
 from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
 from billing_service.domain.observation import observe, read_event
+from billing_service.domain.payments import DisputeStanding
 from billing_service.domain.views import InvoiceStatus, ObjectKind
-from tests.stripe_events import START, charge, event, export_pass, invoice, refund, session, subscription
+from tests.stripe_events import (
+    START,
+    charge,
+    dispute,
+    event,
+    export_pass,
+    invoice,
+    invoice_payment,
+    refund,
+    session,
+    subscription,
+)
 
 DAY = 86_400
 
@@ -188,11 +200,166 @@ def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
         assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.VOID, began + 5)
 
 
+def test_a_change_that_is_dropped_gives_nothing_of_a_period_that_another_began_unpaid() -> None:
+    """The invoice that began the year is past by then, and of the two that went void it is the one that counts."""
+    began, dropped_at = START + 10 * DAY, START + 30 * DAY
+    yearly = subscription("ann", latest_invoice="in_2")
+    yearly["items"]["data"][0] |= {"current_period_start": began, "current_period_end": began + 365 * DAY}
+    bill = invoice("ann", "open", id="in_2", billing_reason="subscription_update", created=began)
+    dropped = invoice("ann", "void", id="in_3", billing_reason="subscription_update", created=dropped_at)
+    bodies = [
+        event("invoice.payment_failed", bill, created=began + 5),
+        event("invoice.voided", bill | {"status": "void"}, created=began + 9),
+        event("customer.subscription.updated", yearly | {"latest_invoice": "in_3"}, created=dropped_at),
+        event("invoice.voided", dropped, created=dropped_at + DAY),
+    ]
+    for order in permutations(bodies):
+        (facts,) = gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions
+        assert (facts.invoice_status, facts.invoice_failed, facts.failed_time) == (InvoiceStatus.VOID, True, began + 5)
+
+
+def test_a_change_that_was_dropped_before_a_renewal_that_nobody_told_of_began_nothing() -> None:
+    """Two pending updates that expired, with a renewal between them: what is known to be paid counts on."""
+    renewed = subscription("ann", latest_invoice="in_4")
+    renewed["items"]["data"][0] |= {"current_period_start": START + 30 * DAY, "current_period_end": START + 60 * DAY}
+    bodies = [event("customer.subscription.updated", renewed, created=START + 35 * DAY)]
+    for number, day in ((2, 5), (4, 34)):
+        bill = invoice(
+            "ann", "open", id=f"in_{number}", billing_reason="subscription_update", created=START + day * DAY
+        )
+        bodies.append(event("invoice.payment_failed", bill, created=START + day * DAY + 1))
+        bodies.append(event("invoice.voided", bill | {"status": "void"}, created=START + (day + 1) * DAY))
+    for order in permutations(bodies):
+        (facts,) = gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions
+        assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.PAID, None)
+
+
 def test_an_overdue_invoice_that_nobody_told_of_is_due_since_the_subscription_says_so() -> None:
     """In the middle of a year it would else be due since its beginning, and the grace long over."""
     late = subscription("ann", "past_due", latest_invoice="in_2")
     (facts,) = gathered(CREATED, event("customer.subscription.updated", late, created=START + 100 * DAY)).subscriptions
     assert facts.due_time == START + 100 * DAY
+
+
+def test_grace_is_counted_from_the_first_word_of_past_due_however_often_it_is_said() -> None:
+    """Until somebody tells of the invoice. Another invoice that is the latest is another debt."""
+    late = subscription("ann", "past_due", latest_invoice="in_2")
+    times = [START + days * DAY for days in (100, 101, 104)]
+    words = [event("customer.subscription.updated", late, created=time) for time in times]
+    for order in permutations(words):
+        (facts,) = gathered(CREATED, *order).subscriptions
+        assert facts.due_time == times[0]
+    read = of_read(
+        observe(late, ObjectKind.SUBSCRIPTION), fence=9, request_time=times[2] + 9, server_time=0, known_created=None
+    )
+    (known,) = states(CREATED, words[0])
+    assert gather([join(known, read)]).subscriptions[0].due_time == times[0]
+    only_read = of_read(
+        observe(late, ObjectKind.SUBSCRIPTION), fence=1, request_time=times[0] - 9, server_time=0, known_created=None
+    )
+    assert gather([join(known, only_read)]).subscriptions[0].due_time == times[0] - 9
+    another = event("customer.subscription.updated", late | {"latest_invoice": "in_3"}, created=START + 130 * DAY)
+    (facts,) = gathered(CREATED, another, *words).subscriptions
+    assert facts.due_time == START + 130 * DAY
+
+
+def test_an_invoice_that_is_sent_is_overdue_from_when_it_was_due() -> None:
+    """`collection_method=send_invoice`: a month to pay in is no part of the grace, and nothing fails."""
+    due = START + 60 * DAY
+    sent = invoice(
+        "ann", "open", id="in_2", created=START + 30 * DAY, billing_reason="subscription_cycle", due_date=due
+    )
+    late = subscription("ann", "past_due", latest_invoice="in_2")
+    bodies = [
+        event("invoice.finalization_failed", sent, created=START + 30 * DAY),
+        event("customer.subscription.updated", late, created=due + 1),
+    ]
+    for order in permutations(bodies):
+        assert gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions[0].due_time == due
+
+
+def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_nobody_told_of() -> None:
+    bodies = [event("invoice.paid", invoice("ann", created=START + 20 * DAY))]
+    for number, day in ((1, 10), (2, 30), (3, 31), (4, 33)):  # the first was before what is paid
+        late = subscription("ann", "past_due", latest_invoice=f"in_{number}")
+        bodies.append(event("customer.subscription.updated", late, created=START + day * DAY))
+    for number in (3, 4):
+        dropped = invoice("ann", "void", id=f"in_{number}", created=START, billing_reason="subscription_update")
+        bodies.append(event("invoice.voided", dropped, created=START + 34 * DAY))
+    (facts,) = gathered(CREATED, *bodies).subscriptions
+    assert (facts.invoice_status, facts.due_time) == (None, START + 30 * DAY)
+
+
+@pytest.mark.parametrize("status", ["draft", "open", "void", None])
+def test_who_never_paid_is_at_the_first_payment_in_the_next_period_too(status: str | None) -> None:
+    """The first debit came back; Stripe leaves the subscription active, and bills it again. Of who came before us nothing is known."""
+    began = START + 30 * DAY
+    renewed = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    returned = event("invoice.voided", invoice("ann", "void"), created=START + 5 * DAY)
+    bodies = [event("customer.subscription.updated", renewed, created=began)]
+    if status is not None:
+        bill = invoice("ann", status, id="in_2", billing_reason="subscription_cycle", created=began)
+        bodies.append(event("invoice.payment_failed", bill, created=began + 1))
+    for order in permutations([CREATED, returned, *bodies]):
+        assert gathered(*order).subscriptions[0].first_payment
+    under_way = event("invoice.finalization_failed", invoice("ann", "open"), created=START)
+    for known in ([CREATED], [CREATED, under_way]):
+        assert not gathered(*known, *bodies).subscriptions[0].first_payment
+    paid = event("invoice.paid", invoice("ann", id="in_1", created=START + 6 * DAY))
+    assert not gathered(CREATED, returned, *bodies, paid).subscriptions[0].first_payment
+
+
+YEAR, MONTHLY = 365 * DAY, 30 * DAY
+
+
+@pytest.mark.parametrize(
+    ("begins", "lost", "paid", "stands"),
+    [
+        # of which the year began at 0; the period of the monthly item that runs, the invoice that was lost, the one that is paid
+        (30, ("subscription_create", 0), 30, True),  # what began the year is not made up for by a month
+        (60, ("subscription_cycle", 30), 60, False),  # a month is, by the next
+        (60, ("subscription_cycle", 30), None, True),
+        (60, ("subscription_cycle", 30), 31, True),
+        (30, ("subscription_cycle", 31), None, True),  # one that came late makes not up for itself
+        (30, ("subscription_cycle", 30), 40, True),  # a change that is paid in the same month
+        (60, ("subscription_update", 35), 60, True),  # of a change it is not known which item it was of
+        (60, (None, 35), 60, True),
+    ],
+)
+def test_a_lost_dispute_stands_until_all_that_it_may_have_paid_for_is_paid_anew(
+    begins: int, lost: tuple[str | None, int], paid: int | None, stands: bool
+) -> None:
+    """Of a subscription with a yearly and a monthly item."""
+    reason, day = lost
+    mixed = subscription("ann", latest_invoice="in_2")
+    (yearly,) = mixed["items"]["data"]
+    monthly = yearly | {"id": "si_2", "current_period_start": START + begins * DAY}
+    yearly |= {"current_period_end": START + YEAR}
+    mixed["items"]["data"].append(monthly | {"current_period_end": monthly["current_period_start"] + MONTHLY})
+    bodies = [
+        event("customer.subscription.updated", mixed, created=START + begins * DAY),
+        event("invoice.paid", invoice("ann", created=START + day * DAY, billing_reason=reason)),
+        event("invoice_payment.paid", invoice_payment("ann")),
+        event("charge.dispute.closed", dispute("ann", "lost")),
+    ]
+    if paid is not None:
+        later = invoice("ann", id="in_2", created=START + paid * DAY, billing_reason="subscription_cycle")
+        bodies.append(event("invoice.paid", later))
+    (facts,) = gathered(*bodies).subscriptions
+    assert facts.dispute is (DisputeStanding.LOST if stands else None)
+
+
+def test_a_lost_dispute_is_over_once_every_item_has_another_period_that_is_paid() -> None:
+    mixed = subscription("ann", latest_invoice="in_2", start=START + YEAR)
+    mixed["items"]["data"].append(mixed["items"]["data"][0] | {"id": "si_2"})
+    (facts,) = gathered(
+        event("customer.subscription.updated", mixed | {"start_date": START}, created=START + YEAR),
+        event("invoice.paid", invoice("ann", billing_reason="subscription_update")),
+        event("invoice.paid", invoice("ann", id="in_2", created=START + YEAR, billing_reason="subscription_cycle")),
+        event("invoice_payment.paid", invoice_payment("ann")),
+        event("charge.dispute.closed", dispute("ann", "lost")),
+    ).subscriptions
+    assert facts.dispute is None
 
 
 def test_what_a_charge_says_beyond_the_refunds_that_are_known_was_returned_too() -> None:

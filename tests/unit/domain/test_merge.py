@@ -52,6 +52,7 @@ def states(draw: st.DrawFn) -> ObjectState:
         draw(st.one_of(st.none(), payloads())),
         draw(st.one_of(st.none(), reads())),
         draw(st.dictionaries(st.sampled_from(list(Fact)), small)),
+        draw(st.dictionaries(st.sampled_from(["in_1", "in_2", "in_3"]), small)) or None,
     )
 
 
