@@ -86,7 +86,8 @@ class Metrics:
         self._rereads = _unseen("billing_rereads", "Objects to be read again from Stripe.")
         self._reread_age = _unseen("billing_reread_overdue_seconds", "For how long the oldest of these is due.")
         self._reconciled = _unseen(
-            "billing_reconciled_until_timestamp_seconds", "Up to where Stripe's events were compared with ours."
+            "billing_reconciled_until_timestamp_seconds",
+            "Up to where Stripe's events were compared with ours, without a gap.",
         )
         self._drift = _unseen("billing_drift", "Differences without an event, by all reconciliations so far.")
         self._missed = _unseen("billing_missed_events", "Events that no webhook brought, but reconciliation, so far.")
@@ -157,7 +158,7 @@ class Metrics:
         """Show how old a replica's answer may be, whenever somebody looks."""
         self._replica_age.set_function(age_s)
 
-    def tallied(self, tally: Tally) -> None:
+    def tallied(self, tally: Tally, reconciled_until: int) -> None:
         """Take what the database knows; what is not there any more is 0."""
         for gauge, found in ((self._quarantined, tally.quarantined), (self._findings, tally.findings)):
             gauge.clear()
@@ -165,7 +166,7 @@ class Metrics:
                 gauge.labels(label).set(number)
         self._rereads.set(tally.rereads)
         self._reread_age.set(tally.reread_overdue_s)
-        self._reconciled.set(tally.reconciled_until)
+        self._reconciled.set(reconciled_until)
         self._drift.set(tally.drift)
         self._missed.set(tally.missed)
         while self._unseen:

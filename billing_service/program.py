@@ -34,6 +34,7 @@ from billing_service.flows.get_entitlements import GetEntitlements
 from billing_service.flows.lanes import Lane
 from billing_service.flows.link_stripe_customer import LinkStripeCustomer
 from billing_service.flows.list_plans import ListPlans
+from billing_service.flows.look_again import LookAgain
 from billing_service.flows.look_up import LookUp
 from billing_service.flows.preview_subscription_update import PreviewSubscriptionUpdate
 from billing_service.flows.prices import Prices
@@ -122,7 +123,7 @@ class Program:
             settings.reconcile_interval_s,
         )
         self._retention = Retention(self._database, _kept(settings), now)
-        self._tallies = Tallies(self._database, budget, self._metrics.tallied)
+        self._tallies = Tallies(self._database, budget, now, self._metrics.tallied)
         self._replay = Replay(self._database, self._fulfill.backlog)
         self._feed = ChangeFeed(
             self._database,
@@ -131,6 +132,7 @@ class Program:
             lambda made: self._metrics.visible((now() - made).total_seconds()),
         )
         self._time_changes = TimeChanges(self._database, self._prices, now)
+        self._look_again = LookAgain(self._database, self._prices, now)
         self._replica_database = _replica_database(settings)
         self._replica = self._followed(self._replica_database)
         self._read = ReadEntitlements(self._database, self._prices, now, self._replica)
@@ -246,6 +248,7 @@ class Program:
             "replay": self._replay.run,
             "change feed": self._feed.run,
             "time changes": self._time_changes.run,
+            "looks": self._look_again.run,
             "retention": self._retention.run,
             "erasing": self._erase.run,
             "tallies": self._tallies.run,

@@ -42,7 +42,7 @@ def known() -> dict[str, frozenset[str]]:
     service.call("method", "OK", 0.1)
     service.event("invoice.paid", "applied", 0.1)
     service.request("operation", "denied", 0.1)
-    service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1.0, 1, 1, 1.0))
+    service.tallied(Tally({"malformed": 1}, {"drift": 1}, 1, 1.0, 1, 1, 1.0), 1)
     service.show_files(lambda: 0.0, {"own": lambda: 0.0})
     gateway.show_files(lambda: 0.0, {"own": lambda: 0.0})
     service.visible(0.1)

@@ -19,7 +19,13 @@ from billing_service.domain.toml_table import Notes, Table, place_of, suggestion
 MAX_CATALOG_CHARS = 1_000_000  # some thousand plans; what is longer is not a catalog
 MAX_PLANS = 500  # ListPlans answers with all of them at once
 MAX_FEATURES = 500  # GetEntitlements answers with all of them at once
+MAX_LISTING_BYTES = 4 * 2**20  # of ListPlans' answer: what gRPC's clients take in one message unless told otherwise
+LISTED_BYTES = 48  # of what is listed beside texts: numbers, switches, and what protobuf puts around them
 
+_TOO_LARGE = (
+    "and what they give take {size:,} bytes to list, more than the {most:,} of one answer of ListPlans: shorten the names of features, "
+    "or have fewer of them in as many plans"
+)
 _FILE_KEYS = ("default_plan", "features", "plans")
 _FEATURE_KEYS = ("name", "type", "merge")
 
@@ -68,7 +74,31 @@ def parse_catalog(text: str) -> Catalog:
         raise _error(text, notes)
     features = {key: feature for key, feature in found.items() if feature}
     catalog = Catalog("", default_plan, features, plans)
+    if (size := listing_bytes(catalog)) > MAX_LISTING_BYTES:
+        raise CatalogError((Problem("plans", _TOO_LARGE.format(size=size, most=MAX_LISTING_BYTES)),))
     return replace(catalog, version=version_of(content_of(catalog)))
+
+
+def listing_bytes(catalog: Catalog) -> int:
+    """Say how many bytes the listing of all plans takes at most: each plan repeats the names of its features."""
+    feature = {key: _listed(key, one.name) for key, one in catalog.features.items()}
+    plans = catalog.plans.values()
+    return (
+        LISTED_BYTES
+        + sum(feature.values())  # each is listed once as the default plan gives it
+        + (_texts(catalog.default_plan) if catalog.default_plan else 0)
+        + sum(feature[key] for plan in plans for key in plan.features)
+        + sum(_listed(plan.plan_key, plan.name, plan.description, plan.group or "") + _texts(plan) for plan in plans)
+        + sum(_listed(price.price_key, price.text) for plan in plans for price in plan.prices)
+    )
+
+
+def _texts(plan: Plan) -> int:
+    return sum(len(value.encode()) for value in plan.features.values() if isinstance(value, str))
+
+
+def _listed(*texts: str) -> int:
+    return LISTED_BYTES + sum(len(text.encode()) for text in texts)
 
 
 def _load(text: str) -> Mapping[str, object]:

@@ -22,8 +22,8 @@ from billing_service.flows.reconcile_run import Progress, recorded
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.logs import named
 from billing_service.storage import history, quarantine, reconcile_runs
-from billing_service.storage.database import Database
-from billing_service.storage.reconcile_runs import Run, Scope
+from billing_service.storage.database import Connection, Database
+from billing_service.storage.reconcile_runs import Cover, Run, Scope
 from billing_service.stripe_api.errors import StripeCallError
 from billing_service.stripe_api.listing import StripeListing
 
@@ -40,6 +40,20 @@ REPAIRED = frozenset({Outcome.APPLIED, Outcome.PARKED})
 FulfillBatch = Callable[[Sequence[bytes]], Awaitable[Sequence[EventResult]]]
 
 log = structlog.get_logger(__name__)
+
+
+def walked_until(cover: Cover | None) -> int:
+    """Say up to when events were compared with ours, in unix seconds, with the last minutes of the walk; 0 where none were."""
+    return 0 if cover is None or cover.until == cover.first else cover.until + OVERLAP_S
+
+
+async def covered(connection: Connection, now_s: int) -> Cover | None:
+    """Say up to when the events were walked without a gap, of those that Stripe still lists; None where no walk ever began."""
+    return await reconcile_runs.cover(connection, _oldest(now_s), lead_s=FIRST_WINDOW_S, overlap_s=OVERLAP_S)
+
+
+def _oldest(now_s: int) -> int:
+    return max(now_s - KEPT_S, 0)
 
 
 class Reconcile:
@@ -92,16 +106,13 @@ class Reconcile:
 
     async def _begun(self, since: int | None) -> Run:
         until = int(self._now().timestamp())
-        oldest = max(until - KEPT_S, 0)
-        begin = await (self._uncovered(until, oldest) if since is None else self._unfinished(max(since, oldest)))
+        begin = await (self._uncovered(until) if since is None else self._unfinished(max(since, _oldest(until))))
         return await self._database.run(lambda c: reconcile_runs.begin(c, Scope.EVENTS, begin, until))
 
-    async def _uncovered(self, until: int, oldest: int) -> int:
+    async def _uncovered(self, until: int) -> int:
         """Say where the cover ends: a run over a later time, asked for by somebody, does not move that."""
-        covered = await self._database.run(
-            lambda c: reconcile_runs.covered_until(c, oldest, lead_s=FIRST_WINDOW_S, overlap_s=OVERLAP_S)
-        )
-        return max(until - FIRST_WINDOW_S if covered is None else covered, oldest)
+        cover = await self._database.run(lambda c: covered(c, until))
+        return max(until - FIRST_WINDOW_S if cover is None else cover.until, _oldest(until))
 
     async def _unfinished(self, since: int) -> int:
         """Say where to begin a run since a time: where one that was left unfinished came to, if it covers that time."""

@@ -47,9 +47,11 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", MAX_CALLS + MAX_OTHER_CALLS + MAX_WATCHES),
-    # A peer that vanished (no FIN) is noticed within 80 s, and its calls cancelled.
+    # A peer that vanished (no FIN) is noticed within 80 s, and its calls cancelled. The first timeout is TCP's, for what its machine does
+    # not acknowledge; where a proxy acknowledges for it, the second counts, which is a minute by default.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Callers may ping every 10 s, also while idle; more often is answered with GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -71,23 +71,32 @@ _SAVE = sa.text("""
          AS n (customer_id, revision, facts, next_change_time)
     WHERE c.customer_id = n.customer_id
 """)
+# In the order of the index and in no other, and read from it in that order, whatever is guessed of how many there are: of those who are
+# looked at again a million are due at one time, and would be sorted for each batch. Nobody is waited for, so the order of locks is free.
+_IN_ORDER = sa.text("SET LOCAL enable_sort = off")
 _DUE = sa.text("""
     SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
     WHERE next_change_time > :after AND next_change_time <= :now
-    ORDER BY next_change_time, customer_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+    ORDER BY next_change_time LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
 _NEXT_DUE = sa.text("SELECT min(next_change_time) FROM customers WHERE next_change_time IS NOT NULL")
-# What was locked is judged as it is then, whoever has written it meanwhile.
+# Who is locked is judged as he is then, whoever has written him meanwhile. Who cannot be locked is named, for whoever holds the lock
+# may be about to write what he read before the cause of the look.
 _LOOK_AGAIN = sa.text("""
-    WITH next_ones AS MATERIALIZED (
-        SELECT customer_id, next_change_time, facts FROM customers WHERE customer_id > :after
-        ORDER BY customer_id LIMIT :most FOR NO KEY UPDATE),
+    WITH passed AS MATERIALIZED (
+        SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :most),
+    wanted AS MATERIALIZED (
+        SELECT customer_id FROM passed UNION SELECT customer_id FROM customers WHERE customer_id = ANY(CAST(:left AS text[]))),
+    free AS MATERIALIZED (
+        SELECT customer_id, next_change_time, facts FROM customers WHERE customer_id = ANY(ARRAY(SELECT customer_id FROM wanted))
+        ORDER BY customer_id FOR NO KEY UPDATE SKIP LOCKED),
     changed AS (
-        UPDATE customers AS c SET next_change_time = :due FROM next_ones AS n
+        UPDATE customers AS c SET next_change_time = :due FROM free AS n
         WHERE c.customer_id = n.customer_id AND (n.next_change_time > :now OR n.next_change_time IS NULL)
           AND (CAST(:price_ids AS text[]) IS NULL
                OR jsonb_path_query_array(n.facts, '$.subscriptions[*].items[*].price_id') ?| CAST(:price_ids AS text[])))
-    SELECT max(customer_id) FROM next_ones
+    SELECT (SELECT max(customer_id) FROM passed) AS last,
+           ARRAY(SELECT customer_id FROM wanted EXCEPT SELECT customer_id FROM free) AS locked
 """)
 _PAGE = sa.text("""
     SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
@@ -168,6 +177,7 @@ async def due(connection: Connection, now: datetime, most: int) -> Sequence[tupl
 
     Those that others have locked are left out. Those who are only looked at again come after them: they may be everybody.
     """
+    connection.send(_IN_ORDER)
     values = {"after": PRICE_RESOLVED, "now": now, "most": most}
     found = [(_row(row), row.next_change_time) for row in await connection.execute(_DUE, values)]
     if len(found) < most:
@@ -183,12 +193,18 @@ async def next_due(connection: Connection) -> datetime | None:
 
 
 async def look_again(
-    connection: Connection, now: datetime, after: str, most: int, price_ids: Collection[str] | None = None
-) -> str | None:
-    """Make the next customers after an id due, so that what is kept of them is worked out anew; give the last one's id.
+    connection: Connection,
+    now: datetime,
+    after: str,
+    most: int,
+    *,
+    left: Collection[str] = (),
+    price_ids: Collection[str] | None = None,
+) -> tuple[str | None, Sequence[str]]:
+    """Make the next customers after an id, and those left before, due, so that what is kept of them is worked out anew.
 
     All of them, or those who hold one of these prices. Who is due already stays so since when it was, or what time has changed
-    would not be seen.
+    would not be seen. Give the last of the next ones, None where there is none, and who was locked by others and is left.
     """
     values = {
         "due": NEVER_LOOKED_AT if price_ids is None else PRICE_RESOLVED,
@@ -196,9 +212,10 @@ async def look_again(
         "now": now,
         "after": after,
         "most": most,
+        "left": sorted(left),
     }
-    last: str | None = await connection.scalar(_LOOK_AGAIN, values)
-    return last
+    row = (await connection.execute(_LOOK_AGAIN, values)).one()
+    return row.last, sorted(row.locked)
 
 
 async def page(connection: Connection, ids: Collection[str] | None, after: str, most: int) -> Sequence[CustomerRow]:

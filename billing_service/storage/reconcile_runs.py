@@ -85,12 +85,13 @@ _LAST_UNFINISHED = sa.text(f"""
 # become visible out of order. A run that began later than the cover reached leaves a gap, and what lies behind it does not count.
 _COVERED = sa.text("""
     WITH first AS (
-        SELECT greatest(until - :lead, :oldest) AS begin FROM reconcile_runs WHERE scope = 'events' ORDER BY run_id LIMIT 1),
+        SELECT until - :lead AS first, greatest(until - :lead, :oldest) AS begin
+        FROM reconcile_runs WHERE scope = 'events' ORDER BY run_id LIMIT 1),
     runs AS (
         SELECT since, done_until - :overlap AS done, greatest(begin, max(done_until - :overlap) OVER (
             ORDER BY since, done_until ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS before
         FROM reconcile_runs, first WHERE scope = 'events' AND failed = 0 AND done_until - :overlap > begin)
-    SELECT coalesce((SELECT min(before) FROM runs WHERE since > before), (SELECT max(done) FROM runs), begin) FROM first
+    SELECT first, coalesce((SELECT min(before) FROM runs WHERE since > before), (SELECT max(done) FROM runs), begin) AS until FROM first
 """)
 _UNKNOWN = sa.text("""
     SELECT id FROM unnest(CAST(:ids AS text[])) AS id
@@ -144,14 +145,21 @@ async def last_unfinished(connection: Connection, scope: Scope) -> Run | None:
     return None if row is None else _run(row)
 
 
-async def covered_until(connection: Connection, oldest: int, *, lead_s: int, overlap_s: int) -> int | None:
+@dataclass(frozen=True)
+class Cover:
+    """The events that were walked without a gap, in unix seconds."""
+
+    first: int  # where it would begin if all runs counted
+    until: int  # `first` where nothing was walked
+
+
+async def cover(connection: Connection, oldest: int, *, lead_s: int, overlap_s: int) -> Cover | None:
     """Say up to when the events were walked without a gap, from `oldest`, or from `lead_s` before the first run if that is later.
 
     The last `overlap_s` of a run do not count. None where no run ever began.
     """
-    values = {"oldest": oldest, "lead": lead_s, "overlap": overlap_s}
-    until: int | None = await connection.scalar(_COVERED, values)
-    return until
+    row = (await connection.execute(_COVERED, {"oldest": oldest, "lead": lead_s, "overlap": overlap_s})).one_or_none()
+    return None if row is None else Cover(row.first, row.until)
 
 
 async def unknown_events(connection: Connection, event_ids: Collection[str]) -> set[str]:

@@ -18,7 +18,6 @@ class Tally:
     findings: Mapping[str, int]  # that are open, by kind
     rereads: int
     reread_overdue_s: float  # of the one that is due for the longest time
-    reconciled_until: float  # Unix seconds, by Stripe's clock; 0 where no run was complete
     drift: int  # that no event explains; what an event brought that no webhook had, is `missed`
     missed: int  # events that no webhook brought, but reconciliation
     budget_left: float  # requests to Stripe that may leave at once
@@ -33,8 +32,6 @@ _TALLY = sa.text("""
     SELECT 'rereads', '', count(*)::float8 FROM rereads
     UNION ALL
     SELECT 'overdue', '', coalesce(greatest(extract(epoch FROM now() - min(due_time)), 0), 0)::float8 FROM rereads
-    UNION ALL
-    SELECT 'reconciled', '', coalesce(max(until), 0)::float8 FROM reconcile_runs WHERE state = 'complete'
     UNION ALL
     SELECT 'drift', '', coalesce(sum(drift), 0)::float8 FROM reconcile_runs WHERE scope <> 'events'
     UNION ALL
@@ -55,7 +52,6 @@ async def take(connection: Connection, *, rate_per_s: float, burst: int) -> Tall
         findings={row.label: int(row.number) for row in rows if row.what == "findings"},
         rereads=int(one["rereads"]),
         reread_overdue_s=one["overdue"],
-        reconciled_until=one["reconciled"],
         drift=int(one["drift"]),
         missed=int(one["missed"]),
         budget_left=one["budget"],

@@ -18,9 +18,12 @@ import pytest
 from billing.v1.billing_service_pb2 import ListPlansRequest
 from google.protobuf.json_format import MessageToDict
 
+from billing_service.rpc.server import public_listener
 from tests.acceptance.world import DEADLINE_S, World
+from tests.forgetful import Forgetful
 from tests.integration.clients.test_client import Service
 from tests.integration.clients.tls import Authority, secured
+from tests.integration.rpc.wire import serving
 from tests.integration.test_templates import generate
 
 FOLDER = Path(__file__).parents[2] / "clients/typescript"
@@ -133,3 +136,47 @@ async def test_it_talks_to_the_running_service_and_reads_what_the_python_client_
         assert remaining is not None
         assert limit - 2 < remaining < limit + 1  # gRPC rounds a deadline up
     assert "send them to http" in example
+
+
+CALLER = """
+import { createInterface } from "node:readline";
+const { createBillingClient } = await import(process.env.BILLING_CLIENT);
+const billing = createBillingClient({ baseUrl: process.env.BILLING_URL });
+for await (const _ of createInterface({ input: process.stdin })) {
+  const said = await billing.getEntitlements({ customerId: "ann" }).catch((error) => error);
+  console.log(said.customerId ?? said.message);
+}
+"""
+
+
+@_with_npm
+@pytest.mark.usefixtures("installed")
+async def test_a_connection_that_was_forgotten_while_nobody_called_costs_the_next_call_nothing() -> None:
+    """What lies between may forget it without a word; the client notices by itself, and does not wait for a deadline to find out."""
+    with alone():
+        await asyncio.to_thread(run, "npm", "run", "--silent", "build")
+    async with serving(public_listener(Service())) as wire, Forgetful(wire.address.port).run() as forgetful:
+        caller = await asyncio.create_subprocess_exec(
+            *("node", "--input-type=module", "--eval", CALLER),
+            env={
+                **os.environ,
+                "BILLING_CLIENT": str(FOLDER / "dist/index.js"),
+                "BILLING_URL": f"http://{forgetful.address}",
+            },
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert caller.stdin is not None
+        assert caller.stdout is not None
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                caller.stdin.write(b"call\n")
+                assert await caller.stdout.readline() == b"ann\n"
+                forgetful.forget()
+                while not forgetful.given_up:  # noqa: ASYNC110 - nothing tells us
+                    await asyncio.sleep(0.05)
+                caller.stdin.write(b"call\n")
+                assert await caller.stdout.readline() == b"ann\n"
+        finally:
+            caller.kill()
+            await caller.wait()

@@ -11,7 +11,8 @@ from tools import metrics as checked
 from webhook_gateway.metrics import Metrics as GatewayMetrics
 from webhook_gateway.signature import SignatureFault
 
-TALLY = Tally({"malformed": 2}, {"drift": 1}, 3, 4.5, 1_790_000_000.0, 1, 2, 7.0)
+TALLY = Tally({"malformed": 2}, {"drift": 1}, 3, 4.5, 1, 2, 7.0)
+RECONCILED_UNTIL = 1_790_000_000
 
 
 def sample(page: bytes, line: str) -> bool:
@@ -105,16 +106,16 @@ def test_what_the_database_knows_is_not_shown_before_it_was_asked() -> None:
     assert b"billing_drift" not in found.page()
     assert sample(found.page(), "billing_tally_timestamp_seconds 0.0"), "and that nobody asked is seen"
     for _look in range(2):
-        found.tallied(TALLY)
+        found.tallied(TALLY, RECONCILED_UNTIL)
         assert sample(found.page(), "billing_drift 1.0")
         assert sample(found.page(), "billing_missed_events 2.0")
 
 
 def test_what_is_no_longer_there_is_no_longer_shown() -> None:
     found = Metrics()
-    found.tallied(TALLY)
+    found.tallied(TALLY, RECONCILED_UNTIL)
     assert sample(found.page(), 'billing_quarantined_events{reason="malformed"} 2.0')
-    found.tallied(Tally({}, {}, 0, 0.0, 0.0, 0, 0, 0.0))
+    found.tallied(Tally({}, {}, 0, 0.0, 0, 0, 0.0), 0)
     assert b'reason="malformed"' not in found.page()
     assert sample(found.page(), "billing_rereads 0.0")
 
@@ -140,7 +141,7 @@ def test_the_first_denial_is_a_rise_from_nothing() -> None:
 def test_the_budget_of_requests_is_shown_with_what_is_left_kept_and_spent() -> None:
     found = Metrics()
     found.show(lambda: 1.0, {}, {}, lambda: 0.0, Budget(burst=20, reserve=5))
-    found.tallied(TALLY)
+    found.tallied(TALLY, RECONCILED_UNTIL)
     found.spent(Spender.PEOPLE)
     for share, number in {"left": 7.0, "reserve": 5.0, "most": 20.0}.items():
         assert sample(found.page(), f'billing_stripe_budget{{share="{share}"}} {number}')

@@ -16,6 +16,8 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 
 from billing_client import tracing
 
+# For the answer to a ping. With `Options.keepalive` it is less than the 40 s after which a cache calls what it has stale.
+KEEPALIVE_TIMEOUT_S = 10.0
 MAX_ATTEMPTS = 4  # of a call that is safe to make again; gRPC allows 5
 SERVICE = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"]
 SAFE = frozenset(
@@ -56,7 +58,7 @@ class Options:
     )  # a callable is asked at each call: rotation
     tls: TLS | None = None  # None: plain text, for loopback and meshes that encrypt by themselves
     timeout: timedelta = timedelta(seconds=10)  # of a call that says none
-    keepalive: timedelta = timedelta(seconds=30)  # between pings on a connection with a call on it
+    keepalive: timedelta = timedelta(seconds=20)  # between pings on a quiet connection; the service wants 10 s at least
     max_message_bytes: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -96,7 +98,12 @@ class Options:
             ("grpc.service_config", json.dumps(service_config(follow_health=follow_health))),
             ("grpc.enable_retries", 1),
             ("grpc.keepalive_time_ms", int(self.keepalive.total_seconds() * 1000)),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            # Of what the peer's machine does not acknowledge; where a proxy does that for it, the next one counts, a minute by default.
+            ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
+            ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
+            # Each of them, also where nothing is sent between: gRPC's own would be one a minute after the second, too few for what
+            # forgets a connection that is quiet. The stream that follows health is a call, so an idle client's connection is kept up too.
+            ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 5_000),

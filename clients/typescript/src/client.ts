@@ -7,7 +7,9 @@ import { BillingService } from "./gen/billing/v1/billing_service_pb.js";
 
 const MAX_MESSAGE_BYTES = 4 * 1024 * 1024; // as the contract says
 const DEFAULT_TIMEOUT_MS = 10_000;
-const PING_INTERVAL_MS = 30_000; // the service takes one every 10 s at most
+// Also while nobody calls, so that nothing on the way forgets the connection; the service takes one every 10 s at most. One that was
+// forgotten is given up while a call that finds it so may still be made on another one: well before the default deadline.
+const PINGS = { pingIntervalMs: 20_000, pingTimeoutMs: 5_000, pingIdleConnection: true };
 
 /** Where the service is, and how it is talked to. */
 export interface BillingOptions {
@@ -29,7 +31,7 @@ export type BillingClient = Client<typeof BillingService> & {
 
 /** Makes a client; it connects at the first call. Calls fail with a ConnectError, which `refusalOf` reads. */
 export function createBillingClient(options: BillingOptions): BillingClient {
-  const sessionManager = new Http2SessionManager(options.baseUrl, { pingIntervalMs: PING_INTERVAL_MS }, options.tls);
+  const sessionManager = new Http2SessionManager(options.baseUrl, PINGS, options.tls);
   const transport = createGrpcTransport({
     baseUrl: options.baseUrl,
     sessionManager,

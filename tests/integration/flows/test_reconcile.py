@@ -16,6 +16,7 @@ from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEv
 from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.request_budget import RequestBudget
+from billing_service.flows.tallies import Tallies
 from billing_service.storage import reconcile_runs, tally
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
@@ -193,10 +194,43 @@ async def test_a_walk_begins_where_those_before_cover_everything(world: World, n
         row = f"{int(since * DAYS)}, {int(until * DAYS)}, {int(done * DAYS)}, '{state}', {failed}"
         world.sql(f"INSERT INTO reconcile_runs (since, until, done_until, state, failed) VALUES ({row})")  # noqa: S608
     oldest = 10 * DAYS
-    covered = await world.database.run(
-        lambda c: reconcile_runs.covered_until(c, oldest, lead_s=FIRST_WINDOW_S, overlap_s=OVERLAP_S)
+    cover = await world.database.run(
+        lambda c: reconcile_runs.cover(c, oldest, lead_s=FIRST_WINDOW_S, overlap_s=OVERLAP_S)
     )
-    assert covered == (oldest if ends is None else ends * DAYS - OVERLAP_S)
+    assert cover is not None
+    assert cover.until == (oldest if ends is None else ends * DAYS - OVERLAP_S)
+
+
+async def shown(world: World, now: datetime) -> int:  # noqa: F811
+    """Give what an operator is shown of how far events were reconciled."""
+    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    tallies = Tallies(world.database, PLENTY, lambda: now, lambda _tally, until: told.set_result(until))
+    running = asyncio.create_task(tallies.run())
+    try:
+        return await asyncio.wait_for(told, 20)
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+@pytest.mark.parametrize("name", COVERS)
+async def test_an_operator_is_shown_what_was_walked_without_a_gap(world: World, name: str) -> None:  # noqa: F811
+    """A walk over the last hour does not say that all is well, nor does one that is unfinished, nor one over a customer."""
+    now = datetime.fromtimestamp(40 * DAYS, UTC)  # Stripe lists events from 10 days on
+    assert await shown(world, now) == 0
+    world.sql(
+        "INSERT INTO reconcile_runs (since, until, done_until, state) VALUES (3000000, 3200000, 3000000, 'running')"
+    )
+    assert await shown(world, now) == 0
+    world.sql("DELETE FROM reconcile_runs")
+    runs, ends = COVERS[name]
+    for since, until, done, state, failed in runs:
+        row = f"{int(since * DAYS)}, {int(until * DAYS)}, {int(done * DAYS)}, '{state}', {failed}"
+        world.sql(f"INSERT INTO reconcile_runs (since, until, done_until, state, failed) VALUES ({row})")  # noqa: S608
+    world.sql(
+        "INSERT INTO reconcile_runs (since, until, done_until, state, scope) VALUES (0, 3400000, 3400000, 'complete', 'customer')"
+    )
+    assert await shown(world, now) == (10 * DAYS + OVERLAP_S if ends is None else ends * DAYS)
 
 
 async def test_everything_of_one_customer_is_read_on_demand(world: World, objects: ReconcileObjects) -> None:  # noqa: F811

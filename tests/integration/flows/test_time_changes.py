@@ -13,6 +13,7 @@ import pytest
 from billing_service.domain.operator import GrantWish, Order
 from billing_service.flows.apply import Context, refold
 from billing_service.flows.change_grants import ChangeGrants
+from billing_service.flows.look_again import LookAgain
 from billing_service.flows.prices import Prices
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.storage import customers, stripe_customers
@@ -47,6 +48,11 @@ def prices(service: Service) -> Prices:
 @pytest.fixture
 def drain(service: Service, prices: Prices) -> TimeChanges:
     return TimeChanges(service.database, prices, lambda: service.now)
+
+
+@pytest.fixture
+def looks(service: Service, prices: Prices) -> LookAgain:
+    return LookAgain(service.database, prices, lambda: service.now)
 
 
 def logged(database_url: str) -> list[Logged]:
@@ -138,10 +144,10 @@ async def test_who_watches_is_told_both(service: Service, prices: Prices, databa
 
 
 async def test_a_changed_catalog_does_not_hide_what_time_changed_just_before(
-    service: Service, drain: TimeChanges, database_url: str
+    service: Service, drain: TimeChanges, looks: LookAgain, database_url: str
 ) -> None:
     await bought_and_ended(service)
-    await drain.look_again()
+    await looks.after_catalog()
     await drain.drain()
     assert logged(database_url) == [BOUGHT, ENDED]
 
@@ -151,13 +157,14 @@ async def test_a_changed_catalog_does_not_hide_what_time_changes_before_everybod
     service: Service,
     prices: Prices,
     drain: TimeChanges,
+    looks: LookAgain,
     database_url: str,
     write: Callable[[Service, Prices], Awaitable[None]] | None,
 ) -> None:
     """With many customers that takes minutes, and what falls due meanwhile is told, also where something else is written first."""
     await service.outcomes(*purchase("ann"))
     service.now = datetime.fromtimestamp(ENDS - 1, UTC)
-    await drain.look_again()
+    await looks.after_catalog()
     service.now = datetime.fromtimestamp(ENDS + 1, UTC)
     if write is not None:
         await write(service, prices)
@@ -168,12 +175,12 @@ async def test_a_changed_catalog_does_not_hide_what_time_changes_before_everybod
 
 
 async def test_who_falls_due_does_not_wait_for_those_who_are_looked_at_again(
-    service: Service, drain: TimeChanges, monkeypatch: pytest.MonkeyPatch
+    service: Service, drain: TimeChanges, looks: LookAgain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a catalog changed those are everybody."""
     for name in ("ann", "bob", "eve"):
         await service.outcomes(*purchase(name))
-    await drain.look_again()
+    await looks.after_catalog()
     await service.outcomes(*purchase("zoe"))
     service.now = datetime.fromtimestamp(ENDS + 1, UTC)
     monkeypatch.setattr("billing_service.flows.time_changes.MOST", 1)
@@ -191,14 +198,14 @@ async def test_nothing_is_logged_of_time_before_it_is_due(service: Service, data
 
 
 async def test_a_price_that_resolves_later_is_told_and_its_end_is_too(
-    service: Service, drain: TimeChanges, prices: Prices, database_url: str
+    service: Service, drain: TimeChanges, looks: LookAgain, prices: Prices, database_url: str
 ) -> None:
     """Ann bought at a price without a lookup key; the operator moves the catalog's key to it, and Stripe says nothing of Ann."""
     body = subscription("ann", latest_invoice="in_ann")
     body["items"]["data"][0]["price"] = {"id": "price_x", "object": "price", "lookup_key": None}
     await service.outcomes(event("customer.subscription.created", body), event("invoice.paid", invoice("ann")))
     await service.outcomes(*purchase("bob"))
-    await drain.look_at_holders()
+    await looks.after_prices()
     async with watching(database_url, service) as watcher, opened(watcher) as stream:
         view = View()
         await until(stream, view, whole)
@@ -206,7 +213,7 @@ async def test_a_price_that_resolves_later_is_told_and_its_end_is_too(
         row = PriceRow("price_x", "pro", "monthly", "pro_monthly", active=True, current=True)
         await service.database.run(lambda c: price_rows.remember(c, [("pro", "monthly")], [row]))
         await prices.refresh()  # loads what is remembered
-        await drain.look_at_holders()
+        await looks.after_prices()
         assert await drain.drain() == 1
         await until(stream, view, lambda v: v.plans["ann"] == ("pro",))
         assert view.causes == ["read"]
@@ -223,7 +230,7 @@ async def test_who_is_looked_at_again_for_a_price_is_told_nothing_twice(
     await service.outcomes(*purchase("ann"))
     for _ in range(2):
         await service.database.run(
-            lambda c: customers.look_again(c, service.now, "", 9, ["price_pro_monthly", "price_x"])
+            lambda c: customers.look_again(c, service.now, "", 9, price_ids=["price_pro_monthly", "price_x"])
         )
         await drain.drain()
     assert logged(database_url) == [BOUGHT]

@@ -18,6 +18,7 @@ from billing_service.domain.errors import DatabaseUnavailableError, InvalidField
 from billing_service.domain.watch_cursor import WatchCursor
 from billing_service.flows import change_feed, watch_entitlements
 from billing_service.flows.change_feed import ChangeFeed
+from billing_service.flows.look_again import LookAgain
 from billing_service.flows.prices import Prices
 from billing_service.flows.retell import Retell
 from billing_service.flows.time_changes import TimeChanges
@@ -41,6 +42,7 @@ class Watcher:
     feed: ChangeFeed
     watch: WatchEntitlements
     time_changes: TimeChanges
+    looks: LookAgain
 
 
 @asynccontextmanager
@@ -58,6 +60,7 @@ async def watching(database_url: str, service: Service, catalog: Catalog = CATAL
             feed,
             WatchEntitlements(database, prices, feed, lambda: service.now),
             TimeChanges(database, prices, lambda: service.now),
+            LookAgain(database, prices, lambda: service.now),
         )
 
 
@@ -322,9 +325,9 @@ async def test_a_changed_catalog_has_everybody_looked_at_again_once(
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE customers SET next_change_time = now() + interval '99 years'")
         connection.execute("INSERT INTO derivations (name, version) VALUES ('next_change_time', 'of before')")
-    await watcher.time_changes.look_again()
+    await watcher.looks.after_catalog()
     assert await watcher.time_changes.drain() == 1
-    await watcher.time_changes.look_again()
+    await watcher.looks.after_catalog()
     assert await watcher.time_changes.drain() == 0
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("SELECT next_change_time < now() + interval '1 year' FROM customers").fetchall()

@@ -12,6 +12,7 @@ import pytest
 from billing_service.domain.catalog_file import parse_catalog
 from billing_service.domain.errors import DatabaseUnavailableError
 from billing_service.flows import change_feed, watch_entitlements
+from billing_service.flows.look_again import LookAgain
 from billing_service.flows.prices import Prices
 from billing_service.flows.time_changes import TimeChanges
 from billing_service.flows.watch_entitlements import WatchMessage
@@ -128,10 +129,10 @@ async def test_who_was_written_by_another_catalog_is_looked_at_when_its_last_pro
         watching(database_url, new, HASTY) as watcher,
         opened(watcher) as stream,
     ):
-        old = TimeChanges(service.database, Prices(service.database, service.stripe, CATALOG), lambda: new.now)
-        await old.look_after_others()
-        await watcher.time_changes.look_again()
-        await watcher.time_changes.look_after_others()
+        old = LookAgain(service.database, Prices(service.database, service.stripe, CATALOG), lambda: new.now)
+        await old.after_others()
+        await watcher.looks.after_catalog()
+        await watcher.looks.after_others()
         view = View()
         await until(stream, view, whole)
         await service.outcomes(*purchase("bob"))
@@ -144,8 +145,8 @@ async def test_who_was_written_by_another_catalog_is_looked_at_when_its_last_pro
                 "UPDATE derivations SET update_time = now() - interval '1 hour' WHERE name LIKE 'in use%'"
             )
         for drained in (1, 0):
-            again = TimeChanges(new.database, Prices(new.database, new.stripe, HASTY), lambda: new.now)
-            await again.look_after_others()
-            assert await again.drain() == drained
+            prices = Prices(new.database, new.stripe, HASTY)
+            await LookAgain(new.database, prices, lambda: new.now).after_others()
+            assert await TimeChanges(new.database, prices, lambda: new.now).drain() == drained
         await until(stream, view, lambda v: v.plans["bob"] == ("free",))
         assert (await new.read("bob")).revision == view.revisions["bob"]

@@ -12,9 +12,11 @@ import pytest
 from billing.internal.v1 import fulfillment_service_pb2 as pb
 from structlog.testing import capture_logs
 
+from tests.forgetful import Forgetful
 from tests.integration.webhook_gateway.conftest import Running, StartGateway
 from tests.integration.webhook_gateway.fulfillment import TOKEN, FulfillmentServer, event_id
 from tests.integration.webhook_gateway.sender import Answer, Sender, event, signature
+from webhook_gateway import fulfillment as gateway_fulfillment
 from webhook_gateway import server
 from webhook_gateway.forward import Limits
 from webhook_gateway.fulfillment import CallFailed, Failure, FulfillmentClient, VerifiedEvent
@@ -255,6 +257,25 @@ async def test_a_restart_of_the_service_costs_no_retry(gateway: Running, fulfill
     await fulfillment.start()
     assert {answer.status for answer in await asyncio.gather(first, *others)} == {200}
     assert set(fulfillment.ids()) == {"evt_held", "evt_0", "evt_1", "evt_2"}
+
+
+async def test_a_connection_that_was_forgotten_on_the_way_is_given_up(
+    fulfillment: FulfillmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes by it, and no end of it either; what lies between acknowledges for the service. The next events go by another one."""
+    hasty = {"grpc.keepalive_time_ms": 100, "grpc.http2.ping_timeout_ms": 500}
+    options = tuple((name, hasty.get(name, value)) for name, value in gateway_fulfillment._CHANNEL_OPTIONS)
+    monkeypatch.setattr(gateway_fulfillment, "_CHANNEL_OPTIONS", options)
+    async with Forgetful(int(fulfillment.address.rpartition(":")[2])).run() as forgetful:
+        client = FulfillmentClient(target=forgetful.address, token=lambda: TOKEN)
+        try:
+            await client.fulfill([VerifiedEvent("evt_1", event("evt_1"))], 5)
+            forgetful.forget()
+            await until(lambda: forgetful.connections == 2)
+            await client.fulfill([VerifiedEvent("evt_2", event("evt_2"))], 5)
+        finally:
+            await client.close()
+    assert fulfillment.ids() == ["evt_1", "evt_2"]
 
 
 async def test_a_poison_event_fails_alone(gateway: Running, fulfillment: FulfillmentServer) -> None:

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 
 from billing_service.domain.access import Source, SourceState, SourceType
 from billing_service.domain.catalog import UNLIMITED, FeatureValue, PlanMode
-from billing_service.domain.catalog_file import parse_catalog
+from billing_service.domain.catalog_file import (
+    MAX_CATALOG_CHARS,
+    MAX_LISTING_BYTES,
+    CatalogError,
+    listing_bytes,
+    parse_catalog,
+)
 from billing_service.domain.check import CheckReason
 from billing_service.domain.checkout import CheckoutSession, CheckoutState, CreatedCheckout
 from billing_service.domain.checkout_outcome import CheckoutOutcome
@@ -262,3 +268,43 @@ def test_a_time_is_what_protobuf_makes_of_it(moment: datetime) -> None:
     plain = Timestamp()
     plain.FromDatetime(moment)
     assert responses.timestamp(moment) == plain
+
+
+def catalog_of(plans: int, features: int, name: str, value: str, kind: str) -> str:
+    """Write a catalog in which each plan gives each feature, and all but the default one have two prices."""
+    given = "{ " + ", ".join(f"f{number} = {value}" for number in range(features)) + " }"
+    tables = [f'[features.f{number}]\nname = "{name}"\ntype = "{kind}"' for number in range(features)]
+    for number in range(plans):
+        prices = [f'{{ key = "m{turn}", lookup_key = "p{number}_{turn}", text = "{name}" }}' for turn in range(2)]
+        sold = f'mode = "subscription"\nprices = [{", ".join(prices)}]' if number else 'mode = "free"'
+        tables.append(f'[plans.p{number}]\nname = "{name}"\ndescription = "{name}"\n{sold}\nfeatures = {given}')
+    return "\n".join(['default_plan = "p0"', *tables])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("x", "true", "boolean"),
+        ("ü" * 250, "1000000000000", "integer"),
+        ("x", '"unlimited"', "integer"),
+        ("x", f'"{"💳" * 200}"', "text"),
+    ],
+)
+@pytest.mark.parametrize(("plans", "features"), [(1, 1), (1, 300), (300, 1), (30, 30)])
+def test_no_listing_is_larger_than_what_its_catalog_was_admitted_by(
+    plans: int, features: int, name: str, value: str, kind: str
+) -> None:
+    catalog = parse_catalog(catalog_of(plans, features, name, value, kind))
+    bought = frozenset((plan.plan_key, price.price_key) for plan in catalog.plans.values() for price in plan.prices)
+    answer = responses.list_plans_response(PlanListing(tuple(catalog.plans.values()), bought, catalog))
+    assert answer.ByteSize() <= listing_bytes(catalog)
+
+
+def test_no_catalog_is_admitted_whose_listing_is_too_large_for_one_message() -> None:
+    """The start says so: ListPlans would fail of it at each call, and nobody could tell why."""
+    assert MAX_LISTING_BYTES <= MAX_MESSAGE_BYTES
+    text = catalog_of(100, 300, "x" * 200, "true", "boolean")
+    assert len(text) < MAX_CATALOG_CHARS
+    with pytest.raises(CatalogError, match=r"plans and what they give take .* bytes to list"):
+        parse_catalog(text)
+    parse_catalog(catalog_of(100, 300, "x" * 40, "true", "boolean"))
