@@ -112,7 +112,8 @@ class Program:
         self._prices = Prices(self._database, self._stripe, catalog, admit)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now, self._metrics.event)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
-        self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
+        self._change = ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now)
+        self._refresh = Refresh(self._database, self._stripe, self._reads, budget, self._change.finish_left)
         self._reconcile = Reconcile(
             self._database,
             self._stripe.listing,
@@ -199,7 +200,7 @@ class Program:
             check_entitlement=CheckEntitlement(self._prices, self._read),
             list_plans=ListPlans(self._prices),
             watch_entitlements=self._watch_entitlements,
-            change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
+            change_subscription=self._change,
             preview_subscription_update=PreviewSubscriptionUpdate(
                 self._database, self._stripe, self._prices, self._reads, now
             ),

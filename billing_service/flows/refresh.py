@@ -6,6 +6,7 @@ Stripe denying an object (401, 403, 404) is never an observation: what is known 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -14,6 +15,7 @@ from billing_service.deadline import deadline_after
 from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import Observation
+from billing_service.domain.views import ObjectKind
 from billing_service.flows.payment_ties import ties_of
 from billing_service.flows.reads import Reads
 from billing_service.flows.request_budget import Budget, RequestBudget
@@ -31,16 +33,27 @@ POLL_S = 1.0  # between looks at an empty queue
 READ_LIMIT_S = 20.0  # less than a lease; for a refund or dispute, with the wait for the budget of two lists
 
 
+# Finishes what a call has left unfinished about a subscription; raises what a read raises where that cannot be done now.
+FinishLeft = Callable[[str], Awaitable[None]]
+
 log = structlog.get_logger(__name__)
 
 
 class Refresh:
     """The worker behind the queue of re-reads; any number of processes may run one each."""
 
-    def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: Budget | None = None) -> None:
-        """Does nothing before `run` or `drain`."""
+    def __init__(
+        self,
+        database: Database,
+        stripe: StripeApi,
+        reads: Reads,
+        budget: Budget | None = None,
+        finish_left: FinishLeft | None = None,
+    ) -> None:
+        """Does nothing before `run` or `drain`. `finish_left` hears of each subscription that was read."""
         self._database = database
         self._reads = reads
+        self._finish_left = finish_left
         self._budget = RequestBudget(database, budget or Budget())
         self._listing = stripe.listing.paced(self._budget.wait)
 
@@ -76,6 +89,8 @@ class Refresh:
         try:
             seen = await self._reads.object(claimed.kind, claimed.object_id)
             await self._follow(seen)
+            if claimed.kind is ObjectKind.SUBSCRIPTION and self._finish_left is not None:
+                await self._finish_left(claimed.object_id)
         except (StripeCallError, MalformedError, BillingError) as error:
             missing = isinstance(error, StripeDefinite) and error.missing
             if missing or isinstance(error, StripeDenied):
