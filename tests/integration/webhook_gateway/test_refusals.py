@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.integration.webhook_gateway.conftest import StartGateway
 from tests.integration.webhook_gateway.fulfillment import FulfillmentServer
@@ -135,7 +136,28 @@ async def test_a_body_without_a_length_is_refused(sender: Sender) -> None:
     ],
 )
 async def test_what_is_not_http_gets_400(sender: Sender, junk: bytes) -> None:
-    assert (await sender.raw(junk)).split(b" ", 2)[1] == b"400"
+    answer = await sender.raw(junk)
+    assert answer.split(b" ", 2)[1] == b"400"
+    assert b'"code": "not_http"' in answer
+    assert b"aiohttp" not in answer
+
+
+async def test_what_is_not_http_is_neither_quoted_nor_fills_the_log(
+    sender: Sender, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a proxy miscounts, the rest of a body is read as the next request: here it is a name. Also on a connection that was good before."""
+    rest = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + b'"name": "Smithers"}\r\n\r\n'
+    with capture_logs() as told:
+        answers = [await sender.raw(sent) for sent in (rest, b"Smithers : x\r\n\r\n", rest, rest)]
+    assert all(b"Smithers" not in answer and answer.count(b" 400 ") == 1 for answer in answers)
+    assert [(line["event"], line["count"]) for line in told if line["event"] == "not_http"] == [("not_http", 1)]
+    assert "aiohttp.server" not in {record.name for record in caplog.records}
+
+
+async def test_who_expects_what_is_not_known_is_told_so(sender: Sender) -> None:
+    answer = await sender.post(BODY, Expect="200-ok")
+    assert (answer.status, answer.code) == (417, "expectation_unknown")
+    assert "aiohttp" not in answer.headers["Server"]
 
 
 async def test_a_body_that_drips_is_given_up(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
