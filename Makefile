@@ -47,7 +47,8 @@ bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; w
 	@mkdir -p $(RESULTS)
 	@$(BIN)/python -m benchmarks.webhooks --out $(RESULTS)/webhooks.json
 	@$(BIN)/python -m benchmarks.growth --out $(RESULTS)/growth.json
-	@$(BIN)/python -m benchmarks.own_invoices --out $(RESULTS)/own_invoices.json
+	@$(BIN)/python -m benchmarks.owned --of invoices --each 1 10 100 1000 --out $(RESULTS)/own_invoices.json
+	@$(BIN)/python -m benchmarks.owned --of purchases --each 1 10 100 --out $(RESULTS)/own_purchases.json
 	@$(BIN)/python -m benchmarks.backlog --out $(RESULTS)/backlog.json
 	@$(BIN)/python -m benchmarks.reads --out $(RESULTS)/reads.json
 	@$(BIN)/python -m benchmarks.watch --out $(RESULTS)/watch.json

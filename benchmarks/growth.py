@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +49,7 @@ class Size:
     name: str
     customers: int
     is_renewed: bool  # put back to its beginning before each round
-    invoices_each: int | None = None  # where that is what the sizes differ in
+    each: Mapping[str, int] = field(default_factory=dict)  # what a customer has many of, where the sizes differ in that
     next_position: int = 0
     rates: list[float] = field(default_factory=list)
     cpu_us: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PROGRAMS})
@@ -69,7 +69,7 @@ class Size:
         """Give the medians."""
         parts = {f"{name}_us": round(statistics.median(values)) for name, values in self.cpu_us.items()}
         return {
-            **({"invoices_each": self.invoices_each} if self.invoices_each else {"customers": self.customers}),
+            **(self.each or {"customers": self.customers}),
             "per_s": round(statistics.median(self.rates)),
             "cpu_us": round(statistics.median(self.cpu_us_each)),
             **parts,

@@ -55,31 +55,57 @@ def load(
 
 def add_renewals(database_url: str, recording: Recording, customers: int, each: int) -> None:
     """Give every customer of a population so many invoices more, each paid, with its payment and what ties them together."""
-    owned = [row for row in recording.rows if row.table in {"stripe_objects", "stripe_links"}]
-    copied = [row for row in owned if str(row.columns[0].value).startswith(_RENEWED)]
     with psycopg.connect(database_url, autocommit=True) as connection:
-        for row in copied:
-            statement = sql.SQL(
-                "INSERT INTO {} ({}) SELECT {} FROM generate_series(0, %s::int) AS n, generate_series(1, %s::int) AS k"
-            ).format(
-                sql.Identifier(row.table),
-                sql.SQL(", ").join(sql.Identifier(column.name) for column in row.columns),
-                sql.SQL(", ").join(_renewed_value(column) for column in row.columns),
-            )
-            connection.execute(statement, [*(column.value for column in row.columns), customers - 1, each])
+        _add(connection, [row for row in recording.rows if _id(row).startswith(("in_", "inpay_"))], customers, each)
         connection.execute("VACUUM (ANALYZE)")
 
 
-# What is another one with each renewal; a customer and a subscription are the same.
-_RENEWED = ("in_", "inpay_")
-_RENEWED_IDS = f"((?:in|inpay|pi|evt)_[A-Za-z0-9]+){CUSTOMER_MARK}"
+def add_purchases(database_url: str, recording: Recording, customers: int, each: int) -> None:
+    """Give every customer of a population so many passes more, each paid; with what the customer's row has of them."""
+    bought = {
+        _id(row)
+        for row in recording.rows
+        if row.table == "stripe_objects" and Column("settled", "boolean", "true") in row.columns
+    }
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        _add(connection, [row for row in recording.rows if _id(row) in bought], customers, each)
+        connection.execute(_BOUGHT, [each])
+        connection.execute("VACUUM (ANALYZE)")
 
 
-def _renewed_value(column: Column) -> sql.Composable:
+# The ids of what is another one each time; a customer and a subscription are the same.
+_ADDED_IDS = f"((?:in|inpay|pi|evt|cs_test)_[A-Za-z0-9]+){CUSTOMER_MARK}"
+_BOUGHT = """
+    UPDATE customers AS c SET facts = jsonb_set(facts, '{purchases}', (facts -> 'purchases') || (
+        SELECT jsonb_agg(first || jsonb_build_object('checkout_session_id', first ->> 'checkout_session_id' || 'x' || lpad(k::text, 6, '0')))
+        FROM jsonb_extract_path(facts, 'purchases', '0') AS first, generate_series(1, %s::int) AS k))
+"""
+
+
+def _id(row: Row) -> str:
+    return str(row.columns[0].value) if row.table in {"stripe_objects", "stripe_links"} else ""
+
+
+def _add(connection: psycopg.Connection[Any], rows: Sequence[Row], customers: int, each: int) -> None:
+    """Write rows again for every customer, so many times, each time with ids of their own."""
+    for row in rows:
+        statement = sql.SQL(
+            "INSERT INTO {} ({}) SELECT {} FROM generate_series(0, %s::int) AS n, generate_series(1, %s::int) AS k"
+        ).format(
+            sql.Identifier(row.table),
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in row.columns),
+            sql.SQL(", ").join(_added_value(column) for column in row.columns),
+        )
+        connection.execute(statement, [*(column.value for column in row.columns), customers - 1, each])
+
+
+def _added_value(column: Column) -> sql.Composable:
     kind = sql.SQL(column.kind)
     if not isinstance(column.value, str) or CUSTOMER_MARK not in column.value:
         return sql.SQL("CAST(%s AS {})").format(kind)
-    own = sql.SQL("regexp_replace(%s::text, {}, '\\1c' || n || 'x' || k, 'g')").format(sql.Literal(_RENEWED_IDS))
+    own = sql.SQL("regexp_replace(%s::text, {}, '\\1c' || n || 'x' || lpad(k::text, 6, '0'), 'g')").format(
+        sql.Literal(_ADDED_IDS)
+    )
     return sql.SQL("CAST(replace({}, {}, 'c' || n) AS {})").format(own, sql.Literal(CUSTOMER_MARK), kind)
 
 

@@ -97,8 +97,8 @@ class CustomerFacts:
 NO_FACTS = CustomerFacts()
 
 
-def gather(objects: Iterable[ObjectState]) -> CustomerFacts:
-    """Fold the objects of one customer, in any order, into facts."""
+def gather(objects: Iterable[ObjectState], kept: Iterable[PurchaseFacts] = ()) -> CustomerFacts:
+    """Fold the objects of one customer, in any order, into facts. `kept` are purchases of whose sessions none is among the objects."""
     known = _Known(objects)
     payments = Payments.of(known.payments)
     bills = _Bills(known, payments)
@@ -108,6 +108,7 @@ def gather(objects: Iterable[ObjectState]) -> CustomerFacts:
         for state, view in known.sessions
         if (purchase := _purchase(state, view, payments, known.gone)) is not None
     ]
+    purchases.extend(kept)
     return CustomerFacts(
         subscriptions=tuple(sorted(subscriptions, key=lambda s: (s.start, s.subscription_id))),
         purchases=tuple(sorted(purchases, key=lambda p: (p.created, p.checkout_session_id))),
@@ -172,6 +173,19 @@ def disputed_invoices(objects: Collection[ObjectState]) -> frozenset[str]:
     if not any(state.kind is ObjectKind.DISPUTE for state in objects):  # as it nearly always is
         return frozenset()
     return Payments.of(_Known(objects).payments).disputed_invoices()
+
+
+def is_settled_purchase(state: ObjectState) -> bool:
+    """Say whether an object is a checkout session of which a one-time purchase was paid, by every register.
+
+    Only what arrives with it, or hangs on it, says anything new of such a purchase, or the end of its Stripe customer. Until then
+    what the customer's row has of it is what there is, and it is not loaded. A release that makes other facts of the same sessions has to mark them
+    all as not settled.
+    """
+    if state.kind is not ObjectKind.CHECKOUT_SESSION:
+        return False
+    views = [register.view for register in (state.payload, state.read) if register is not None]
+    return all(isinstance(view, SessionView) and view.mode == "payment" and is_paid_session(view) for view in views)
 
 
 class _Bills:

@@ -3,6 +3,9 @@
 They are msgspec's structs, made, compared, read and written in C, where a frozen dataclass runs a line of Python for each of its
 fields: webhooks cost the service a sixth less by it. That is all that the domain takes from outside the standard library, and here is
 the only place where it does.
+
+Written as JSON they leave out what has its default, and it is read as that: so a default, once a release has written by it, stays as
+it is.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ def frozen(cls: type[_Record]) -> type[_Record]:
     if is_one:
         return cls
     kept = {name: value for name, value in own.items() if name not in _OF_THE_INTERPRETER}
-    made: type[_Record] = new_class(cls.__name__, (Struct,), {"frozen": True}, lambda names: names.update(kept))
+    made: type[_Record] = new_class(
+        cls.__name__, (Struct,), {"frozen": True, "omit_defaults": True}, lambda names: names.update(kept)
+    )
     return made
 
 

@@ -28,11 +28,11 @@ from billing_service.domain.views import (
     SessionView,
     SubscriptionView,
 )
-from billing_service.flows import price_memory
-from billing_service.flows.arrival import Arrival, Seen
+from billing_service.flows.arrival import Arrival
 from billing_service.flows.change_by_time import overdue, told_last
-from billing_service.flows.noted_findings import note_bought_twice, note_contradictions, note_finalization
+from billing_service.flows.noted_findings import note_bought_twice, note_finalization
 from billing_service.flows.price_memory import items_of, recall
+from billing_service.flows.reach import Reach, bind, reach
 from billing_service.flows.wanted_reads import wanted_reads
 from billing_service.storage import (
     checkouts,
@@ -50,14 +50,11 @@ from billing_service.storage.connection import Answer
 from billing_service.storage.customers import CustomerRow
 from billing_service.storage.database import Connection
 from billing_service.storage.history import Cause, CauseKind, Change
-from billing_service.storage.links import Related
 from billing_service.storage.rereads import Ask
 
 log = structlog.get_logger(__name__)
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-MAX_CUSTOMER_ID_LENGTH = 200
-MAX_LOCK_ROUNDS = 4  # refund -> payment intent -> invoice payment -> invoice is the longest chain
 
 
 @frozen
@@ -67,38 +64,6 @@ class Context:
     plans: PlanIndex
     deployment: str
     now: datetime
-
-
-@frozen
-class Reach:
-    """The first locks of a transaction, on their way: they depend on nothing but what arrived."""
-
-    named: frozenset[str]  # Stripe customers that the arrivals name
-    anchors: frozenset[str]
-    related: Answer[Related] | None
-    owners: Answer[Mapping[str, str | None]] | None
-    told: Answer[frozenset[str]] | None  # Stripe customers of the objects of which facts were told
-
-
-def reach(connection: Connection, seen: Collection[Seen], plans: PlanIndex, told: Iterable[ObjectState] = ()) -> Reach:
-    """Send the locks that need no answer: prices, objects, anchors, the Stripe customers that are named. Nothing is awaited.
-
-    `told` are objects of which facts alone arrive.
-    """
-    named = frozenset(one.stripe_customer_id for one in seen if one.stripe_customer_id is not None)
-    anchors = frozenset[str]().union(*(one.anchors for one in seen))
-    price_memory.learn(connection, (one.view for one in seen), plans)
-    related = owners = customers_told = None
-    told_ids = {state.object_id for state in told}
-    # All objects: one event of an object may name its Stripe customer and another may not, and the two must meet in a lock.
-    objects.lock(connection, told_ids.union(one.object_id for one in seen), anchors)
-    if told_ids:
-        customers_told = objects.stripe_customers_of(connection, told_ids)
-    if anchors:
-        related = links.related(connection, anchors)
-    if named:
-        owners = stripe_customers.lock_known(connection, named)
-    return Reach(named, anchors, related, owners, customers_told)
 
 
 async def apply(
@@ -117,7 +82,7 @@ async def apply(
     where a Stripe customer is new, or an object hangs on one of another.
     """
     reached = reached or reach(connection, arrivals, context.plans, told.values())
-    customer_ids, rows = await _bind(connection, reached, _claims(arrivals, context.deployment))
+    bound = await bind(connection, reached, arrivals, context.deployment)
     ids = {arrival.state.object_id for arrival in arrivals}
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:
@@ -125,7 +90,9 @@ async def apply(
     if told:
         told_facts.keep(connection, told)
     locked = ids.union(state.object_id for state in told.values())
-    loaded = _load(connection, _kinds(arrivals, told.values()), customer_ids, rows)
+    # All of it where what was parked counts now, or where a Stripe customer may be gone.
+    whole = bound.is_new or any(arrival.state.kind is ObjectKind.CUSTOMER for arrival in arrivals)
+    loaded = _load(connection, _kinds(arrivals, told.values()), bound.customer_ids, bound.rows, whole=whole)
     before, waiting = _joined(await loaded.objects)
     waiting = {object_id: waiting[object_id] for object_id in waiting.keys() & locked}
     known = _merge(connection, arrivals, before, waiting)
@@ -141,29 +108,12 @@ async def apply(
     return loose_ids
 
 
-async def _lock_related(connection: Connection, reached: Reach) -> frozenset[str]:
-    """Give the Stripe customers at the other ends of what ties these objects to others, with all of that locked.
-
-    What was locked may reveal more to lock; that may cross another transaction's order, which the database then settles
-    by a deadlock that is retried. Without the locks a refund and the session it belongs to could pass each other unseen.
-    """
-    if reached.related is None:
-        return frozenset()
-    anchors, found = reached.anchors, await reached.related
-    for _ in range(MAX_LOCK_ROUNDS):
-        if found.anchors <= anchors:
-            break
-        objects.lock(connection, (), found.anchors - anchors)
-        anchors |= found.anchors
-        found = await links.related(connection, anchors)
-    return found.stripe_customer_ids
-
-
 @frozen
 class _Loaded:
     """What a fold begins with, on its way: objects, customers and bindings. Locked before, so never stale."""
 
     customer_ids: Collection[str]
+    whole: bool  # False: without what `is_settled_purchase` names, which the customers' rows have
     objects: Answer[list[ObjectState]]
     rows: Answer[Mapping[str, CustomerRow]]
     bindings: Answer[Mapping[str, str]]
@@ -182,10 +132,13 @@ def _load(
     kinds: Mapping[str, ObjectKind],
     customer_ids: Collection[str],
     rows: Answer[Mapping[str, CustomerRow]] | None = None,
+    *,
+    whole: bool,
 ) -> _Loaded:
     return _Loaded(
         customer_ids,
-        objects.load(connection, kinds, customer_ids),
+        whole,
+        objects.load(connection, kinds, customer_ids, settled_too=whole),
         rows or customers.load(connection, customer_ids),
         stripe_customers.of_customers(connection, customer_ids),
     )
@@ -202,7 +155,7 @@ def _causes(arrivals: Sequence[Arrival], told: Mapping[str, ObjectState]) -> Map
 
 async def refold(connection: Connection, customer_ids: Collection[str], context: Context, cause: Cause) -> None:
     """Work out anew what locked customers have, from every object that is theirs."""
-    loaded = _load(connection, {}, customer_ids)
+    loaded = _load(connection, {}, customer_ids, whole=True)
     known, _ = _joined(await loaded.objects)
     _, given = await _refold(connection, known.values(), loaded, context, dict.fromkeys(known, cause))
     _log(connection, given, context)
@@ -212,48 +165,6 @@ def _log(connection: Connection, given: Sequence[Change], context: Context) -> N
     """Append changes to the log, whose lock is the last: from here on every other writer waits for our commit."""
     if given:
         history.append(connection, given, context.plans.catalog.version, context.now)
-
-
-def _claims(arrivals: Iterable[Arrival], deployment: str) -> Mapping[str, Sequence[str]]:
-    """Give whom our own metadata names for each Stripe customer. Of several the first binds, by the ids of what names them."""
-    claims: dict[str, list[str]] = {}
-    for arrival in sorted(arrivals, key=lambda a: a.state.object_id):
-        claim, stripe_id = arrival.claim, arrival.state.stripe_customer_id
-        if stripe_id and claim.deployment == deployment and claim.customer_id and _is_customer_id(claim.customer_id):
-            named = claims.setdefault(stripe_id, [])
-            if claim.customer_id not in named:
-                named.append(claim.customer_id)
-    return claims
-
-
-def _is_customer_id(text: str) -> bool:
-    return len(text) <= MAX_CUSTOMER_ID_LENGTH and text.isprintable()
-
-
-async def _bind(
-    connection: Connection, reached: Reach, claims: Mapping[str, Sequence[str]]
-) -> tuple[Collection[str], Answer[Mapping[str, CustomerRow]] | None]:
-    """Lock and give the customers that Stripe customers are bound to, binding those that only our metadata names so far."""
-    linked = await _lock_related(connection, reached)
-    if reached.told is not None:
-        linked |= await reached.told
-    found = dict(await reached.owners) if reached.owners is not None else {}
-    others = (linked | reached.named) - found.keys()
-    if others:
-        # New ones, and those of an object that another one hangs on; as with anchors, what crosses here is retried.
-        found |= await stripe_customers.lock(connection, others)
-    fresh = {
-        stripe_id: claims[stripe_id][0] for stripe_id, owner in found.items() if owner is None and stripe_id in claims
-    }
-    bound = {stripe_id: owner for stripe_id, owner in found.items() if owner is not None} | fresh
-    note_contradictions(connection, bound, claims)
-    customer_ids = set(bound.values())
-    if not customer_ids:
-        return customer_ids, None
-    rows = customers.lock(connection, customer_ids, new=set(fresh.values()))  # a binding refers to its customer's row
-    if fresh:
-        stripe_customers.bind(connection, fresh)
-    return customer_ids, rows
 
 
 def _merge(
@@ -324,7 +235,9 @@ async def _refold(
             by_customer[owner].append(state)
     rows = await loaded.rows
     # What was given by hand changes only under the customer's lock, and with the row: what the row has is what there is.
-    facts = {id_: replace(gather(own), grants=rows[id_].facts.grants) for id_, own in by_customer.items()}
+    # So it is with a settled purchase of which nothing was loaded.
+    ids = None if loaded.whole else {state.object_id for state in states}
+    facts = {id_: _facts(own, rows[id_].facts, ids) for id_, own in by_customer.items()}
     items = chain.from_iterable(map(items_of, chain(facts.values(), (row.facts for row in rows.values()))))
     context = replace(context, plans=await recall(connection, items, context.plans))
     moved = [rows[customer_id] for customer_id in by_customer if facts[customer_id] != rows[customer_id].facts]
@@ -340,6 +253,11 @@ async def _refold(
         connection.push()
     note_bought_twice(connection, [change.row for change in changes], context.plans)
     return owners, [change for change in chain.from_iterable(folded) if change.gives]
+
+
+def _facts(own: Sequence[ObjectState], before: CustomerFacts, loaded_ids: Collection[str] | None) -> CustomerFacts:
+    kept = [] if loaded_ids is None else [one for one in before.purchases if one.checkout_session_id not in loaded_ids]
+    return replace(gather(own, kept), grants=before.grants)
 
 
 def _folded(

@@ -25,10 +25,11 @@ from billing_service.domain.merge import of_event, of_notice
 from billing_service.domain.observation import Event, Observation, read_event
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows import event_spans
-from billing_service.flows.apply import Context, apply, reach
+from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.lanes import BACKLOG, LIVE, Lane, LaneQueue, lane_of
 from billing_service.flows.prices import Prices
+from billing_service.flows.reach import reach
 from billing_service.storage import events, quarantine, rereads
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.events import EventRow, RecordedOutcome

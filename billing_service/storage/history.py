@@ -134,7 +134,7 @@ def append(connection: Connection, changes: Sequence[Change], catalog_version: s
         "now": now,
         "ids": [change.row.customer_id for change in changes],
         "revisions": [change.row.revision for change in changes],
-        "befores": [_state(change.before) for change in changes],
+        "befores": [_state(change.before, change.after.sources) for change in changes],
         "afters": [_state(change.after) for change in changes],
     }
     return connection.send(_APPEND, values)
@@ -190,7 +190,7 @@ class _State(msgspec.Struct):
     """What is kept of entitlements."""
 
     plan_keys: list[str]
-    sources: list[Source]
+    sources: list[Source | int]  # a number: the same as the source of that number beside it
     lines: list[_Line]
     next_change_time: datetime | None = None
 
@@ -198,8 +198,9 @@ class _State(msgspec.Struct):
 _decode_state = msgspec.json.Decoder(_State).decode
 
 
-def _state(entitlements: Entitlements) -> str:
+def _state(entitlements: Entitlements, beside: Sequence[Source] = ()) -> str:
     sources = list(entitlements.sources)
+    numbers = {source: number for number, source in enumerate(beside)}
     lines = [
         _Line(
             one.feature_key,
@@ -209,22 +210,24 @@ def _state(entitlements: Entitlements) -> str:
         )
         for one in entitlements.entitlements
     ]
-    state = _State(list(entitlements.plan_keys), sources, lines, entitlements.next_change_time)
+    kept = [numbers.get(source, source) for source in sources]
+    state = _State(list(entitlements.plan_keys), kept, lines, entitlements.next_change_time)
     return msgspec.json.encode(state).decode()
 
 
-def entitlements_of(change: LoggedChange) -> Entitlements:
-    """Give what was answered after a change, as it was kept.
+def entitlements_of(change: LoggedChange, beside: Sequence[Source] = ()) -> Entitlements:
+    """Give what was answered after a change, as it was kept; of what was before it, with the sources that are `beside` it.
 
     Raises:
         msgspec.ValidationError: an older release kept it in another form.
     """
     state = _decode_state(change.after)
+    sources = tuple([beside[source] if isinstance(source, int) else source for source in state.sources])
     lines = tuple(
         Entitlement(
             one.feature_key,
             _value(one.value),
-            None if one.source is None else state.sources[one.source],
+            None if one.source is None else sources[one.source],
             one.next_change_time,
         )
         for one in state.lines
@@ -233,7 +236,7 @@ def entitlements_of(change: LoggedChange) -> Entitlements:
         customer_id=change.customer_id,
         revision=change.revision,
         entitlements=lines,
-        sources=tuple(state.sources),
+        sources=sources,
         plan_keys=tuple(state.plan_keys),
         read_time=change.change_time,
         next_change_time=state.next_change_time,
@@ -308,5 +311,6 @@ async def of_customer(
 def _recorded(row: sa.Row[tuple[object, ...]]) -> RecordedChange:
     after = _logged(row)
     before = replace(after, revision=after.revision - 1, after=row.before)
+    entitlements = entitlements_of(after)
     cause = Cause(CauseKind(row.cause), row.cause_id)
-    return RecordedChange(cause, row.change_time, entitlements_of(before), entitlements_of(after))
+    return RecordedChange(cause, row.change_time, entitlements_of(before, entitlements.sources), entitlements)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from billing_service.domain.facts import past_invoice
+from billing_service.domain.facts import is_settled_purchase, past_invoice
 from billing_service.domain.json_fields import words
 from billing_service.domain.merge import ObjectState, Payload, Read, is_absorbing, lifecycle_rank
 from billing_service.domain.observation import Fact
@@ -59,7 +59,7 @@ _COLUMNS = """
 # Of these customers, whichever Stripe customer an object names, every object that may still say anything (see `PastInvoice`): what is
 # not past, the latest invoice of each subscription by either register, the latest past ones, and what hangs together with any of these.
 # In few steps, each of which has to be set up anew at every run; what has no such invoice gives NULLs, which lead nowhere.
-_LOAD = sa.text(f"""
+_LOAD_TEXT = f"""
     WITH RECURSIVE related (object_id) AS (
         (SELECT unnest(ARRAY[
             o.object_id, o.latest, o.latest_read,
@@ -74,6 +74,7 @@ _LOAD = sa.text(f"""
             FROM stripe_objects
             WHERE NOT past AND stripe_customer_id IN (
                 SELECT stripe_customer_id FROM stripe_customers WHERE customer_id = ANY(CAST(:customers AS text[])))
+              AND NOT settled
           UNION ALL
             SELECT id COLLATE "C", kind, NULL, NULL
             FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[])) AS arriving (id, kind)) AS o)
@@ -85,23 +86,26 @@ _LOAD = sa.text(f"""
   UNION ALL
     SELECT object_id, kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, facts::text
     FROM related JOIN told_facts USING (object_id)
-""")  # noqa: S608 - the columns are a constant of this module
+"""  # noqa: S608 - the columns are a constant of this module
+_LOAD = sa.text(_LOAD_TEXT)
+_LOAD_SETTLED_TOO = sa.text(_LOAD_TEXT.replace("AND NOT settled", ""))
 _SAVE = sa.text("""
     INSERT INTO stripe_objects AS o (
         object_id, kind, stripe_customer_id,
         payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
         read_terminal, read_fence, read_request_time, read_time, read_view, facts,
-        past, past_subscription_id, past_paid, past_created)
+        past, past_subscription_id, past_paid, past_created, settled)
     SELECT object_id, kind, stripe_customer_id,
            payload_terminal, payload_created, payload_rank, payload_event_id, payload_receipt, payload_view,
            read_terminal, read_fence, read_request_time, read_time, read_view, facts,
-           past, past_subscription_id, past_paid, past_created
+           past, past_subscription_id, past_paid, past_created, settled
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row (
         object_id text, kind text, stripe_customer_id text,
         payload_terminal boolean, payload_created bigint, payload_rank smallint, payload_event_id text,
         payload_receipt bigint, payload_view jsonb,
         read_terminal boolean, read_fence bigint, read_request_time bigint, read_time bigint, read_view jsonb,
-        facts jsonb, past boolean, past_subscription_id text, past_paid boolean, past_created bigint)
+        facts jsonb, past boolean, past_subscription_id text, past_paid boolean, past_created bigint,
+        settled boolean)
     ORDER BY object_id COLLATE "C"
     ON CONFLICT (object_id) DO UPDATE SET
         stripe_customer_id = excluded.stripe_customer_id,
@@ -112,7 +116,7 @@ _SAVE = sa.text("""
         read_request_time = excluded.read_request_time, read_time = excluded.read_time,
         read_view = excluded.read_view, facts = excluded.facts, past = excluded.past,
         past_subscription_id = excluded.past_subscription_id, past_paid = excluded.past_paid,
-        past_created = excluded.past_created, update_time = now()
+        past_created = excluded.past_created, settled = excluded.settled, update_time = now()
     -- The locks make this always true; it stands so that a mistake in them could not move a register down.
     WHERE (o.payload_created IS NULL
            OR (excluded.payload_terminal, excluded.payload_created, excluded.payload_rank, excluded.payload_event_id)
@@ -147,14 +151,15 @@ def lock(connection: Connection, ids: Collection[str], anchors: Collection[str] 
 
 
 def load(
-    connection: Connection, kinds: Mapping[str, ObjectKind], customer_ids: Collection[str]
+    connection: Connection, kinds: Mapping[str, ObjectKind], customer_ids: Collection[str], *, settled_too: bool
 ) -> Answer[list[ObjectState]]:
     """Give these objects, and every object of these customers that may still say anything. Call after the locks.
 
+    Without `settled_too` not those purchases that `is_settled_purchase` names, unless something that arrives hangs on one.
     What was only told of one (`told_facts`) is a state of its own beside that of its row, to be joined. `kinds` is of objects that arrive, and of those that they name: what they say first may be about objects that are past.
     """
     values = {"ids": [*kinds], "kinds": [kind.value for kind in kinds.values()], "customers": sorted(customer_ids)}
-    return connection.ask(_LOAD, values, _states)
+    return connection.ask(_LOAD_SETTLED_TOO if settled_too else _LOAD, values, _states)
 
 
 def stripe_customers_of(connection: Connection, object_ids: Collection[str]) -> Answer[frozenset[str]]:
@@ -209,6 +214,7 @@ def _row(state: ObjectState, *, is_disputed: bool) -> dict[str, Any]:
         "kind": state.kind.value,
         "stripe_customer_id": state.stripe_customer_id,
         "facts": state.facts,
+        "settled": is_settled_purchase(state),
     }
     past = None if is_disputed else past_invoice(state)
     row["past"] = past is not None

@@ -32,7 +32,7 @@ async def loaded(service: Service, customer_id: str) -> list[ObjectState]:
     """Give what an event of a customer loads."""
 
     async def load(connection: Connection) -> list[ObjectState]:
-        return await objects.load(connection, {}, {customer_id})
+        return await objects.load(connection, {}, {customer_id}, settled_too=False)
 
     return await service.database.run(load)
 
@@ -52,7 +52,7 @@ async def everything(service: Service, database_url: str) -> list[ObjectState]:
         rows = connection.execute("SELECT object_id, kind FROM stripe_objects").fetchall()
 
     async def load(connection: Connection) -> list[ObjectState]:
-        return await objects.load(connection, {row[0]: ObjectKind(row[1]) for row in rows}, ())
+        return await objects.load(connection, {row[0]: ObjectKind(row[1]) for row in rows}, (), settled_too=True)
 
     return await service.database.run(load)
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import psycopg
 
+from billing_service.domain.access import Source, SourceState, SourceType
 from billing_service.domain.entitlement import Entitlement, Entitlements
 from billing_service.domain.facts import NO_FACTS
 from billing_service.domain.frozen import replace
@@ -46,6 +47,37 @@ async def test_a_position_is_drawn_only_when_the_lock_of_the_log_is_had(database
     await database.close()
     assert row is not None
     assert [position for (position,) in found] == [row[0] + 1, row[0] + 2]
+
+
+def having(*sources: Source, revision: int) -> Entitlements:
+    """Give what somebody has who has these sources, of which the last gives the feature."""
+    given = Entitlement("export", True, sources[-1], None)
+    return Entitlements("ann", revision, (given,), sources, ("pro",), NOW, None, "v")
+
+
+async def test_what_a_change_left_as_it_was_is_kept_once_and_told_twice(database_url: str) -> None:
+    """Of somebody with many sources nearly all stay, whatever happens to one."""
+    database = Database(database_url)
+    renewed, *others = (
+        Source(SourceType.PURCHASE, SourceState.ACTIVE, "pro", 1, f"cs_{n}", None, NOW, None) for n in range(9)
+    )
+    ended = replace(renewed, state=SourceState.ENDED)
+    before, after = having(renewed, *others, revision=1), having(*others, ended, revision=2)
+
+    async def append(connection: Connection) -> None:
+        row = CustomerRow("ann", 2, NO_FACTS)
+        await history.append(connection, [replace(change("ann"), row=row, before=before, after=after)], "v", NOW)
+
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("INSERT INTO customers (customer_id) VALUES ('ann')")
+        await database.run(append)
+        kept = other.execute(
+            "SELECT jsonb_path_query_array(before, '$.sources[*].stripe_id') FROM entitlement_changes"
+        ).fetchone()
+    found = await database.run(lambda connection: history.of_customer(connection, "ann", None, 9))
+    await database.close()
+    assert kept == (["cs_0"],)
+    assert [(one.before, one.after) for one in found] == [(before, after)]
 
 
 async def test_of_a_feature_what_is_absent_is_not_kept(database_url: str) -> None:

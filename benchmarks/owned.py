@@ -1,8 +1,10 @@
-"""What an event costs a customer who has few invoices of his own, and one who has many, in one run.
+"""What an event costs a customer who has few invoices, or one-time purchases, of his own, and one who has many, in one run.
 
-    python -m benchmarks.own_invoices --invoices 1 10 100 1000 --rounds 6
+    python -m benchmarks.owned --of invoices --each 1 10 100 1000 --rounds 6
+    python -m benchmarks.owned --of purchases --each 1 10 100 --rounds 6
 
-As in `benchmarks.growth`, whose rounds these are; here every database has as many customers, and each of them so many paid renewals.
+As in `benchmarks.growth`, whose rounds these are; here every database has as many customers, and each of them so many paid renewals, or
+passes that were bought.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ from benchmarks.bodies import CUSTOMERS_A_GROUP, GROUP
 from benchmarks.growth import Size, measure
 from benchmarks.stage import Stage
 
-LARGEST_COPY: Final = (
-    20_000  # invoices of a database that is put back before each round; with more, one more of each is no matter
-)
+# Of a database that is put back before each round; with more, one more of each is no matter.
+LARGEST_COPY: Final = 20_000
+ADD: Final = {"invoices": population.add_renewals, "purchases": population.add_purchases}
 
 
 def main() -> int:
     """Fill, measure, and say what was found as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--invoices", type=int, nargs="+", default=[1, 10, 100, 1_000])
+    parser.add_argument("--of", choices=sorted(ADD), default="invoices")
+    parser.add_argument("--each", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--events", type=int, default=500, help="of a round, a fifth of them to warm up")
     parser.add_argument("--wait", action="store_true", help="once filled, wait for a line on standard input")
@@ -37,7 +40,7 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         with Stage(folder) as stage:
-            sizes = [fill(stage, each, chosen.events) for each in sorted(chosen.invoices)]
+            sizes = [fill(stage, chosen.of, each, chosen.events) for each in sorted(chosen.each)]
             if chosen.wait:
                 sys.stderr.write("filled\n")
                 sys.stderr.flush()
@@ -48,15 +51,15 @@ def main() -> int:
     return 0
 
 
-def fill(stage: Stage, each: int, events: int) -> Size:
-    """Make a database whose customers have so many invoices each; a round meets all of them once."""
+def fill(stage: Stage, what: str, each: int, events: int) -> Size:
+    """Make a database whose customers have so many of something each; a round meets all of them once."""
     customers = events // GROUP * CUSTOMERS_A_GROUP
-    name = f"invoices_{each}"
+    name = f"{what}_{each}"
     url = stage.database(name, customers, events_each=1)
     if each > 1:
-        population.add_renewals(url, stage.recording, customers, each - 1)
-    sys.stderr.write(f"{customers} customers with {each} invoices each are there\n")
-    return Size(name, customers, is_renewed=each * customers <= LARGEST_COPY, invoices_each=each)
+        ADD[what](url, stage.recording, customers, each - 1)
+    sys.stderr.write(f"{customers} customers with {each} {what} each are there\n")
+    return Size(name, customers, is_renewed=each * customers <= LARGEST_COPY, each={f"{what}_each": each})
 
 
 def _told(size: Size, least: list[float]) -> dict[str, Any]:
