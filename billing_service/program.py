@@ -136,7 +136,7 @@ class Program:
         self._replica = self._followed(self._replica_database)
         self._read = ReadEntitlements(self._database, self._prices, now, self._replica)
         self._watch_entitlements = WatchEntitlements(self._database, self._prices, self._feed, now)
-        asked = AskedReads(self._database, self._reads, now)
+        asked = AskedReads(self._database, self._reads, now, self._change.finish_left)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
         self._erase = EraseCustomer(self._database, now)
         self._access = LiveAccess(settings)

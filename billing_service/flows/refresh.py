@@ -6,7 +6,6 @@ Stripe denying an object (401, 403, 404) is never an observation: what is known 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -17,7 +16,7 @@ from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import Observation
 from billing_service.domain.views import ObjectKind
 from billing_service.flows.payment_ties import ties_of
-from billing_service.flows.reads import Reads
+from billing_service.flows.reads import FinishLeft, Reads
 from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.logs import named
 from billing_service.storage import findings, rereads
@@ -32,9 +31,6 @@ CLAIM_MOST = 1  # so that a worker that is killed holds up no more than what it 
 POLL_S = 1.0  # between looks at an empty queue
 READ_LIMIT_S = 20.0  # less than a lease; for a refund or dispute, with the wait for the budget of two lists
 
-
-# Finishes what a call has left unfinished about a subscription; raises what a read raises where that cannot be done now.
-FinishLeft = Callable[[str], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -15,6 +16,8 @@ from billing_service.domain.errors import (
 )
 from billing_service.domain.operator import Order
 from billing_service.domain.subscription import Operation
+from billing_service.domain.views import ObjectKind
+from billing_service.flows.asked_reads import AskedReads
 from billing_service.flows.link_stripe_customer import LinkStripeCustomer, LinkWish
 from billing_service.flows.subscription_intents import BUSY
 from billing_service.storage.database import Database
@@ -85,6 +88,23 @@ async def test_a_release_that_fails_again_is_tried_again(ann: Subscriber, databa
     await left(ann, subscription_id)
     ann.proxy.next(*await release_path(ann, subscription_id), fail)
     assert await time_passes(ann, database_url) == [subscription_id]
+    assert await stands(ann, subscription_id) == (9, True)
+    assert await time_passes(ann, database_url) == []
+    assert await stands(ann, subscription_id) == (9, False)
+
+
+async def test_a_read_that_a_caller_waits_for_does_not_take_the_finishing_out_of_the_queue(
+    ann: Subscriber, database_url: str, clock: Clock
+) -> None:
+    """It takes the subscription's turn: so it finishes what was left, or leaves it queued where that fails."""
+    subscription_id = await with_a_change_that_waits(ann, database_url)
+    await left(ann, subscription_id)
+    ann.proxy.next(*await release_path(ann, subscription_id), fail)
+    database = Database(database_url)
+    asked = AskedReads(database, ann.reads, clock, ann.change.finish_left)
+    clock.ahead += timedelta(seconds=10)  # else it was read a moment ago
+    assert await asked.ask(ObjectKind.SUBSCRIPTION, subscription_id)
+    await database.close()
     assert await stands(ann, subscription_id) == (9, True)
     assert await time_passes(ann, database_url) == []
     assert await stands(ann, subscription_id) == (9, False)
