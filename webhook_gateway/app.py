@@ -164,7 +164,7 @@ def _turn_away(gateway: Gateway) -> web.Response:
 async def _receive(gateway: Gateway, request: web.BaseRequest, told: _Told) -> Committed | Refusal:
     deadline = time.monotonic() + gateway.answer_limit_s
     try:
-        body = await read_body(request)
+        body = await read_body(request, gateway.in_flight)
         told.secret = verify(
             header=_signature_header(request), body=body, secrets=gateway.secrets(), now=gateway.clock()
         )

@@ -7,6 +7,7 @@ import gzip
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,6 +15,8 @@ from structlog.testing import capture_logs
 from tests.integration.webhook_gateway.conftest import StartGateway
 from tests.integration.webhook_gateway.fulfillment import FulfillmentServer
 from tests.integration.webhook_gateway.sender import PATH, Answer, Sender, event, signature
+from webhook_gateway import server
+from webhook_gateway.inflight import InFlight
 
 BODY = event()
 NOT_UTF8 = event().replace(b"sub_1", b"sub_\xff")
@@ -177,3 +180,24 @@ async def test_a_sender_who_leaves_in_the_middle_of_a_body_harms_nobody(sender: 
     answers = await asyncio.gather(*(sender.raw(head.encode() + BODY[:-1], hang_up=True) for _ in range(5)))
     assert all(not answer.startswith(b"HTTP/1.1 2") for answer in answers)
     assert (await sender.request("GET", "/livez")).status == 200
+
+
+async def test_bodies_that_drip_do_not_take_the_room_of_one_that_comes_in_one_piece(
+    start_gateway: StartGateway, fulfillment: FulfillmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds the address needs no signature for that. The one that has dripped for the longest makes room."""
+    monkeypatch.setattr(server, "InFlight", partial(InFlight, limit=2))
+    gateway = await start_gateway()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{"
+    dripping = []
+    for number in (1, 2):
+        dripping.append(asyncio.create_task(gateway.sender.raw(head.encode())))
+        async with asyncio.timeout(30):
+            while len(gateway.server._in_flight._bodies) < number:  # noqa: ASYNC110 - another program's connection has no event for us
+                await asyncio.sleep(0.001)
+    answer = await gateway.sender.post(BODY)
+    assert answer.status == 200
+    assert fulfillment.batches.pop() == [BODY]
+    told = [await one for one in dripping]
+    assert [one.split(b" ", 2)[1] for one in told] == [b"503", b"408"]
+    assert b"Retry-After" in told[0]
