@@ -28,9 +28,9 @@ ON CONFLICT (event_id) DO NOTHING;
 """
 _OBJECT = """
 INSERT INTO stripe_objects AS o (object_id, kind, stripe_customer_id, payload_terminal, payload_created, payload_rank,
-                                 payload_event_id, payload_receipt, payload_view, facts)
+                                 payload_event_id, payload_receipt, payload_view, facts, settled)
 VALUES ({object}, :kind, 'cus_' || :customer, false, 1790000000, 1, 'evt_' || :client_id || '_' || :visit, 1,
-        CAST(:view AS jsonb), '{{}}')
+        CAST(:view AS jsonb), '{{}}', CAST(:settled AS boolean))
 ON CONFLICT (object_id) DO UPDATE
 SET payload_created = excluded.payload_created, payload_event_id = excluded.payload_event_id,
     payload_receipt = excluded.payload_receipt, payload_view = excluded.payload_view, update_time = now();
@@ -45,7 +45,7 @@ WHERE customer_id = :customer_name || :customer;
 INSERT INTO customer_facts (customer_id, change_time, revision, facts)
 SELECT customer_id, now(), revision, CAST(:facts AS jsonb) FROM customers WHERE customer_id = :customer_name || :customer;
 INSERT INTO entitlement_changes (customer_id, revision, cause, cause_id, catalog_version, before, after)
-SELECT customer_id, revision, 'event', 'evt_' || :client_id || '_' || :visit, 'version', CAST(:given AS jsonb), CAST(:given AS jsonb)
+SELECT customer_id, revision, 'event', 'evt_' || :client_id || '_' || :visit, 'version', CAST(:had AS jsonb), CAST(:given AS jsonb)
 FROM customers WHERE customer_id = :customer_name || :customer;
 """
 _REREAD = """
@@ -123,7 +123,7 @@ def _script(name: str, kind: _Kind, customers: int, *, compressed: bool) -> str:
     moved = "next_change_time = now() + interval '30 days', " if name == SUBSCRIPTION else ""
     payload = "decode(:body, 'hex')" if compressed else "convert_to(:body, 'UTF8')"
     body = kind.statements.format(object=kind.object_id, moved=moved, body=payload)
-    for variable in ("body", "view", "kind", "type"):
+    for variable in ("body", "view", "kind", "settled", "type"):
         body = re.sub(rf":{variable}\b", f":{variable}_{short}", body)
     statements = " ".join(body.split("\n"))
     lines = [line.strip() + ";" for line in statements.split(";") if line.strip()]
@@ -146,6 +146,7 @@ def _variables(recording: Recording, *, compressed: bool) -> dict[str, str]:
         "visit": "1000000",
         "facts": _text(_column(recording, "customers", "facts")),
         "customer_name": _text(_column(recording, "customers", "customer_id")).replace("@@", "c"),
+        "had": _text(_column(recording, "entitlement_changes", "before")),
         "given": _text(_column(recording, "entitlement_changes", "after")),
     }
     for position, name in enumerate((INVOICE, SUBSCRIPTION, SESSION)):
@@ -155,6 +156,7 @@ def _variables(recording: Recording, *, compressed: bool) -> dict[str, str]:
         found[f"body_{short}"] = packed(body).hex() if compressed else body.decode()
         found[f"view_{short}"] = _text(_column(recording, "stripe_objects", "payload_view", kind.prefix))
         found[f"kind_{short}"] = _text(_column(recording, "stripe_objects", "kind", kind.prefix))
+        found[f"settled_{short}"] = "true" if name == SESSION else "false"  # it is of a pass
         found[f"type_{short}"] = name
     return found
 

@@ -80,9 +80,13 @@ class PurchaseFacts:
     customer_deleted: bool = False
 
 
-@frozen
+@frozen(whole=True)
 class CustomerFacts:
-    """All that a customer has bought, in the order in which it began, and what was given to them by hand."""
+    """All that a customer has bought, in the order in which it began, and what was given to them by hand.
+
+    Written whole: a row that is written without a word of grants keeps those that it has, as it does for a release that knows of none
+    (migration 0008).
+    """
 
     subscriptions: tuple[SubscriptionFacts, ...] = ()
     purchases: tuple[PurchaseFacts, ...] = ()

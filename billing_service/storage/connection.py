@@ -111,6 +111,7 @@ class Connection:
         self._sent: deque[Answer[Any] | bytes] = deque()  # bytes: the name of what is to be prepared
         self._results: list[pq.abc.PGresult] = []  # of the statement that is being answered
         self._failure: BaseException | None = None  # of the first that failed since the last settling
+        self._ended_by: BaseException | None = None  # the first failure of the transaction, until another one begins
         self._settled: asyncio.Future[None] | None = None
         self._is_closed = False
         self._pgconn.enter_pipeline_mode()
@@ -168,6 +169,7 @@ class Connection:
 
     def begin(self) -> None:
         """Begin a transaction; it leaves together with the first statement."""
+        self._ended_by = None
         self.send(_BEGIN)
 
     async def commit(self) -> None:
@@ -283,7 +285,12 @@ class Connection:
         """Hand a result to whom it is for. After the first failure libpq says of the others only that they were not run."""
         answer = self._sent.popleft()
         if result.status in _FAILED:
-            self._failure = self._failure or psycopg.errors.error_from_result(result)
+            error: BaseException = psycopg.errors.error_from_result(result)
+            # What comes after a failure that nobody awaited is refused for that one.
+            if isinstance(error, psycopg.errors.InFailedSqlTransaction):
+                error = self._ended_by or error
+            self._failure = self._failure or error
+            self._ended_by = self._ended_by or error
         if isinstance(answer, bytes):
             if self._failure is not None:
                 self._prepared.discard(answer)

@@ -103,6 +103,18 @@ async def test_a_grant_that_is_revoked_ends_at_once_and_only_it(service: Service
         await grants.revoke(order(5), "grant_" + "0" * 32)
 
 
+async def test_the_only_grant_that_is_revoked_ends_at_once_and_no_webhook_brings_it_back(
+    service: Service, grants: ChangeGrants
+) -> None:
+    """The row has no grants then; the schema takes facts without a word of them for those of a release that knew none."""
+    made, _ = await grants.create(order(), TEAM)
+    _, revision = await grants.revoke(order(2), made.grant.facts.grant_id)
+    answer = await service.read("ann")
+    assert (answer.plan_keys, answer.revision) == (("free",), revision)
+    await service.outcomes(*purchase("ann"))
+    assert (await service.read("ann")).plan_keys == ("pro",)
+
+
 async def test_what_the_catalog_does_not_have_is_refused_and_nothing_is_kept(
     service: Service, grants: ChangeGrants, database_url: str
 ) -> None:

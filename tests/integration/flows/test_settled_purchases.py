@@ -8,11 +8,19 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from billing_service.domain.facts import gather
+from billing_service.domain.observation import observe
+from billing_service.domain.views import ObjectKind
+from billing_service.flows.link_stripe_customer import LinkStripeCustomer, LinkWish
+from billing_service.flows.prices import Prices
+from billing_service.flows.reads import Reads
+from billing_service.storage import objects
+from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import Service, running
 from tests.integration.flows.test_past_invoices import everything, kept, loaded
-from tests.stripe_events import START, charge, dispute, event, export_pass, purchase, refund, subscription
+from tests.stripe_events import DEPLOYMENT, START, charge, dispute, event, export_pass, purchase, refund, subscription
 
 PASSES = 6
 EVENTS = 50
@@ -91,6 +99,46 @@ async def test_a_purchase_that_the_release_before_wrote_is_loaded_as_it_always_w
     async with running(database_url) as next_one:
         await next_one.outcomes(*purchase("ann"))
     assert [one.checkout_session_id for one in (await kept(service, "ann")).purchases] == ["cs_ann_1"]
+
+
+async def test_purchases_go_along_with_a_stripe_customer_that_is_bound_to_somebody_else(service: Service) -> None:
+    """By hand: whose it was is left with none of them, and whoever has it since has all."""
+    ours = [event("checkout.session.completed", bought(n), created=START + n) for n in range(2)]
+    await service.outcomes(*ours, *purchase("ben"))
+    seen = observe({"id": "cus_ann", "object": "customer"}, ObjectKind.CUSTOMER)
+    prices = Prices(service.database, service.stripe, CATALOG)
+    reads = Reads(service.database, service.stripe, prices, DEPLOYMENT, lambda: service.now)
+    link = LinkStripeCustomer(service.database, reads, prices, lambda: service.now)
+    plans, wish = await prices.plans(), LinkWish("ben", "cus_ann", replace=True)
+    await service.database.run(lambda connection: link._link(connection, wish, seen, plans))
+    await service.outcomes(event("customer.subscription.updated", subscription("ben"), created=START + 5))
+    assert [one.checkout_session_id for one in (await kept(service, "ben")).purchases] == ["cs_ann_0", "cs_ann_1"]
+    assert (await kept(service, "ann")).purchases == ()
+
+
+MANY = """
+    INSERT INTO stripe_objects (object_id, kind, stripe_customer_id, payload_terminal, payload_created, payload_rank, payload_event_id,
+                                payload_receipt, payload_view, settled)
+    SELECT 'cs_' || n, 'checkout.session', 'cus_ann', false, 1, 1, 'evt_1', 1, '{}', true FROM generate_series(1, 900) AS n
+"""
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+async def test_what_an_event_loads_is_found_by_an_index_in_which_no_settled_purchase_stands(
+    service: Service, database_url: str, *, analysed: bool
+) -> None:
+    """Whatever is known of the table: nearly all of it may be of one customer."""
+    await service.outcomes(event("checkout.session.completed", bought(1)))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(MANY)
+        if analysed:
+            connection.execute("ANALYZE")
+    explain = sa.text(f"EXPLAIN {objects._LOAD.text}")
+    values = {"ids": ["cs_ann_2"], "kinds": ["checkout.session"], "customers": ["ann"]}
+    found = await service.database.run(lambda connection: connection.execute(explain, values))
+    plan = "\n".join(row[0] for row in found)
+    assert "stripe_objects_loaded_idx" in plan
+    assert "Seq Scan" not in plan
 
 
 def happenings(draw: random.Random) -> Iterator[bytes]:

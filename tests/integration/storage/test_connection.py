@@ -26,6 +26,7 @@ from sandbox.postgres import EmbeddedPostgres
 
 _ROW = sa.text("SELECT 1 AS one")
 _FAILS = sa.text("SELECT 1 / (SELECT 0) AS none")
+_CONFLICTS = sa.text("DO $$ BEGIN RAISE EXCEPTION 'a deadlock' USING ERRCODE = '40P01'; END $$")
 _KEEP = sa.text("INSERT INTO kept (number) VALUES (:number)")
 _COUNT = sa.text("SELECT count(*) FROM kept")
 
@@ -236,6 +237,36 @@ async def test_what_stands_behind_a_failure_fails_with_it_and_is_prepared_anew(d
     assert refused.value.rule == "22012"
     for _ in range(2):
         assert await database.run(lambda connection: connection.scalar(_COUNT)) == 0
+
+
+async def test_who_comes_after_a_failure_that_nobody_awaited_hears_of_that_failure(database: Database) -> None:
+    """It was answered together with what stands before it, which went well; what is sent then is refused for no reason of its own."""
+
+    async def work(connection: Connection) -> object:
+        first = connection.send(_ROW)
+        connection.send(_FAILS)
+        await first
+        return await connection.execute(_ROW)
+
+    with pytest.raises(UnwritableError, match="22012"):
+        await database.run(work)
+    assert (await database.run(lambda connection: connection.execute(_ROW))).scalar_one() == 1
+
+
+async def test_a_conflict_that_nobody_awaited_is_run_again(database: Database) -> None:
+    """Of locks that were sent ahead one may end in a deadlock while the answer of another is awaited."""
+    tries = 0
+
+    async def work(connection: Connection) -> object:
+        nonlocal tries
+        tries += 1
+        first = connection.send(_ROW)
+        if tries == 1:
+            connection.send(_CONFLICTS)
+        await first
+        return (await connection.execute(_ROW)).scalar_one()
+
+    assert (await database.run(work), tries) == (1, 2)
 
 
 async def test_a_failure_that_was_caught_commits_nothing(database: Database) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from billing_service.domain.access import Source
-from billing_service.domain.facts import CustomerFacts, PurchaseFacts, SubscriptionFacts
+from billing_service.domain.facts import NO_FACTS, CustomerFacts, PurchaseFacts, SubscriptionFacts
 from billing_service.domain.frozen import frozen, replace
 from billing_service.domain.grant import GrantFacts
 from billing_service.domain.views import (
@@ -71,8 +71,22 @@ def test_it_is_what_the_standard_library_makes() -> None:
     assert list(inspect.signature(Made).parameters) == list(inspect.signature(Plain).parameters)
 
 
+@frozen(whole=True)
+class Whole:
+    """One that is written with all of its fields."""
+
+    count: int = 3
+    made: Made | None = None
+
+
 def test_what_has_its_default_is_not_written() -> None:
     assert msgspec.json.encode(Made("a", also="b")) == b'{"name":"a","also":"b"}'
+
+
+def test_of_what_is_whole_it_is_written_too() -> None:
+    """Whoever reads the JSON may go by what is there; what it holds is written as it is elsewhere."""
+    assert msgspec.json.encode(Whole(made=Made("a"))) == b'{"count":3,"made":{"name":"a"}}'
+    assert msgspec.json.encode(NO_FACTS) == b'{"subscriptions":[],"purchases":[],"grants":[]}'
 
 
 STORED = {
