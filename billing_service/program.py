@@ -113,7 +113,8 @@ class Program:
         self._prices = Prices(self._database, self._stripe, catalog, admit)
         self._fulfill = Fulfill(self._database, self._prices, settings.deployment, now, self._metrics.event)
         self._reads = Reads(self._database, self._stripe, self._prices, settings.deployment, now)
-        self._refresh = Refresh(self._database, self._stripe, self._reads, budget)
+        self._change = ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now)
+        self._refresh = Refresh(self._database, self._stripe, self._reads, budget, self._change.finish_left)
         self._reconcile = Reconcile(
             self._database,
             self._stripe.listing,
@@ -137,7 +138,7 @@ class Program:
         self._replica = self._followed(self._replica_database)
         self._read = ReadEntitlements(self._database, self._prices, now, self._replica)
         self._watch_entitlements = WatchEntitlements(self._database, self._prices, self._feed, now)
-        asked = AskedReads(self._database, self._reads, now)
+        asked = AskedReads(self._database, self._reads, now, self._change.finish_left)
         self._await_checkout = AwaitCheckout(self._database, self._read, asked, now)
         self._erase = EraseCustomer(self._database, now)
         self._access = LiveAccess(settings)
@@ -201,7 +202,7 @@ class Program:
             check_entitlement=CheckEntitlement(self._prices, self._read),
             list_plans=ListPlans(self._prices),
             watch_entitlements=self._watch_entitlements,
-            change_subscription=ChangeSubscription(self._database, self._stripe, self._prices, self._reads, now),
+            change_subscription=self._change,
             preview_subscription_update=PreviewSubscriptionUpdate(
                 self._database, self._stripe, self._prices, self._reads, now
             ),

@@ -82,8 +82,8 @@ def build_handler(gateway: Gateway) -> Handler:
     }
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        if "Expect" in request.headers:
-            await _say_go_on(request)
+        if "Expect" in request.headers and not await _says_go_on(request):
+            return refuse(refusal.EXPECTATION)
         methods = routes.get(request.rel_url.path_safe)
         if methods is None:
             return refuse(refusal.NOT_FOUND)
@@ -109,18 +109,15 @@ async def _traced(taken: Awaitable[web.StreamResponse]) -> web.StreamResponse:
         return response
 
 
-async def _say_go_on(request: web.BaseRequest) -> None:
-    """Tell a sender who waits for it that he may send the body, as aiohttp's routes do.
-
-    Raises:
-        web.HTTPExpectationFailed: he expects something else.
-    """
+async def _says_go_on(request: web.BaseRequest) -> bool:
+    """Tell a sender who waits for it that he may send the body, as aiohttp's routes do; say False where he expects something else."""
     expected = request.headers["Expect"]
     if expected and request.version == HttpVersion11:
         if expected.lower() != "100-continue":
-            raise web.HTTPExpectationFailed(text=f"Unknown Expect: {expected}")
+            return False
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # of the answer, nothing is sent
+    return True
 
 
 async def _livez(_request: web.BaseRequest) -> web.StreamResponse:
@@ -167,7 +164,7 @@ def _turn_away(gateway: Gateway) -> web.Response:
 async def _receive(gateway: Gateway, request: web.BaseRequest, told: _Told) -> Committed | Refusal:
     deadline = time.monotonic() + gateway.answer_limit_s
     try:
-        body = await read_body(request)
+        body = await read_body(request, gateway.in_flight)
         told.secret = verify(
             header=_signature_header(request), body=body, secrets=gateway.secrets(), now=gateway.clock()
         )

@@ -8,6 +8,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from webhook_gateway import refusal
+from webhook_gateway.inflight import InFlight
 from webhook_gateway.refusal import MAX_BODY_BYTES, Refusal
 
 _Body = TypeVar("_Body", bytes, bytearray)
@@ -24,8 +25,8 @@ class BodyRefusedError(Exception):
         super().__init__(answer.code)
 
 
-async def read_body(request: web.BaseRequest) -> bytes:
-    """Read the body as it was sent: at most MAX_BODY_BYTES, in at most _READ_TIMEOUT_S.
+async def read_body(request: web.BaseRequest, in_flight: InFlight) -> bytes:
+    """Read the body as it was sent: at most MAX_BODY_BYTES, in at most _READ_TIMEOUT_S, and less where others want the room.
 
     Raises:
         BodyRefusedError: the headers promise what we do not take, or the body is too large or too slow.
@@ -36,11 +37,17 @@ async def read_body(request: web.BaseRequest) -> bytes:
         raise BodyRefusedError(promised)
     if request.content.is_eof():  # as with nearly all of Stripe's: nothing to wait for, and no timer is set
         return _counted(request.content.read_nowait())
+    limit = asyncio.timeout(_READ_TIMEOUT_S)
+    in_flight.begin_body(limit)
+    was_cut_off = False
     try:
-        async with asyncio.timeout(_READ_TIMEOUT_S):
-            return await _read_counted(request)
+        async with limit:
+            try:
+                return await _read_counted(request)
+            finally:
+                was_cut_off = in_flight.end_body(limit)
     except TimeoutError:
-        raise BodyRefusedError(refusal.BODY_TIMEOUT) from None
+        raise BodyRefusedError(refusal.TOO_BUSY if was_cut_off else refusal.BODY_TIMEOUT) from None
 
 
 def _refusal_of_headers(request: web.BaseRequest) -> Refusal | None:

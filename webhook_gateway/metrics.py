@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from webhook_gateway import refusal
+from webhook_gateway.readiness import Readiness
 from webhook_gateway.signature import SignatureFault
 
 _MAX_TYPES: Final = 300  # of events; Stripe has some 250, and what is beyond counts as one
@@ -99,7 +100,12 @@ class Metrics:
             ("of",),
             registry=self.registry,
         )
-        self._ready = Gauge("gateway_draining", "1 while the gateway is shutting down.", registry=self.registry)
+        self._draining = Gauge("gateway_draining", "1 while the gateway is shutting down.", registry=self.registry)
+        self._ready = Gauge(
+            "gateway_ready",
+            "1 while webhooks can be taken: the service behind the gateway serves, and lets it in.",
+            registry=self.registry,
+        )
 
     def webhook(
         self, event_type: str | None, secret: str | None, outcome: str, status: int, duration_s: float | None
@@ -132,13 +138,17 @@ class Metrics:
         """Show numbers that are read whenever somebody looks."""
         for lane, read in waiting.items():
             self._waiting.labels(lane).set_function(read)
-        self._ready.set_function(draining)
+        self._draining.set_function(draining)
 
     def show_files(self, problems: Callable[[], float], ends: Mapping[str, Callable[[], float]]) -> None:
         """Show how many files do not hold, and when certificates end, whenever somebody looks."""
         self._problems.set_function(problems)
         for of, read in ends.items():
             self._ends.labels(of).set_function(read)
+
+    def show_ready(self, *, ready: bool) -> None:
+        """Show whether webhooks can be taken, as it was found just now."""
+        self._ready.set(ready)
 
     def page(self) -> bytes:
         """Give all of it as Prometheus reads it."""
@@ -155,10 +165,11 @@ class Metrics:
         return event_type
 
 
-def build_page(metrics: Metrics) -> web.Application:
-    """Make the page."""
+def build_page(metrics: Metrics, readiness: Readiness) -> web.Application:
+    """Make the page. Whoever reads it has the gateway asked whether it is ready, as /readyz does: nobody else may be asking."""
 
     async def page(_request: web.Request) -> web.Response:
+        metrics.show_ready(ready=await readiness.why_not_ready() is None)
         return web.Response(body=metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application(client_max_size=_MAX_BODY_BYTES)

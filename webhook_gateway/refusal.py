@@ -40,6 +40,10 @@ ENCODED = Refusal(
     close=True,
 )
 BODY_TIMEOUT = Refusal(408, "body_timeout", "The body did not arrive in time.", close=True)
+NOT_HTTP = Refusal(400, "not_http", "This could not be read as an HTTP request.", close=True)
+EXPECTATION = Refusal(
+    417, "expectation_unknown", "Of what Expect may ask for, only 100-continue is known here.", close=True
+)
 NOT_FOUND = Refusal(404, "not_found", "There is nothing here. Stripe's events go to /webhooks/stripe.", close=True)
 METHOD_NOT_ALLOWED = Refusal(405, "method_not_allowed", "Use the method that the Allow header names.", close=True)
 INTERNAL = Refusal(500, "internal", "Something went wrong here. Send the event again.", retry=True, close=True)

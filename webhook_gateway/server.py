@@ -17,6 +17,7 @@ from webhook_gateway.live_secrets import LiveSecrets
 from webhook_gateway.metrics import Metrics, build_page
 from webhook_gateway.readiness import Readiness
 from webhook_gateway.settings import Settings, split_address
+from webhook_gateway.strangers import HttpServer
 
 # Longer than the keep-alive of usual proxies (60 s): the side that reuses a connection must not find it closed. It also
 # bounds a connection that never finishes its headers.
@@ -43,17 +44,19 @@ class Server:
             server_name=settings.tls_server_name,
         )
         self._forwarders = (Forwarder(self._client.fulfill, limits), Forwarder(self._client.fulfill, BACKLOG))
+        self._readiness = Readiness(self._client.why_not_serving, self._client.why_not_let_in)
         self._metrics = Metrics()
         self._metrics.show(
             {lane: partial(len, one) for lane, one in zip(("live", "backlog"), self._forwarders, strict=True)},
             lambda: float(self._readiness.draining),
         )
         self._metrics.show_files(lambda: float(len(self._live.watch.warnings())), self._live.ends())
-        self._ops = web.AppRunner(build_page(self._metrics), access_log=None, shutdown_timeout=_CLOSE_S)
-        self._readiness = Readiness(self._client.why_not_serving, self._client.why_not_let_in)
+        self._ops = web.AppRunner(
+            build_page(self._metrics, self._readiness), access_log=None, shutdown_timeout=_CLOSE_S
+        )
         self._in_flight = InFlight()
         self._runner = web.ServerRunner(
-            web.Server(
+            HttpServer(
                 build_handler(
                     Gateway(
                         secrets=self._live.secrets,

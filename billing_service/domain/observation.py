@@ -137,7 +137,8 @@ class Notice:
 class Event:
     """One event, understood. `observation` and `notice` are None where the type is not one that we use; at most one is set.
 
-    `facts` are what it says of its object beside the payload, which a thin event has none of.
+    `facts` are what it says of its object beside the payload, which a thin event has none of. One of a connected account
+    (https://docs.stripe.com/connect/webhooks) is not looked into: its owner writes what he likes there, our metadata too.
     """
 
     event_id: str
@@ -149,6 +150,7 @@ class Event:
     observation: Observation | None
     facts: Mapping[Fact, int]
     notice: Notice | None
+    of_connected_account: bool = False
 
     @property
     def is_used(self) -> bool:
@@ -167,9 +169,10 @@ def read_event(body: object) -> Event:
     created = _event_created(envelope)
     api_version, object_id = optional_text(envelope, "api_version"), _event_object_id(envelope)
     observation = notice = None
-    if envelope.get("object") == THIN_OBJECT:
+    is_ours = envelope.get("account") is None
+    if is_ours and envelope.get("object") == THIN_OBJECT:
         notice = _notice(event_type, object_id)
-    elif (kind := HANDLED_TYPES.get(event_type)) is not None:
+    elif is_ours and (kind := HANDLED_TYPES.get(event_type)) is not None:
         observation = _observed(event_type, kind, envelope)
     return Event(
         event_id=event_id,
@@ -181,6 +184,7 @@ def read_event(body: object) -> Event:
         observation=observation,
         facts=_facts_of(event_type, created, observation) if observation or notice else {},
         notice=notice,
+        of_connected_account=not is_ours,
     )
 
 

@@ -18,7 +18,7 @@ from billing_service.deadline import deadline_after
 from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.views import ObjectKind
-from billing_service.flows.reads import Reads
+from billing_service.flows.reads import FinishLeft, Reads
 from billing_service.logs import named
 from billing_service.storage import rereads
 from billing_service.storage.database import Database
@@ -34,8 +34,11 @@ log = structlog.get_logger(__name__)
 class AskedReads:
     """The reads that callers of this process wait for; as many as there are callers who wait, at the most."""
 
-    def __init__(self, database: Database, reads: Reads, now: Callable[[], datetime]) -> None:
-        """`now` is the one clock of the process."""
+    def __init__(
+        self, database: Database, reads: Reads, now: Callable[[], datetime], finish_left: FinishLeft | None = None
+    ) -> None:
+        """`now` is the one clock of the process; `finish_left` hears of each subscription that was read."""
+        self._finish_left = finish_left
         self._database = database
         self._reads = reads
         self._now = now
@@ -78,5 +81,17 @@ class AskedReads:
             log.warning("asked_read_failed", object_id=object_id, error=named(error))
             await self._database.run(lambda c: rereads.later(c, claimed))
             return False
-        await self._database.run(lambda c: rereads.done(c, claimed))
+        over = rereads.done if await self._is_finished(kind, object_id) else rereads.later
+        await self._database.run(lambda c: over(c, claimed))
+        return True
+
+    async def _is_finished(self, kind: ObjectKind, object_id: str) -> bool:
+        """Finish what was left about a subscription, for which it may have been queued; say False where that could not be done now."""
+        if kind is not ObjectKind.SUBSCRIPTION or self._finish_left is None:
+            return True
+        try:
+            await self._finish_left(object_id)
+        except (StripeCallError, MalformedError, BillingError) as error:
+            log.warning("change_not_finished", object_id=object_id, error=named(error))
+            return False
         return True

@@ -44,9 +44,9 @@ from billing_service.domain.subscription_target import own_subscription
 from billing_service.domain.views import ItemView
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
-from billing_service.flows.subscription_drafts import SubscriptionDrafts
+from billing_service.flows.subscription_drafts import SubscriptionDrafts, is_over, shows
 from billing_service.flows.subscription_intents import SubscriptionIntents
-from billing_service.flows.subscription_steps import StepError, SubscriptionSteps
+from billing_service.flows.subscription_steps import ItemGoneError, StepError, SubscriptionSteps
 from billing_service.logs import named
 from billing_service.storage.database import Database
 from billing_service.storage.subscription_requests import Change, ChangeState
@@ -118,6 +118,8 @@ class ChangeSubscription:
             return await self._intents.again(change)
         try:
             return await self._carry_out(request, change)
+        except ItemGoneError as gone:
+            return await self._next_attempt(gone.change)
         except StepError as failed:
             log.warning("subscription_not_changed", intent_id=str(change.intent_id), error=named(failed.error))
             return await self._failed(request, failed, held_until)
@@ -144,13 +146,51 @@ class ChangeSubscription:
         await self._intents.let_others_in(change, held_until)
 
     async def _carry_out(self, request: ChangeRequest, change: Change) -> Change:
-        """Phases 2 and 3."""
+        """Phases 2 and 3. A change now whose schedule is to be let go after it is looked after until it is done."""
         found = await self._drafts.fresh(change.subscription_id)
         schedule = None if change.operation is Operation.CANCEL_NOW else await self._drafts.own_schedule(found)
         change = await self._prepared(request, change, found)
         if change.state is not ChangeState.CHANGING or change.request_body is None:
             return change
-        scheduled = await self._steps.carry_out(change, found, schedule)
+        if change.operation is Operation.UPDATE_NOW and schedule is not None:
+            await self._intents.look_after(
+                change
+            )  # before anything is paid: `finish_left` lets the schedule go in any case
+        return await self._answered(change, await self._steps.carry_out(change, found, schedule))
+
+    async def finish_left(self, subscription_id: str) -> None:
+        """Finish a change now that was made, and paid, by a call that did not get to its end and that nobody has repeated.
+
+        What waits under a schedule would undo it. A change that the subscription does not show is its caller's to repeat.
+
+        Raises:
+            RequestInProgressError: somebody is carrying it out, and may not get to the end.
+            UnavailableError, StripeCallError, MalformedError: it could not be finished now.
+        """
+        change = await self._intents.unfinished(subscription_id)
+        if change is None or change.operation is not Operation.UPDATE_NOW or change.request_body is None:
+            return
+        held_until = await self._intents.take_over(change)
+        try:
+            await self._finish_made(change)
+        except BillingError as error:
+            if isinstance(error, UnavailableError):
+                raise
+            log.warning("change_left_to_its_caller", intent_id=str(change.intent_id), error=named(error))
+        finally:
+            await self._intents.let_others_in(change, held_until)
+
+    async def _finish_made(self, change: Change) -> None:
+        found = await self._drafts.fresh(change.subscription_id)
+        await self._drafts.known(change.customer_id, change.subscription_id)  # still theirs
+        if is_over(found) or not shows(found, change):
+            return
+        await self._steps.release_paid(change, await self._drafts.own_schedule(found))
+        await self._answered(change, None)
+        log.info("change_finished_for_its_caller", intent_id=str(change.intent_id))
+
+    async def _answered(self, change: Change, scheduled: ScheduledChange | None) -> Change:
+        """Phase 3: store what the subscription is by now, and give the change as it is then."""
         plans = await self._prices.plans_for(await self._intents.facts(change.customer_id))
         return await self._intents.finish(change, lambda facts: self._answer(change, facts, plans, scheduled))
 

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from billing_service.deadline import remaining_s
+from billing_service.domain.checkout_body import SESSION_LIFE
 from billing_service.domain.errors import BillingError, CustomerNotFoundError
 from billing_service.domain.observation import METADATA_CUSTOMER_ID
 from billing_service.domain.operator import Operation, Order
@@ -84,7 +85,7 @@ class EraseCustomer:
             await asyncio.sleep(RUNNING_INTERVAL_S)
 
     async def later(self) -> None:
-        """Empty the bodies of events that came after their customer was erased, and of checkouts that ended since."""
+        """Empty the bodies of events that came after their customer was erased, of checkouts that ended since, and what a new Stripe customer was made with."""
         after = ""
         while batch := await self._database.run(lambda c, after=after: erasures.done(c, after, MOST_CUSTOMERS)):  # type: ignore[misc]  # bound now
             for customer_id in batch:
@@ -137,17 +138,24 @@ class EraseCustomer:
 
     async def _by_key(self, customer_id: str) -> None:
         """Empty what is found by the customer's key and by their objects."""
+        left = self._now() - SESSION_LIFE  # longer than an attempt may be resumed
 
         async def checkouts(connection: Connection) -> int:
             erasures.lock(connection, customer_id)
-            return await erasures.empty_checkouts(connection, customer_id)
+            return await erasures.empty_checkouts(connection, customer_id, left)
 
         async def requests(connection: Connection) -> int:
             erasures.lock(connection, customer_id)
-            return await erasures.empty_checkout_requests(connection, customer_id)
+            return await erasures.empty_checkout_requests(connection, customer_id, left)
+
+        async def stripe_request(connection: Connection) -> None:
+            await customers.lock(connection, [customer_id])
+            gone = await customers.erase_stripe_request(connection, customer_id)
+            await erasures.count(connection, customer_id, stripe_customer_bodies=int(gone))
 
         await self._drain(customer_id, checkouts, "checkout_bodies")
         await self._drain(customer_id, requests, None)
+        await self._database.run(stripe_request)
         after: str | None = ""
         while after is not None:
             after = await self._by_objects(customer_id, after)

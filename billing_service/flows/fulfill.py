@@ -306,7 +306,8 @@ class Fulfill:
 
     def _row(self, event: Event, payload: bytes) -> EventRow:
         outcome = RecordedOutcome.APPLIED if event.is_used else RecordedOutcome.IGNORED
-        if event.observation is not None and event.observation.claim.deployment not in {None, self._deployment}:
+        theirs = event.observation is not None and event.observation.claim.deployment not in {None, self._deployment}
+        if theirs or event.of_connected_account:
             outcome = RecordedOutcome.NOT_OURS
         return EventRow(
             event_id=event.event_id,

@@ -24,6 +24,9 @@ from billing_service.stripe_api.client import StripeApi
 from billing_service.stripe_api.listing import EXPANDED
 from billing_service.stripe_api.sdk import Read
 
+# Finishes what a call has left unfinished about a subscription that was read; raises what a read raises where that cannot be done now.
+FinishLeft = Callable[[str], Awaitable[None]]
+
 
 @dataclass(frozen=True)
 class _Drawn:

@@ -14,8 +14,9 @@ from billing_service.deadline import deadline_after
 from billing_service.domain.errors import BillingError
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import Observation
+from billing_service.domain.views import ObjectKind
 from billing_service.flows.payment_ties import ties_of
-from billing_service.flows.reads import Reads
+from billing_service.flows.reads import FinishLeft, Reads
 from billing_service.flows.request_budget import Budget, RequestBudget
 from billing_service.logs import named
 from billing_service.storage import findings, rereads
@@ -37,10 +38,18 @@ log = structlog.get_logger(__name__)
 class Refresh:
     """The worker behind the queue of re-reads; any number of processes may run one each."""
 
-    def __init__(self, database: Database, stripe: StripeApi, reads: Reads, budget: Budget | None = None) -> None:
-        """Does nothing before `run` or `drain`."""
+    def __init__(
+        self,
+        database: Database,
+        stripe: StripeApi,
+        reads: Reads,
+        budget: Budget | None = None,
+        finish_left: FinishLeft | None = None,
+    ) -> None:
+        """Does nothing before `run` or `drain`. `finish_left` hears of each subscription that was read."""
         self._database = database
         self._reads = reads
+        self._finish_left = finish_left
         self._budget = RequestBudget(database, budget or Budget())
         self._listing = stripe.listing.paced(self._budget.wait)
 
@@ -76,6 +85,8 @@ class Refresh:
         try:
             seen = await self._reads.object(claimed.kind, claimed.object_id)
             await self._follow(seen)
+            if claimed.kind is ObjectKind.SUBSCRIPTION and self._finish_left is not None:
+                await self._finish_left(claimed.object_id)
         except (StripeCallError, MalformedError, BillingError) as error:
             missing = isinstance(error, StripeDefinite) and error.missing
             if missing or isinstance(error, StripeDenied):

@@ -23,7 +23,13 @@ from billing_service.storage.customers import StripeCustomerDraft
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.history import Cause, CauseKind
 from billing_service.stripe_api.client import StripeApi
-from billing_service.stripe_api.errors import StripeBusy, StripeCallError, StripeDefinite, StripeNoAnswer
+from billing_service.stripe_api.errors import (
+    StripeBusy,
+    StripeCallError,
+    StripeDefinite,
+    StripeKeyConflict,
+    StripeNoAnswer,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +109,10 @@ class StripeCustomers:
 
 def _refusal(error: StripeCallError) -> Exception:
     log.warning("stripe_customer_refused", error=named(error))
+    if isinstance(error, StripeKeyConflict):
+        return (
+            StripeUnavailableError()
+        )  # an erasing took the address out after an answer that was lost: the next key is new
     if isinstance(error, StripeDefinite):
         if error.is_server_error:
             return StripeUnavailableError()

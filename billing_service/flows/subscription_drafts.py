@@ -96,7 +96,7 @@ class SubscriptionDrafts:
             SubscriptionChangePendingError: it stands under a schedule that is not ours.
             StripeCallError: Stripe did not answer with it.
         """
-        if not found.get("schedule") or SubscriptionStatus(found["status"]) in OVER:
+        if not found.get("schedule") or is_over(found):
             return None
         schedule = (await self._stripe.get_schedule(id_of(found["schedule"]))).object
         if not is_ours(schedule, self._reads.deployment):
@@ -139,7 +139,7 @@ class SubscriptionDrafts:
             BillingError: those of `require_changeable`.
         """
         known = await self.known(change.customer_id, change.subscription_id)
-        if change.operation is Operation.UPDATE_NOW and not _shows(found, change):
+        if change.operation is Operation.UPDATE_NOW and not shows(found, change):
             require_nothing_pending(found)
             require_changeable(known.subscription, at_period_end=False)
 
@@ -205,7 +205,12 @@ def _asked_item(change: Change) -> Mapping[str, Any]:
     return asked
 
 
-def _shows(found: Mapping[str, Any], change: Change) -> bool:
+def is_over(found: Mapping[str, Any]) -> bool:
+    """Say whether a subscription, as Stripe gave it, has ended for good."""
+    return SubscriptionStatus(found["status"]) in OVER
+
+
+def shows(found: Mapping[str, Any], change: Change) -> bool:
     """Say whether a subscription is as an update now was to make it."""
     item, asked = find_item(found, change.item_id), _asked_item(change)
     if item is None:

@@ -16,12 +16,15 @@ from billing_service.domain.errors import DatabaseUnavailableError, RequestIdReu
 from billing_service.domain.facts import NO_FACTS, CustomerFacts
 from billing_service.domain.subscription import ChangeRequest, Operation, Subscription
 from billing_service.domain.subscription_target import find_subscription
-from billing_service.storage import customers, subscription_requests
+from billing_service.domain.views import ObjectKind
+from billing_service.storage import customers, rereads, subscription_requests
 from billing_service.storage.database import Connection, Database
+from billing_service.storage.rereads import Ask
 from billing_service.storage.subscription_requests import Change, ChangeState
 
 RESUME_LIMIT = timedelta(hours=23)  # Stripe keeps an idempotency key for at least 24 hours
 BUSY = timedelta(seconds=60)  # longer than a call may take: its deadline is capped at that
+LEFT_AFTER_S = 90  # and then nobody is at it any more
 LAST_WORD_S = 0.2  # less than what the listener leaves between our deadline and the caller's
 
 Describe = Callable[[CustomerFacts], Subscription]
@@ -103,6 +106,32 @@ class SubscriptionIntents:
         until = self._now() + BUSY
         held = await self._database.run(lambda c: subscription_requests.hold(c, change.intent_id, until))
         return until if held else None
+
+    async def look_after(self, change: Change) -> None:
+        """Have the subscription read again once nobody can be at the change any more, whatever becomes of this process."""
+
+        async def commit(connection: Connection) -> None:
+            rereads.ask(connection, [Ask(change.subscription_id, ObjectKind.SUBSCRIPTION, LEFT_AFTER_S)])
+
+        await self._database.run(commit)
+
+    async def unfinished(self, subscription_id: str) -> Change | None:
+        """Give the one change of a subscription that is not done, or None."""
+        return await self._database.run(lambda c: subscription_requests.unfinished(c, subscription_id))
+
+    async def take_over(self, change: Change) -> datetime:
+        """Keep others away from a change that was left, and say until when.
+
+        Raises:
+            RequestInProgressError: somebody is carrying it out, or it has come to its end since it was found.
+        """
+        now = self._now()
+        taken = await self._database.run(
+            lambda c: subscription_requests.take_over(c, change.intent_id, now, now + BUSY)
+        )
+        if not taken:
+            raise RequestInProgressError
+        return now + BUSY
 
     async def let_others_in(self, change: Change, until: datetime) -> None:
         """Say that nobody carries the change out now, unless another call has taken it up since.

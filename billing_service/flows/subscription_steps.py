@@ -15,12 +15,10 @@ from uuid import uuid4
 import structlog
 
 from billing_service.domain.errors import (
-    RequestInProgressError,
     StripeUnavailableError,
     SubscriptionEndingError,
     SubscriptionNotLiveError,
 )
-from billing_service.domain.facts import OVER
 from billing_service.domain.subscription import Operation, ScheduledChange
 from billing_service.domain.subscription_body import Body
 from billing_service.domain.subscription_schedule import (
@@ -30,10 +28,9 @@ from billing_service.domain.subscription_schedule import (
     id_of,
     schedule_body,
 )
-from billing_service.domain.views import SubscriptionStatus
 from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
-from billing_service.flows.subscription_drafts import find_item
+from billing_service.flows.subscription_drafts import find_item, is_over
 from billing_service.logs import named
 from billing_service.storage.subscription_requests import Change
 from billing_service.stripe_api.client import StripeApi
@@ -54,6 +51,15 @@ class StepError(Exception):
         super().__init__(str(error))
 
 
+class ItemGoneError(Exception):
+    """What a change was drafted for is not part of the subscription any more, and nothing came of the change: it is to be drafted anew."""
+
+    def __init__(self, change: Change) -> None:
+        """Take the change with the attempt that was drafted so."""
+        self.change = change
+        super().__init__("the item is gone")
+
+
 class SubscriptionSteps:
     """Asks Stripe for what a change needs, and folds what it answers."""
 
@@ -72,18 +78,17 @@ class SubscriptionSteps:
         Raises:
             SubscriptionNotLiveError: it was over already.
             SubscriptionEndingError: it is to end, so that nothing can change at the end of its period.
-            RequestInProgressError: what was to change is not part of it any more.
+            ItemGoneError: what was to change is not part of it any more.
             StripeUnavailableError: it was changed, and paid, and the schedule whose next phase would undo that still stands.
             StepError: a step failed; those before it had their effect.
             StripeCallError: something could not be read.
             MalformedError: Stripe answered something that is not understood.
         """
-        is_over = SubscriptionStatus(found["status"]) in OVER
         if change.operation is Operation.CANCEL_NOW:
-            if not is_over:  # else an answer was lost, or somebody else was quicker: it is as it was to be
+            if not is_over(found):  # else an answer was lost, or somebody else was quicker: it is as it was to be
                 await self._cancel(change)
             return None
-        if is_over:
+        if is_over(found):
             raise SubscriptionNotLiveError
         body = dict(change.request_body or {})
         match change.operation:
@@ -97,8 +102,21 @@ class SubscriptionSteps:
                 await self._update(change, body)
             case Operation.UPDATE_NOW:
                 await self._update(change, body)
-                await self._release_paid(change, schedule)
+                await self.release_paid(change, schedule)
         return None
+
+    async def release_paid(self, change: Change, schedule: _Json | None) -> None:
+        """Let the schedule go after a change that is paid: whatever fails, the change is not given up, and goes on here.
+
+        Raises:
+            StripeUnavailableError: the schedule whose next phase would undo the change still stands.
+        """
+        try:
+            await self._release(change, schedule)
+        except (StepError, StripeCallError) as failed:
+            error = failed.error if isinstance(failed, StepError) else failed
+            log.warning("schedule_not_released", subscription_id=change.subscription_id, error=named(error))
+            raise StripeUnavailableError from error
 
     async def _cancel(self, change: Change) -> None:
         subscription_id = change.subscription_id
@@ -111,7 +129,7 @@ class SubscriptionSteps:
                 raise
             # A DELETE takes no key: another call of the same request may have been quicker.
             found = await self._reads.subscription_object(subscription_id)
-            if SubscriptionStatus(found["status"]) not in OVER:
+            if not is_over(found):
                 raise
 
     async def _update(self, change: Change, body: Body) -> None:
@@ -142,23 +160,14 @@ class SubscriptionSteps:
             if (await self._stripe.get_schedule(schedule["id"])).object["status"] == ACTIVE:
                 raise
 
-    async def _release_paid(self, change: Change, schedule: _Json | None) -> None:
-        """Let the schedule go after a change that is paid: whatever fails, the change is not given up, and goes on here."""
-        try:
-            await self._release(change, schedule)
-        except (StepError, StripeCallError) as failed:
-            error = failed.error if isinstance(failed, StepError) else failed
-            log.warning("schedule_not_released", subscription_id=change.subscription_id, error=named(error))
-            raise StripeUnavailableError from error
-
     async def _wait(self, change: Change, found: _Json, schedule: _Json | None) -> ScheduledChange | None:
         """Have the change wait under the subscription's schedule, made where there is none."""
         if found["cancel_at_period_end"] or (found["cancel_at"] is not None and schedule is None):
             raise SubscriptionEndingError
         item, body = find_item(found, change.item_id), change.request_body or {}
-        if item is None:
-            raise RequestInProgressError("The subscription was changed elsewhere at this moment; call again.")
         asked = body["item"]
+        if item is None:
+            return self._waiting(schedule, change)
         if (asked["price"], asked["quantity"]) == (item["price"]["id"], item["quantity"]):
             await self._release(change, schedule)  # what is asked for is what there is: nothing is to wait any more
             return None
@@ -170,6 +179,18 @@ class SubscriptionSteps:
         rendered = schedule_body(schedule, found, item, await self._period(found, asked["price"]), body)
         answer = await _sent(change, self._stripe.update_schedule(schedule["id"], rendered, _key(change, "phases")))
         return self._scheduled(await self._as_it_is(answer), change)
+
+    def _waiting(self, schedule: _Json | None, change: Change) -> ScheduledChange:
+        """Give a change that waits already, unheard, though what it changes has been removed since. Raises ItemGoneError where none does."""
+        asked = (change.request_body or {})["item"]
+        following = (schedule and following_phase(schedule)) or {"items": ()}
+        held = [(id_of(one["price"]), one.get("quantity", 1)) for one in following["items"]]
+        waiting = (
+            self._scheduled(schedule, change) if schedule and (asked["price"], asked["quantity"]) in held else None
+        )
+        if waiting is None:
+            raise ItemGoneError(change)
+        return waiting
 
     async def _as_it_is(self, answer: Read) -> _Json:
         """Give a schedule from an answer; one that Stripe replays says what was, so it is read anew."""

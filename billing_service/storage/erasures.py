@@ -100,29 +100,32 @@ _FINISH = sa.text(f"""
 _COUNT = sa.text("""
     UPDATE erasures
     SET event_bodies = event_bodies + :event_bodies, quarantined_events = quarantined_events + :quarantined_events,
-        checkout_bodies = checkout_bodies + :checkout_bodies, reasons = reasons + :reasons
+        checkout_bodies = checkout_bodies + :checkout_bodies, reasons = reasons + :reasons,
+        stripe_customer_body = stripe_customer_body OR CAST(:stripe_customer_bodies AS integer) > 0
     WHERE customer_id = :customer_id
 """)
 _RUNNING = sa.text(f"SELECT customer_id FROM erasures WHERE NOT {_IS_DONE} ORDER BY customer_id LIMIT :most")  # noqa: S608
 _DONE = sa.text(f"""
     SELECT customer_id FROM erasures WHERE {_IS_DONE} AND customer_id > :after ORDER BY customer_id LIMIT :most
 """)  # noqa: S608
-# One that is being made is left alone: what Stripe is sent for it must stay the same. What was asked for can be guessed from a fingerprint.
-_EMPTY_CHECKOUTS = sa.text("""
-    UPDATE checkout_intents SET request_body = '{}', url = NULL, fingerprint = ''
+# One that is being made is left alone: what Stripe is sent for it must stay the same. One that was left for longer than it may be resumed is
+# never sent again. What was asked for can be guessed from a fingerprint.
+_IS_OVER = "(i.state NOT IN ('creating', 'open', 'expiring') OR (i.state = 'creating' AND i.create_time < :left))"
+_EMPTY_CHECKOUTS = sa.text(f"""
+    UPDATE checkout_intents SET request_body = '{{}}', url = NULL, fingerprint = ''
     WHERE intent_id IN (
-        SELECT intent_id FROM checkout_intents
-        WHERE customer_id = :customer_id AND state NOT IN ('creating', 'open', 'expiring')
-          AND (request_body <> '{}' OR url IS NOT NULL OR fingerprint <> '')
+        SELECT intent_id FROM checkout_intents AS i
+        WHERE customer_id = :customer_id AND {_IS_OVER}
+          AND (request_body <> '{{}}' OR url IS NOT NULL OR fingerprint <> '')
         ORDER BY intent_id LIMIT :most)
-""")
-_EMPTY_CHECKOUT_REQUESTS = sa.text("""
+""")  # noqa: S608
+_EMPTY_CHECKOUT_REQUESTS = sa.text(f"""
     UPDATE checkout_requests SET fingerprint = ''
     WHERE request_id IN (
         SELECT request_id FROM checkout_intents AS i JOIN checkout_requests AS r USING (intent_id)
-        WHERE i.customer_id = :customer_id AND i.state NOT IN ('creating', 'open', 'expiring') AND r.fingerprint <> ''
+        WHERE i.customer_id = :customer_id AND {_IS_OVER} AND r.fingerprint <> ''
         ORDER BY request_id LIMIT :most)
-""")
+""")  # noqa: S608
 _EMPTY_OF_OBJECTS = sa.text("""
     UPDATE stripe_events SET payload = ''
     WHERE event_id IN (
@@ -198,14 +201,15 @@ async def finish(connection: Connection, customer_id: str, until_time: datetime,
     await connection.execute(_FINISH, {"customer_id": customer_id, "until_time": until_time, "now": now})
 
 
-async def empty_checkouts(connection: Connection, customer_id: str) -> int:
-    """Empty the bodies of checkouts that are over; say of how many, a batch at most."""
-    return (await connection.execute(_EMPTY_CHECKOUTS, {"customer_id": customer_id, "most": LOOKED_AT})).rowcount
+async def empty_checkouts(connection: Connection, customer_id: str, left: datetime) -> int:
+    """Empty the bodies of checkouts that are over, or were begun before `left` and left; say of how many, a batch at most."""
+    values = {"customer_id": customer_id, "left": left, "most": LOOKED_AT}
+    return (await connection.execute(_EMPTY_CHECKOUTS, values)).rowcount
 
 
-async def empty_checkout_requests(connection: Connection, customer_id: str) -> int:
+async def empty_checkout_requests(connection: Connection, customer_id: str, left: datetime) -> int:
     """Empty the fingerprints of what was asked for with those; say of how many, a batch at most."""
-    values = {"customer_id": customer_id, "most": LOOKED_AT}
+    values = {"customer_id": customer_id, "left": left, "most": LOOKED_AT}
     return (await connection.execute(_EMPTY_CHECKOUT_REQUESTS, values)).rowcount
 
 
@@ -222,6 +226,7 @@ async def count(
     quarantined_events: int = 0,
     checkout_bodies: int = 0,
     reasons: int = 0,
+    stripe_customer_bodies: int = 0,
 ) -> None:
     """Add to what was taken out."""
     values = {
@@ -229,6 +234,7 @@ async def count(
         "quarantined_events": quarantined_events,
         "checkout_bodies": checkout_bodies,
         "reasons": reasons,
+        "stripe_customer_bodies": stripe_customer_bodies,
     }
     await connection.execute(_COUNT, values | {"customer_id": customer_id})
 

@@ -130,8 +130,13 @@ _KNOWN = """
     known (object_id) AS (SELECT object_id FROM related UNION SELECT stripe_customer_id FROM own)
 """
 _OBJECTS = sa.text(f"{_KNOWN} SELECT object_id FROM known LIMIT :most")  # noqa: S608
-_AFTER = "WHERE object_id > :after ORDER BY object_id LIMIT :most"
-_OBJECTS_AFTER = sa.text(f"{_KNOWN} SELECT object_id FROM known {_AFTER}")  # noqa: S608
+# With what ties them together: a payment intent, say, of which nothing is kept but the events.
+_OBJECTS_AFTER = sa.text(f"""
+    {_KNOWN}
+    SELECT object_id FROM (
+        SELECT object_id FROM known UNION SELECT anchor_id FROM related JOIN stripe_links USING (object_id)) AS named
+    WHERE object_id > :after ORDER BY object_id LIMIT :most
+""")  # noqa: S608
 
 
 async def objects_of(connection: Connection, customer_id: str, most: int) -> frozenset[str]:
@@ -141,7 +146,7 @@ async def objects_of(connection: Connection, customer_id: str, most: int) -> fro
 
 
 async def objects_after(connection: Connection, customer_id: str, after: str, most: int) -> Sequence[str]:
-    """Give the next of the ids that `objects_of` gives, after one of them, in their order."""
+    """Give the next of the ids that `objects_of` gives, and of what ties these together, after one of them, in their order."""
     values = {"customer_id": customer_id, "after": after, "most": most}
     return [row.object_id for row in await connection.execute(_OBJECTS_AFTER, values)]
 

@@ -79,6 +79,11 @@ _HOLD = sa.text("""
     WHERE intent_id = :intent_id AND state = 'changing'
     RETURNING 1
 """)
+_TAKE_OVER = sa.text("""
+    UPDATE subscription_requests SET busy_until = :until, update_time = now()
+    WHERE intent_id = :intent_id AND state = 'changing' AND (busy_until IS NULL OR busy_until <= :now)
+    RETURNING 1
+""")
 _LET_GO = sa.text("""
     UPDATE subscription_requests SET busy_until = NULL, update_time = now()
     WHERE intent_id = :intent_id AND state = 'changing' AND busy_until = :until
@@ -117,7 +122,7 @@ async def find(connection: Connection, request_id: str) -> Change | None:
 
 
 async def unfinished(connection: Connection, subscription_id: str) -> Change | None:
-    """Give the one change of a subscription that is not done, or None. Its customer is locked."""
+    """Give the one change of a subscription that is not done, or None. It stays so where its customer is locked."""
     row = (await connection.execute(_UNFINISHED, {"subscription_id": subscription_id})).one_or_none()
     return None if row is None else _change(row)
 
@@ -143,6 +148,12 @@ async def supersede(connection: Connection, intent_id: UUID, now: datetime) -> b
 async def hold(connection: Connection, intent_id: UUID, until: datetime) -> bool:
     """Keep other changes of the subscription away until then; say False where the change is not to be made any more."""
     return (await connection.execute(_HOLD, {"intent_id": intent_id, "until": until})).one_or_none() is not None
+
+
+async def take_over(connection: Connection, intent_id: UUID, now: datetime, until: datetime) -> bool:
+    """Hold a change that nobody is carrying out; say False where somebody is, or it is not to be made any more."""
+    values = {"intent_id": intent_id, "now": now, "until": until}
+    return (await connection.execute(_TAKE_OVER, values)).one_or_none() is not None
 
 
 async def let_go(connection: Connection, intent_id: UUID, until: datetime) -> None:

@@ -22,6 +22,7 @@ from billing_service.flows.preview_subscription_update import PreviewSubscriptio
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
+from billing_service.flows.refresh import Refresh
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.api import Interceptor
@@ -56,6 +57,7 @@ class Subscriber:
         self.reads = Reads(database, stripe, self.prices, "default", clock)
         self.buy = CreateCheckoutSession(database, stripe, self.prices, self.reads, "default", clock)
         self.change = ChangeSubscription(database, stripe, self.prices, self.reads, clock)
+        self.refresh = Refresh(database, stripe, self.reads, finish_left=self.change.finish_left)
         self.preview = PreviewSubscriptionUpdate(database, stripe, self.prices, self.reads, clock)
         self.portal = CreatePortalSession(database, stripe, self.prices, self.reads, clock)
         self.read = ReadEntitlements(database, self.prices, clock)

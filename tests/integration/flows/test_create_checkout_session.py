@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from billing_service.deadline import deadline_after
+from billing_service.domain.access import SourceState
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.checkout import CheckoutState
 from billing_service.domain.errors import (
@@ -180,6 +181,19 @@ async def test_a_purchase_whose_subscription_was_not_heard_of_counts(shop: Shop,
         connection.execute("UPDATE customers SET facts = '{}'")
     with pytest.raises(AlreadySubscribedError):
         await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
+
+
+async def test_who_waits_for_a_debit_may_buy_again_and_the_caller_can_see_what_they_wait_for(shop: Shop) -> None:
+    """The debit may fail, and a voucher may never be paid: they may want to pay by card. It is the caller's to say so, or to ask."""
+    request = replace(REQUEST, plan_key="export_pass")
+    first = (await shop.create(request)).session.checkout_session_id
+    await shop.control(f"checkout/sessions/{first}/complete", outcome="processing")
+    await shop.reads.checkout_session(first)
+    assert (await shop.get(first)).state is CheckoutState.PROCESSING
+    (source,) = (one for one in (await shop.read("ann")).sources if one.stripe_id)
+    assert (source.state, source.plan_key) == (SourceState.PENDING_PAYMENT, "export_pass")
+    again = await shop.create(replace(request, request_id="request-2"))
+    assert (again.reused, again.session.checkout_session_id == first) == (False, False)
 
 
 async def test_a_stored_answer_outlives_its_plan(shop: Shop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 
 import psycopg
 import pytest
@@ -126,6 +127,23 @@ async def test_ignored_is_decided_by_the_type_alone(service: Service) -> None:
     never_heard_of = event("customer.subscription.updated", subscription("nobody"))
     assert await service.outcomes(unknown, never_heard_of) == ["ignored", "applied"]
     assert await service.outcomes(unknown) == ["duplicate"]
+
+
+async def test_what_an_account_of_somebody_else_tells_gives_nothing_whatever_its_metadata_claims(
+    service: Service,
+) -> None:
+    """Whoever owns a connected account writes what he likes into it, our deployment and a customer of ours too. Nor is it looked into."""
+
+    def of_connected_account(body: bytes) -> bytes:
+        return json.dumps({**json.loads(body), "account": "acct_mallory"}).encode()
+
+    bought = [of_connected_account(body) for body in purchase("ann")]
+    unknown_shape = of_connected_account(event("customer.subscription.created", {"object": "subscription"}))
+    unused = of_connected_account(event("account.updated", {"id": "acct_mallory", "object": "account"}))
+    assert set(await service.outcomes(*bought, unknown_shape, unused)) == {"not_ours"}
+    assert (await service.read("ann")).plan_keys == ("free",)
+    own = [json.dumps({**json.loads(body), "account": None}).encode() for body in purchase("ben")]
+    assert set(await service.outcomes(*own)) == {"applied"}
 
 
 async def test_events_of_another_deployment_are_recorded_as_not_ours(service: Service) -> None:

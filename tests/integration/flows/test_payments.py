@@ -190,6 +190,28 @@ async def test_two_paid_sessions_of_one_group_become_a_finding(database_url: str
     assert found == [("bought_twice", "ann/passes", {"plan_group": "passes", "checkout_session_ids": ids})]
 
 
+async def test_a_purchase_beside_one_whose_debit_is_on_its_way_is_a_finding_once_both_are_paid(
+    database_url: str,
+) -> None:
+    """Not before: a debit may fail, and then nothing was bought twice."""
+    catalog = replace(
+        CATALOG, plans={**CATALOG.plans, "export_pass": replace(CATALOG.plans["export_pass"], group="passes")}
+    )
+    awaited = export_pass("ann") | {"payment_status": "unpaid"}
+    by_card = export_pass("ann", id="cs_test_2") | {"payment_intent": "pi_2"}
+    async with running(database_url, catalog) as service:
+        await service.outcomes(event("checkout.session.completed", awaited))
+        (source,) = (one for one in (await service.read("ann")).sources if one.stripe_id)
+        assert source.state is SourceState.PENDING_PAYMENT
+        await service.outcomes(event("checkout.session.completed", by_card, created=START + 1))
+        with psycopg.connect(database_url) as connection:
+            assert connection.execute("SELECT subject FROM findings").fetchall() == []
+        paid = export_pass("ann")
+        await service.outcomes(event("checkout.session.async_payment_succeeded", paid, created=START + 30))
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT kind, subject FROM findings").fetchall() == [("bought_twice", "ann/passes")]
+
+
 async def test_a_contradicted_binding_becomes_a_finding(service: Service, database_url: str) -> None:
     await service.outcomes(*purchase("ann"))
     stolen = session("eve", customer="cus_ann", id="cs_test_2")

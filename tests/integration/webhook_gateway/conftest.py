@@ -48,6 +48,7 @@ async def start_gateway(fulfillment: FulfillmentServer) -> AsyncIterator[StartGa
         ) -> Running:
             settings = Settings(
                 address="127.0.0.1:0",
+                ops_address="127.0.0.1:0",
                 fulfillment_target=target or fulfillment.address,
                 internal_token=SecretStr(token),
                 webhook_secrets=SecretStr(SECRETS),

@@ -6,7 +6,7 @@ import asyncio
 
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]  # comes without types
 
-from tests.integration.webhook_gateway.conftest import Running
+from tests.integration.webhook_gateway.conftest import Running, StartGateway
 from tests.integration.webhook_gateway.fulfillment import FulfillmentServer
 from tests.integration.webhook_gateway.sender import Answer, Sender
 
@@ -45,3 +45,30 @@ async def test_is_alive_but_not_ready_while_the_service_is_away(
     assert (await gateway.sender.request("GET", "/livez")).status == 200
     await fulfillment.start()
     await ready_when(gateway.sender, status=200)
+
+
+async def test_its_readiness_is_a_number_that_nobody_has_to_ask_for_beside(
+    start_gateway: StartGateway, fulfillment: FulfillmentServer
+) -> None:
+    """Where no probe asks /readyz, and where no webhook comes to such a one, the alert has it all the same."""
+    gateway = await start_gateway()
+    assert await ready_number(gateway, wanted=1) == 1
+    await fulfillment.stop()
+    assert await ready_number(gateway, wanted=0) == 0
+    await fulfillment.start()
+    assert await ready_number(gateway, wanted=1) == 1
+    refused = await start_gateway(token="another")
+    assert await ready_number(refused, wanted=0) == 0
+
+
+async def ready_number(gateway: Running, *, wanted: int) -> float:
+    """Read the page of numbers until it has this one, 30 s at most: an answer is kept for a second."""
+    url = f"http://{gateway.server.ops_address}/metrics"
+    async with asyncio.timeout(30):
+        while True:
+            async with gateway.sender.session.get(url) as response:
+                lines = (await response.text()).splitlines()
+            found = next(float(line.split()[1]) for line in lines if line.startswith("gateway_ready "))
+            if found == wanted:
+                return found
+            await asyncio.sleep(0.05)

@@ -7,12 +7,16 @@ import gzip
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.integration.webhook_gateway.conftest import StartGateway
 from tests.integration.webhook_gateway.fulfillment import FulfillmentServer
 from tests.integration.webhook_gateway.sender import PATH, Answer, Sender, event, signature
+from webhook_gateway import server
+from webhook_gateway.inflight import InFlight
 
 BODY = event()
 NOT_UTF8 = event().replace(b"sub_1", b"sub_\xff")
@@ -135,7 +139,28 @@ async def test_a_body_without_a_length_is_refused(sender: Sender) -> None:
     ],
 )
 async def test_what_is_not_http_gets_400(sender: Sender, junk: bytes) -> None:
-    assert (await sender.raw(junk)).split(b" ", 2)[1] == b"400"
+    answer = await sender.raw(junk)
+    assert answer.split(b" ", 2)[1] == b"400"
+    assert b'"code": "not_http"' in answer
+    assert b"aiohttp" not in answer
+
+
+async def test_what_is_not_http_is_neither_quoted_nor_fills_the_log(
+    sender: Sender, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a proxy miscounts, the rest of a body is read as the next request: here it is a name. Also on a connection that was good before."""
+    rest = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + b'"name": "Smithers"}\r\n\r\n'
+    with capture_logs() as told:
+        answers = [await sender.raw(sent) for sent in (rest, b"Smithers : x\r\n\r\n", rest, rest)]
+    assert all(b"Smithers" not in answer and answer.count(b" 400 ") == 1 for answer in answers)
+    assert [(line["event"], line["count"]) for line in told if line["event"] == "not_http"] == [("not_http", 1)]
+    assert "aiohttp.server" not in {record.name for record in caplog.records}
+
+
+async def test_who_expects_what_is_not_known_is_told_so(sender: Sender) -> None:
+    answer = await sender.post(BODY, Expect="200-ok")
+    assert (answer.status, answer.code) == (417, "expectation_unknown")
+    assert "aiohttp" not in answer.headers["Server"]
 
 
 async def test_a_body_that_drips_is_given_up(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,3 +180,24 @@ async def test_a_sender_who_leaves_in_the_middle_of_a_body_harms_nobody(sender: 
     answers = await asyncio.gather(*(sender.raw(head.encode() + BODY[:-1], hang_up=True) for _ in range(5)))
     assert all(not answer.startswith(b"HTTP/1.1 2") for answer in answers)
     assert (await sender.request("GET", "/livez")).status == 200
+
+
+async def test_bodies_that_drip_do_not_take_the_room_of_one_that_comes_in_one_piece(
+    start_gateway: StartGateway, fulfillment: FulfillmentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds the address needs no signature for that. The one that has dripped for the longest makes room."""
+    monkeypatch.setattr(server, "InFlight", partial(InFlight, limit=2))
+    gateway = await start_gateway()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{"
+    dripping = []
+    for number in (1, 2):
+        dripping.append(asyncio.create_task(gateway.sender.raw(head.encode())))
+        async with asyncio.timeout(30):
+            while len(gateway.server._in_flight._bodies) < number:  # noqa: ASYNC110 - another program's connection has no event for us
+                await asyncio.sleep(0.001)
+    answer = await gateway.sender.post(BODY)
+    assert answer.status == 200
+    assert fulfillment.batches.pop() == [BODY]
+    told = [await one for one in dripping]
+    assert [one.split(b" ", 2)[1] for one in told] == [b"503", b"408"]
+    assert b"Retry-After" in told[0]

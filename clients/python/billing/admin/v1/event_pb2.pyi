@@ -39,7 +39,7 @@ class Event(_message.Message):
         OUTCOME_IGNORED: Event._Outcome.ValueType  # 2
         """Of a type that is not used."""
         OUTCOME_NOT_OURS: Event._Outcome.ValueType  # 3
-        """Of another deployment that shares the Stripe account."""
+        """Of another deployment that shares the Stripe account, or of a connected account."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """What became of it when it was recorded."""
@@ -51,7 +51,7 @@ class Event(_message.Message):
     OUTCOME_IGNORED: Event.Outcome.ValueType  # 2
     """Of a type that is not used."""
     OUTCOME_NOT_OURS: Event.Outcome.ValueType  # 3
-    """Of another deployment that shares the Stripe account."""
+    """Of another deployment that shares the Stripe account, or of a connected account."""
 
     EVENT_ID_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
@@ -506,7 +506,7 @@ class ReplayEventsResponse(_message.Message):
     ignored: _builtins.int
     """Of these, how many are of a type that is not used."""
     not_ours: _builtins.int
-    """Of these, how many are of another deployment."""
+    """Of these, how many are of another deployment, or of a connected account."""
     failed: _builtins.int
     """Of these, how many stay in quarantine."""
     next_page_token: _builtins.str

@@ -118,7 +118,7 @@ class FulfillResult(_message.Message):
         OUTCOME_IGNORED: FulfillResult._Outcome.ValueType  # 3
         """Recorded; its type is not one that we use."""
         OUTCOME_NOT_OURS: FulfillResult._Outcome.ValueType  # 4
-        """Recorded; it belongs to another deployment that shares the Stripe account."""
+        """Recorded; it belongs to another deployment that shares the Stripe account, or to a connected account."""
         OUTCOME_QUARANTINED: FulfillResult._Outcome.ValueType  # 5
         """Malformed or not writable: kept as raw bytes with its reason, to be looked at and replayed."""
         OUTCOME_PARKED: FulfillResult._Outcome.ValueType  # 6
@@ -136,7 +136,7 @@ class FulfillResult(_message.Message):
     OUTCOME_IGNORED: FulfillResult.Outcome.ValueType  # 3
     """Recorded; its type is not one that we use."""
     OUTCOME_NOT_OURS: FulfillResult.Outcome.ValueType  # 4
-    """Recorded; it belongs to another deployment that shares the Stripe account."""
+    """Recorded; it belongs to another deployment that shares the Stripe account, or to a connected account."""
     OUTCOME_QUARANTINED: FulfillResult.Outcome.ValueType  # 5
     """Malformed or not writable: kept as raw bytes with its reason, to be looked at and replayed."""
     OUTCOME_PARKED: FulfillResult.Outcome.ValueType  # 6
