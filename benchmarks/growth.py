@@ -81,20 +81,14 @@ def main() -> int:
     """Fill, measure, and say what was found as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--customers", type=int, nargs="+", default=[1_000, 1_000_000])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--events", type=int, default=2_500, help="of a round, a fifth of them to warm up")
-    parser.add_argument("--wait", action="store_true", help="once filled, wait for a line on standard input")
-    results.add_argument(parser)
+    add_arguments(parser, rounds=8, events=2_500)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         with Stage(folder, advised()) as stage:
             sizes = [fill(stage, customers, chosen.events) for customers in sorted(chosen.customers)]
-            if chosen.wait:
-                sys.stderr.write("filled\n")
-                sys.stderr.flush()
-                sys.stdin.readline()
+            wait(asked=chosen.wait)
             measure(stage, sizes, chosen.rounds, chosen.events)
             found = report(sizes) | {"settings": advised()}
             stage.restart_postgres()
@@ -103,6 +97,22 @@ def main() -> int:
             found["with_postgres_defaults"] = report(again)
     results.write(found, chosen.out)
     return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, rounds: int, events: int) -> None:
+    """Let somebody choose the rounds, with these for defaults, and where the results go."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--events", type=int, default=events, help="of a round, a fifth of them to warm up")
+    parser.add_argument("--wait", action="store_true", help="once filled, wait for a line on standard input")
+    results.add_argument(parser)
+
+
+def wait(*, asked: bool) -> None:
+    """Wait for a line before anything is measured, where that was asked for."""
+    if asked:
+        sys.stderr.write("filled\n")
+        sys.stderr.flush()
+        sys.stdin.readline()
 
 
 def fill(stage: Stage, customers: int, events: int) -> Size:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from benchmarks import population, results
 from benchmarks.bodies import CUSTOMERS_A_GROUP, GROUP
-from benchmarks.growth import Size, measure
+from benchmarks.growth import Size, add_arguments, measure, wait
 from benchmarks.stage import Stage
 
 # Of a database that is put back before each round; with more, one more of each is no matter.
@@ -31,20 +31,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--of", choices=sorted(ADD), default="invoices")
     parser.add_argument("--each", type=int, nargs="+", default=[1, 10, 100])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--events", type=int, default=500, help="of a round, a fifth of them to warm up")
-    parser.add_argument("--wait", action="store_true", help="once filled, wait for a line on standard input")
-    results.add_argument(parser)
+    add_arguments(parser, rounds=6, events=500)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="billing-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         with Stage(folder) as stage:
             sizes = [fill(stage, chosen.of, each, chosen.events) for each in sorted(chosen.each)]
-            if chosen.wait:
-                sys.stderr.write("filled\n")
-                sys.stderr.flush()
-                sys.stdin.readline()
+            wait(asked=chosen.wait)
             measure(stage, sizes, chosen.rounds, chosen.events)
     least = sizes[0].cpu_us_each
     results.write({"sizes": [_told(size, least) for size in sizes], "rounds": chosen.rounds}, chosen.out)

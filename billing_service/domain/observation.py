@@ -33,6 +33,7 @@ from billing_service.domain.views import (
     SessionView,
     View,
     anchors,
+    has_one_period_for_all,
     invoice_parent,
 )
 
@@ -54,7 +55,7 @@ class Fact(StrEnum):
 
 
 # Named once, here as elsewhere in this package: on Python 3.11 to look a member up in its enum costs as much as two calls.
-_CUSTOMER, _INVOICE = ObjectKind.CUSTOMER, ObjectKind.INVOICE
+_CUSTOMER, _INVOICE, _SUBSCRIPTION = ObjectKind.CUSTOMER, ObjectKind.INVOICE, ObjectKind.SUBSCRIPTION
 _COMPLETE, _UNPAID = SessionStatus.COMPLETE, PaymentStatus.UNPAID
 
 # The types that are used, and the kind of object that each carries.
@@ -118,6 +119,7 @@ class Observation:
     claim: Claim
     view: View
     payment_failed: bool = False  # a read says so by the payment intent that it brought along; an event by its type
+    is_vague: bool = False  # it leaves out what decides, and a read has it: the period of each of several items
 
     @property
     def anchors(self) -> frozenset[str]:
@@ -226,6 +228,7 @@ def observe(data: Mapping[str, Any], kind: ObjectKind) -> Observation:
         claim=_claim(_metadata(data, kind)),
         view=view,
         payment_failed=isinstance(view, SessionView) and _is_failed_payment(data, view),
+        is_vague=kind is _SUBSCRIPTION and has_one_period_for_all(data),
     )
 
 

@@ -302,6 +302,15 @@ def _subscription_view(data: Mapping[str, Any]) -> SubscriptionView:
     )
 
 
+def has_one_period_for_all(data: Mapping[str, Any]) -> bool:
+    """Say whether a subscription's items, of which there are several, have no periods of their own: before 2025-03-31.basil none had.
+
+    Which of them the one period is of is not to be told, where they are billed at different intervals.
+    """
+    items = optional_mapping(data, "items").get("data") or ()
+    return len(items) > 1 and all(item.get("current_period_end") is None for item in items)
+
+
 def _item_id(item: ItemView) -> str:
     return item.item_id
 

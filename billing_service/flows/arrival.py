@@ -17,6 +17,7 @@ class Arrival:
     anchors: frozenset[str] = frozenset()
     event_id: str | None = None  # None: a read of our own
     read_id: str | None = None  # the object whose reading brought it; None: an event
+    is_vague: bool = False  # see `Observation`
 
     @property
     def object_id(self) -> str:

@@ -374,7 +374,8 @@ def hash_key(payload: bytes) -> str:
 
 
 def _arrival(event: Event, observation: Observation, receipt: int) -> Arrival:
-    return Arrival(of_event(event, observation, receipt), observation.claim, observation.anchors, event.event_id)
+    state = of_event(event, observation, receipt)
+    return Arrival(state, observation.claim, observation.anchors, event.event_id, is_vague=observation.is_vague)
 
 
 def _results(batch: Sequence[_Parsed], outcomes: dict[str, Outcome]) -> list[EventResult]:

@@ -48,7 +48,7 @@ def wanted_reads(
         if state.payload is not None:
             there = before.get(state.object_id)
             seen = created.setdefault(state.object_id, [there.payload.created] if there and there.payload else [])
-            if any(abs(state.payload.created - other) <= TIE_S for other in seen):
+            if arrival.is_vague or any(abs(state.payload.created - other) <= TIE_S for other in seen):
                 asks.append(Ask(state.object_id, state.kind, 0))
             elif state.kind in _VERIFIED and not is_absorbing(after[state.object_id].view):
                 asks.append(Ask(state.object_id, state.kind, VERIFY_DELAY_S))

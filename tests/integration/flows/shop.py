@@ -7,8 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
-
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.checkout import CheckoutRequest
 from billing_service.flows.create_checkout_session import CreateCheckoutSession
@@ -19,7 +17,7 @@ from billing_service.flows.reads import Reads
 from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from tests.integration.flows.catalog import CATALOG
-from tests.integration.flows.subscriber import KEY, Clock
+from tests.integration.flows.subscriber import KEY, AtStripe, Clock
 from tests.stripe_proxy import StripeProxy, proxied
 
 SESSIONS = ("POST", "/v1/checkout/sessions")
@@ -38,7 +36,7 @@ REQUEST = CheckoutRequest(
 )
 
 
-class Shop:
+class Shop(AtStripe):
     """One process's flows, the Stripe they talk to, and the proxy in between."""
 
     def __init__(
@@ -56,29 +54,10 @@ class Shop:
         self.get = GetCheckoutSession(database, clock)
         self.read = ReadEntitlements(database, prices, clock)
 
-    async def control(self, path: str, **body: Any) -> None:
-        """Have the stand-in do what happens at Stripe."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"{self.stripe_url}/_control/{path}", json=body) as answer,
-        ):
-            assert answer.status == 200, await answer.text()
-
     async def sessions(self) -> list[dict[str, Any]]:
         """Give every session that exists at Stripe."""
         found: list[dict[str, Any]] = (await self.at_stripe("checkout/sessions"))["data"]
         return found
-
-    async def at_stripe(self, path: str, method: str = "GET", **form: str) -> dict[str, Any]:
-        """Ask Stripe itself, past the proxy."""
-        headers = {"Authorization": f"Bearer {KEY}"}
-        async with (
-            aiohttp.ClientSession(headers=headers) as session,
-            session.request(method, f"{self.stripe_url}/v1/{path}", data=form or None) as answer,
-        ):
-            found: dict[str, Any] = await answer.json()
-            assert answer.status == 200, found
-            return found
 
 
 @asynccontextmanager

@@ -44,7 +44,32 @@ class Clock:
         return datetime.now(UTC) + self.ahead
 
 
-class Subscriber:
+class AtStripe:
+    """What happens at Stripe, past the service and its proxy."""
+
+    stripe_url: str
+
+    async def control(self, path: str, **body: Any) -> None:
+        """Have the stand-in do what happens at Stripe."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self.stripe_url}/_control/{path}", json=body) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+
+    async def at_stripe(self, path: str, method: str = "GET", **form: str) -> dict[str, Any]:
+        """Ask Stripe itself, past the proxy."""
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.request(method, f"{self.stripe_url}/v1/{path}", data=form or None) as answer,
+        ):
+            found: dict[str, Any] = await answer.json()
+            assert answer.status == 200, found
+            return found
+
+
+class Subscriber(AtStripe):
     """The flows of one process, and what happens at Stripe."""
 
     def __init__(
@@ -95,25 +120,6 @@ class Subscriber:
     async def answer(self, customer_id: str = "ann") -> Entitlements:
         """Give what a customer may use now."""
         return await self.read(customer_id)
-
-    async def control(self, path: str, **body: Any) -> None:
-        """Have the stand-in do what happens at Stripe."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"{self.stripe_url}/_control/{path}", json=body) as answer,
-        ):
-            assert answer.status == 200, await answer.text()
-
-    async def at_stripe(self, path: str, method: str = "GET", **form: str) -> dict[str, Any]:
-        """Ask Stripe itself, past the proxy."""
-        headers = {"Authorization": f"Bearer {KEY}"}
-        async with (
-            aiohttp.ClientSession(headers=headers) as session,
-            session.request(method, f"{self.stripe_url}/v1/{path}", data=form or None) as answer,
-        ):
-            found: dict[str, Any] = await answer.json()
-            assert answer.status == 200, found
-            return found
 
 
 def update_request(

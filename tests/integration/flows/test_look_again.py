@@ -99,6 +99,15 @@ def is_looking(database_url: str) -> bool:
     return bool(execute(database_url, "SELECT 1 FROM derivations WHERE name LIKE 'look: %'"))
 
 
+async def broken_off(service: Service, pages: Pages, database_url: str) -> None:
+    """Have a look at everybody begin, and end by an error at its second page; the next one does not fail."""
+    execute(database_url, GONE)
+    pages.fails_at = 2
+    with pytest.raises(DatabaseUnavailableError):
+        await process(service).after_others()
+    pages.fails_at = None
+
+
 @pytest.mark.parametrize("cause", CAUSES)
 async def test_processes_that_see_one_cause_make_one_look(
     service: Service, other_service: Service, pages: Pages, bought: None, database_url: str, cause: str
@@ -181,12 +190,8 @@ async def test_others_who_came_back_and_went_again_have_everybody_looked_at_from
 ) -> None:
     """They wrote meanwhile, also customers before the place that was kept."""
     del bought
-    execute(database_url, GONE)
-    pages.fails_at = 2
-    with pytest.raises(DatabaseUnavailableError):
-        await process(service).after_others()
+    await broken_off(service, pages, database_url)
     execute(database_url, "UPDATE derivations SET update_time = now() - interval '30 min' WHERE name = 'in use: x'")
-    pages.fails_at = None
     await process(service).after_others()
     assert pages.begun == ["", NAMES[1], *["", NAMES[1], NAMES[3], NAMES[5]]]
 
@@ -196,12 +201,8 @@ async def test_one_more_that_goes_during_a_look_has_the_next_one(
 ) -> None:
     """The one that was begun goes on, or it would begin again with each release."""
     del bought
-    execute(database_url, GONE)
-    pages.fails_at = 2
-    with pytest.raises(DatabaseUnavailableError):
-        await process(service).after_others()
+    await broken_off(service, pages, database_url)
     execute(database_url, GONE.replace("x", "y"))
-    pages.fails_at = None
     for _ in range(2):
         await process(service).after_others()
     whole = ["", NAMES[1], NAMES[3], NAMES[5]]

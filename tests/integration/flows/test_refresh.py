@@ -155,6 +155,30 @@ async def test_two_payloads_of_one_second_ask_for_a_read_at_once(world: World) -
     assert due == [("subscription",)]
 
 
+async def test_a_body_with_one_period_for_several_items_is_followed_by_a_read_at_once(world: World) -> None:
+    """One of a month and one of a year; the old version has a single period. Torture found it, seed 163."""
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    await world.serve_all()
+    await world.call("POST", "/_control/clock", advance_s=60)
+    (bought,) = (await world.call("GET", "/v1/subscriptions"))["data"]
+    yearly = (await world.call("GET", "/v1/prices?lookup_keys[]=pro_yearly"))["data"][0]["id"]
+    changed = await world.call("POST", f"/v1/subscriptions/{bought['id']}", **{"items[0][price]": yearly})
+    ends = {item["id"]: item["current_period_end"] for item in changed["items"]["data"]}
+    assert len(set(ends.values())) == 2
+    body = json.loads((await world.events("customer.subscription.updated"))[-1])
+    old = body["data"]["object"]
+    old["current_period_start"], old["current_period_end"] = (
+        old["items"]["data"][0][name] for name in ("current_period_start", "current_period_end")
+    )
+    for item in old["items"]["data"]:
+        del item["current_period_start"], item["current_period_end"]
+    await world.fulfill([json.dumps(body).encode()])
+    assert await world.refresh.drain()
+    ((facts,),) = world.sql("SELECT facts FROM customers WHERE customer_id = 'ann'")
+    assert {item["item_id"]: item["period_end"] for item in facts["subscriptions"][0]["items"]} == ends
+
+
 async def test_a_read_never_moves_an_answer_that_was_right(world: World) -> None:
     await world.buy("ann")
     await world.fulfill(await world.events())

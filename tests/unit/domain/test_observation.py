@@ -24,6 +24,17 @@ def test_a_period_on_the_subscription_says_the_same_as_one_on_its_item() -> None
     assert observe(old, ObjectKind.SUBSCRIPTION) == observe(new, ObjectKind.SUBSCRIPTION)
 
 
+def test_of_several_items_one_period_is_vague_and_periods_of_their_own_are_not() -> None:
+    """Before basil a subscription had one period for all of them; which item it is of is for a read to say."""
+    new = subscription("ann")
+    new["items"]["data"].append(new["items"]["data"][0] | {"id": "si_other", "current_period_end": START + 12 * MONTH})
+    assert not observe(new, ObjectKind.SUBSCRIPTION).is_vague
+    old = new | {"current_period_start": START, "current_period_end": START + MONTH}
+    for item in old["items"]["data"]:
+        del item["current_period_start"], item["current_period_end"]
+    assert observe(old, ObjectKind.SUBSCRIPTION).is_vague
+
+
 def test_an_invoice_names_its_subscription_at_the_top_or_under_its_parent() -> None:
     new = invoice("ann")
     details = {"metadata": new["parent"]["subscription_details"]["metadata"]}
