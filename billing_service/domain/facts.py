@@ -212,9 +212,12 @@ class _Bills:
         self._never_began = {
             view.subscription_id
             for _, view in known.invoices
-            if view.billing_reason == _FIRST and view.status in _GIVEN_UP and view.subscription_id not in self._settled
+            if view.billing_reason == _FIRST and view.status in _GIVEN_UP
         }
         self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
+        # A page that was completed and waits for its payment, or waited for nothing: the first invoice may never have been told of.
+        self._never_began.update([view.subscription_id for _, view in known.sessions if view.status is _COMPLETE])
+        self._never_began -= self._settled
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
         return self._by_id.get(invoice_id or "")
@@ -225,7 +228,7 @@ class _Bills:
         Stripe itself takes such an invoice back where the change was to wait for its payment (`pending_if_incomplete`): the
         change was not made, and what was before it stands. https://docs.stripe.com/billing/subscriptions/pending-updates
         A change that was made began a period with its invoice, if it was to be paid by it at once; that one counts also where
-        another change was dropped since.
+        another change was dropped since. None: it is one that nobody told us of.
         """
         latest_id = subscription.latest_invoice_id
         latest = self.invoice(latest_id)
@@ -236,7 +239,7 @@ class _Bills:
             for state, view in self._invoices
             if view.subscription_id == subscription_id and not _is_dropped(subscription, view)
         ]
-        return max(others)[1] if others else latest_id
+        return max(others)[1] if others else None
 
     def unpaid(
         self, subscription_id: str, subscription: SubscriptionView, deciding_id: str | None
@@ -270,7 +273,7 @@ class _Bills:
         return subscription_id in self._settled
 
     def never_began(self, subscription_id: str) -> bool:
-        """Say whether the first invoice was given up, and nothing was paid since as far as is known."""
+        """Say whether the first payment was given up, or is awaited still, and nothing was paid since as far as is known."""
         return subscription_id in self._never_began
 
 

@@ -205,6 +205,27 @@ def test_past_due_is_settled_by_the_renewal_that_was_paid_where_a_change_was_dro
         assert (facts.invoice_status, facts.failed_time, facts.due_time) == (InvoiceStatus.PAID, None, None)
 
 
+def test_a_first_payment_that_is_awaited_stays_so_where_nobody_told_of_its_invoice_and_a_change_was_dropped() -> None:
+    """The page was completed and waits for its debit. A change was dropped, another began a period and charged nothing; torture found it, seed 163."""
+    began = START + 2 * DAY
+    page = event("checkout.session.completed", session("ann", payment_status="unpaid"))
+    anew = event(
+        "customer.subscription.updated",
+        subscription("ann", latest_invoice="in_v", start=began) | {"start_date": START},
+        created=began,
+    )
+    change = invoice("ann", "open", id="in_v", created=START + DAY, billing_reason="subscription_update")
+    failed = event("invoice.payment_failed", change, created=START + DAY)
+    dropped = event("invoice.voided", change | {"status": "void"}, created=began)
+    for order in permutations([page, anew, failed, dropped]):
+        (facts,) = gathered(CREATED, *order).subscriptions
+        assert (facts.first_payment, facts.first_payment_settled) == (True, False)
+        assert (facts.invoice_status, facts.invoice_known) == (None, False)
+    paid = event("checkout.session.async_payment_succeeded", session("ann"), created=START + 3 * DAY)
+    (facts,) = gathered(CREATED, page, anew, failed, dropped, paid).subscriptions
+    assert (facts.first_payment, facts.first_payment_settled) == (False, True)
+
+
 def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
     """From monthly to yearly by bank debit: unlike a pending update, it was made before it was paid."""
     began = START + 10 * DAY
