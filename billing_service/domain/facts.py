@@ -215,9 +215,8 @@ class _Bills:
             if view.billing_reason == _FIRST and view.status in _GIVEN_UP
         }
         self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
-        # A page that was completed and waits for its payment, or waited for nothing: the first invoice may never have been told of.
+        # A page that was completed: where nothing was paid, its payment is awaited, or failed; the first invoice may never have been told of.
         self._never_began.update([view.subscription_id for _, view in known.sessions if view.status is _COMPLETE])
-        self._never_began -= self._settled
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
         return self._by_id.get(invoice_id or "")
@@ -273,7 +272,7 @@ class _Bills:
         return subscription_id in self._settled
 
     def never_began(self, subscription_id: str) -> bool:
-        """Say whether the first payment was given up, or is awaited still, and nothing was paid since as far as is known."""
+        """Say whether a subscription of which nothing is `settled` is still at its first payment, whatever period runs."""
         return subscription_id in self._never_began
 
 
