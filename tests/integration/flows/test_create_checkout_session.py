@@ -251,6 +251,17 @@ async def test_fifty_calls_at_once_make_one_customer_and_one_session(shop: Shop,
         assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (1,)
 
 
+async def test_calls_of_two_processes_at_once_make_one_customer_and_one_session_at_stripe(
+    database_url: str, stripe_url: str
+) -> None:
+    async with opened(database_url, stripe_url, Clock()) as one, opened(database_url, stripe_url, Clock()) as other:
+        requests = [replace(REQUEST, request_id=f"request-{number}") for number in range(10)]
+        created = await asyncio.gather(*(shop.create(request) for request in requests for shop in (one, other)))
+        (made,) = await one.sessions()
+        assert {answer.session.checkout_session_id for answer in created} == {made["id"]}
+        assert [customer["id"] for customer in (await one.at_stripe("customers"))["data"]] == [made["customer"]]
+
+
 async def test_a_stripe_that_answers_slowly_holds_up_neither_webhooks_nor_reads_of_the_same_customer(
     shop: Shop, database_url: str
 ) -> None:
