@@ -31,7 +31,7 @@ from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import running
 from tests.integration.flows.shop import CUSTOMERS, REQUEST, SESSIONS, Shop, grouped, opened, selling
 from tests.integration.flows.subscriber import KEY, Clock
-from tests.stripe_events import purchase
+from tests.stripe_events import event, purchase, subscription
 from tests.stripe_proxy import fail, held, lose_answer, lose_request, refuse
 
 
@@ -260,6 +260,24 @@ async def test_calls_of_two_processes_at_once_make_one_customer_and_one_session_
         (made,) = await one.sessions()
         assert {answer.session.checkout_session_id for answer in created} == {made["id"]}
         assert [customer["id"] for customer in (await one.at_stripe("customers"))["data"]] == [made["customer"]]
+
+
+async def test_what_was_parked_under_a_stripe_customer_counts_once_its_making_is_heard_of(
+    shop: Shop, database_url: str
+) -> None:
+    """Somebody subscribes them in the dashboard before Stripe's answer has reached us; that tells nobody whose it is."""
+    arrived, go = asyncio.Event(), asyncio.Event()
+    shop.proxy.next(*CUSTOMERS, held(arrived, go))
+    asking = asyncio.create_task(shop.create(replace(REQUEST, plan_key="export_pass")))
+    await arrived.wait()
+    (made,) = (await shop.at_stripe("customers"))["data"]
+    by_hand = subscription("ann", customer=made["id"], metadata={}, latest_invoice=None)
+    async with running(database_url) as service:
+        assert await service.outcomes(event("customer.subscription.created", by_hand)) == ["parked"]
+        assert (await service.read("ann")).plan_keys == ("free",)
+        go.set()
+        await asking
+        assert (await service.read("ann")).plan_keys == ("pro",)
 
 
 async def test_a_stripe_that_answers_slowly_holds_up_neither_webhooks_nor_reads_of_the_same_customer(

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from billing_service.domain.access import SourceState
+from billing_service.storage import customers
+from billing_service.storage.database import Connection
 from tests.integration.flows.conftest import Service, running
 from tests.stripe_events import MONTH, START, event, invoice, metadata, purchase, session, subscription
 
@@ -67,6 +69,21 @@ async def test_two_batches_that_share_a_customer_lose_nothing_of_each_other(data
             await asyncio.gather(one.fulfill([created, completed]), two.fulfill([updated, paid]))
             answer = await one.read(name)
             assert answer.plan_keys == ("pro",)
+
+
+async def test_who_is_locked_keeps_nobody_from_writing_what_refers_to_them(service: Service, database_url: str) -> None:
+    """With the lock that is for a row's key, two batches that write about one customer would wait for each other."""
+    await service.outcomes(*purchase("ann"))
+
+    async def write_beside(connection: Connection) -> None:
+        await customers.lock(connection, ["ann"])
+        with psycopg.connect(database_url) as other:
+            other.execute("SET lock_timeout = '2s'")
+            other.execute(
+                "INSERT INTO customer_facts (customer_id, change_time, revision, facts) VALUES ('ann', now(), 9, '{}')"
+            )
+
+    await service.database.run(write_beside)
 
 
 @pytest.mark.parametrize("poison", ["pro\x00", "pro\ud800"], ids=["nul", "lone surrogate"])

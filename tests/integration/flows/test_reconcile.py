@@ -186,6 +186,16 @@ async def test_a_walk_over_the_last_hour_does_not_hide_what_was_lost_before(worl
     assert (await walks.reconcile.events()).since == run.until - OVERLAP_S, "and from there on nothing is walked twice"
 
 
+async def test_a_run_that_is_gone_on_with_looks_once_more_at_its_last_minutes(world: World) -> None:  # noqa: F811
+    """Events become visible in Stripe's list out of order."""
+    walks = Walks(world)
+    now = int(later().timestamp())
+    world.sql(f"""
+        INSERT INTO reconcile_runs (since, until, done_until, state) VALUES ({now - 9000}, {now}, {now - 3600}, 'stopped')
+    """)  # noqa: S608 - of the test's own
+    assert (await walks.lately(timedelta(hours=2))).since == now - 3600 - OVERLAP_S
+
+
 async def test_a_failed_walk_is_not_forgotten_for_a_shorter_one(world: World) -> None:  # noqa: F811
     walks = Walks(world)
     await world.buy("ann")
@@ -354,6 +364,21 @@ async def test_purchases_are_read_with_what_came_back(world: World, objects: Rec
         for name in payments
     }
     assert states == {"ann": ["ending"], "bob": ["refunded"], "eve": ["disputed"]}
+
+
+@pytest.mark.parametrize("scope", ["purchases", "customer"])
+async def test_a_stripe_customer_whose_end_was_lost_ends_what_they_bought(
+    world: World,  # noqa: F811
+    objects: ReconcileObjects,
+    scope: str,
+) -> None:
+    session_id = await world.buy("ann", "export_pass", "payment")
+    await world.fulfill(await world.events())
+    bought_by = (await world.call("GET", f"/v1/checkout/sessions/{session_id}"))["customer"]
+    await world.call("DELETE", f"/v1/customers/{bought_by}")
+    run = await (objects.purchases() if scope == "purchases" else objects.customer("ann"))
+    assert (run.state, run.drift) == (RunState.COMPLETE, 1)
+    assert [source.state.value for source in (await world.read("ann")).sources if source.stripe_id] == ["ended"]
 
 
 @pytest.mark.parametrize("scope", ["purchases", "customer"])
