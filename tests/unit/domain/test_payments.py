@@ -1,0 +1,46 @@
+"""What became of a payment's money, by every status that Stripe has for a refund and a dispute."""
+
+from __future__ import annotations
+
+import pytest
+
+from billing_service.domain.merge import ObjectState, Payload
+from billing_service.domain.payments import DisputeStanding, Payments, PaymentView
+from billing_service.domain.views import DisputeStatus, DisputeView, ObjectKind, RefundStatus, RefundView
+
+INTENT = "pi_1"
+STANDINGS = {
+    DisputeStatus.WARNING_NEEDS_RESPONSE: None,  # an inquiry moves no money
+    DisputeStatus.WARNING_UNDER_REVIEW: None,
+    DisputeStatus.WARNING_CLOSED: None,
+    DisputeStatus.NEEDS_RESPONSE: DisputeStanding.OPEN,
+    DisputeStatus.UNDER_REVIEW: DisputeStanding.OPEN,
+    DisputeStatus.APPEAL_NEEDS_RESPONSE: DisputeStanding.LOST,  # it is gone until the appeal is won
+    DisputeStatus.APPEAL_UNDER_REVIEW: DisputeStanding.LOST,
+    DisputeStatus.WON: None,
+    DisputeStatus.LOST: DisputeStanding.LOST,
+    DisputeStatus.PREVENTED: None,
+}
+RETURNED = {
+    RefundStatus.PENDING: 700,
+    RefundStatus.REQUIRES_ACTION: 700,
+    RefundStatus.SUCCEEDED: 700,
+    RefundStatus.FAILED: 0,
+    RefundStatus.CANCELED: 0,
+}
+
+
+def payments(kind: ObjectKind, view: PaymentView) -> Payments:
+    return Payments.of([(ObjectState("x_1", kind, None, Payload(1, "evt_1", 1, view), None, {}), view)])
+
+
+@pytest.mark.parametrize("status", DisputeStatus)
+def test_a_dispute_stands_by_its_status(status: DisputeStatus) -> None:
+    found = payments(ObjectKind.DISPUTE, DisputeView(status, 2500, INTENT, None))
+    assert found.dispute(INTENT) is STANDINGS[status]
+
+
+@pytest.mark.parametrize("status", RefundStatus)
+def test_a_refund_counts_unless_it_came_back(status: RefundStatus) -> None:
+    found = payments(ObjectKind.REFUND, RefundView(status, 700, INTENT, None))
+    assert found.refunded(INTENT) == RETURNED[status]
