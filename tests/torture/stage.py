@@ -14,6 +14,7 @@ import grpc
 import psycopg
 from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 
+from billing_service.storage.derivations import NEXT_CHANGE
 from sandbox.channel import credentials
 from sandbox.ports import Ports
 from sandbox.stack import Plan, Stack
@@ -130,6 +131,16 @@ class Stage:
                 return _answer(response.status, await response.json())
         except aiohttp.ClientConnectionError as error:  # a fault that was asked for
             raise ControlError(str(error)) from error
+
+    def upgrade(self) -> None:
+        """Restart the service as after a release that gathered everybody's facts otherwise. Blocks; see `is_upgraded`."""
+        with psycopg.connect(self.stack.database_url) as connection:
+            connection.execute(f"UPDATE derivations SET version = 'before' WHERE name = '{NEXT_CHANGE}'")  # noqa: S608 - a constant
+        self.restart_service()
+
+    def is_upgraded(self) -> bool:
+        """Whether everybody's facts were gathered anew since."""
+        return not self._count(f"SELECT count(*) FROM derivations WHERE name = '{NEXT_CHANGE}' AND version = 'before'")  # noqa: S608
 
     def events(self) -> Recorded:
         """Count the rows of each event in the service's database."""
