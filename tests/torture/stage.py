@@ -86,7 +86,7 @@ class Stage:
         self.stack.stop()
 
     def crash(self, what: Crash) -> None:
-        """Kill a program and start it again. Blocks: the stand-in goes on sending meanwhile.
+        """Kill a program and start it again, the service as another release. Blocks: the stand-in goes on sending meanwhile.
 
         Called from the main thread, to whose life the programs are tied.
         """
@@ -95,6 +95,8 @@ class Stage:
             return
         child = self.stack.service if what is Crash.SERVICE else self.stack.gateway
         child.kill()
+        if what is Crash.SERVICE:
+            self._note_other_rules()
         child.start()
         child.wait_ready()
 
@@ -134,8 +136,7 @@ class Stage:
 
     def upgrade(self) -> None:
         """Restart the service as after a release that gathered everybody's facts otherwise. Blocks; see `is_upgraded`."""
-        with psycopg.connect(self.stack.database_url) as connection:
-            connection.execute(f"UPDATE derivations SET version = 'before' WHERE name = '{NEXT_CHANGE}'")  # noqa: S608 - a constant
+        self._note_other_rules()
         self.restart_service()
 
     def is_upgraded(self) -> bool:
@@ -163,6 +164,10 @@ class Stage:
             return dict(
                 connection.execute("SELECT kind, count(*) FROM findings GROUP BY kind ORDER BY kind").fetchall()
             )
+
+    def _note_other_rules(self) -> None:
+        with psycopg.connect(self.stack.database_url) as connection:
+            connection.execute(f"UPDATE derivations SET version = 'before' WHERE name = '{NEXT_CHANGE}'")  # noqa: S608 - a constant
 
     def _count(self, statement: str) -> int:
         with psycopg.connect(self.stack.database_url) as connection:
