@@ -37,6 +37,7 @@ MOST = 100  # customers in one transaction
 MOST_GATHERED = 20  # the same, where all of their objects are loaded: whatever happens to them waits for so long
 MOST_LEFT = 1_000  # who are locked by others: several times what all connections of a deployment lock at once
 TOLD_EACH = 10_000  # customers: it may take an hour
+TURN_S = 10.0  # of one look
 PAUSE_S = 1.0  # between looks for causes
 BEAT_S = 10.0
 # After that a process has gone: it says so each `BEAT_S`, and what it wrote last was committed within `TRANSACTION_BOUND_S`.
@@ -181,11 +182,18 @@ class LookAgain:
         return True
 
     async def _goes_on(self, reason: _Reason) -> bool:
-        """Go on with a look, page by page, for as long as nothing is in the way; give whether it is done."""
-        page = _Page.NEXT
-        while page is _Page.NEXT:
+        """Go on with a look, page by page, until something is in the way or other looks are to have their turn; give whether it is done.
+
+        It rests after each page for as long as that took: whoever calls or sends a webhook comes first.
+        """
+        end = time.monotonic() + TURN_S
+        while True:
+            began = time.monotonic()
             page = await self._turn(reason)
-        return page is _Page.DONE
+            ended = time.monotonic()
+            if page is not _Page.NEXT or ended > end:
+                return page is _Page.DONE
+            await asyncio.sleep(ended - began)
 
     async def _turn(self, reason: _Reason) -> _Page:
         await self._beat()

@@ -301,6 +301,25 @@ async def test_a_release_that_gathers_other_facts_gathers_everybodys_anew(
     assert logged == [(name, 2, "read") for name in NAMES]
 
 
+async def test_a_look_that_takes_long_leaves_others_their_turn(
+    service: Service,
+    pages: Pages,
+    gathered: Callable[[], Awaitable[list[bool]]],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A price that resolves meanwhile is not told when everybody has been gathered, minutes later; and the look goes on where it was."""
+    monkeypatch.setattr(look_again, "TURN_S", 0.0)
+    as_another_release(database_url)
+    one, places = process(service), ["", NAMES[1], NAMES[3], NAMES[5]]
+    for turn in range(1, 5):
+        await one.after_catalog()
+        assert pages.begun == places[:turn]
+    await one.after_catalog()
+    assert all(await gathered())
+    assert not is_looking(database_url)
+
+
 async def test_what_another_release_gathered_until_it_had_gone_is_gathered_once_more(
     service: Service, gathered: Callable[[], Awaitable[list[bool]]], database_url: str
 ) -> None:
