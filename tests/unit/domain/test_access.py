@@ -218,6 +218,19 @@ def test_paused_collection_is_no_reason_why_something_gives_nothing_anyway(
         (9, True, Policy(), A.REFUNDED),
     ],
 )
+@pytest.mark.parametrize("status", [S.CANCELED, S.UNPAID, S.PAUSED, S.INCOMPLETE])
+@pytest.mark.parametrize("standing", DisputeStanding)
+def test_a_dispute_is_no_reason_why_something_gives_nothing_anyway(
+    status: SubscriptionStatus, standing: DisputeStanding
+) -> None:
+    assert access(replace(BASE, status=status, dispute=standing)) == access(replace(BASE, status=status))
+
+
+def test_what_is_over_says_when_it_ended() -> None:
+    one = access(replace(BASE, status=S.CANCELED, ended_at=START + 86_400))
+    assert (one.state, one.end) == (SourceState.ENDED, at(START + 86_400))
+
+
 def test_a_part_of_a_purchase_given_back_is_the_plans_policy_and_all_of_it_is_not(
     refunded: int, fully: bool, policy: Policy, state: SourceState
 ) -> None:
