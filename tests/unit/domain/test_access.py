@@ -210,14 +210,6 @@ def test_paused_collection_is_no_reason_why_something_gives_nothing_anyway(
         assert access(replace(giving, collection_paused=True), strict).state is A.PAUSED
 
 
-@pytest.mark.parametrize(
-    ("refunded", "fully", "policy", "state"),
-    [
-        (1, False, Policy(), A.ENDING),
-        (1, False, Policy(partial_refund_revokes=True), A.REFUNDED),
-        (9, True, Policy(), A.REFUNDED),
-    ],
-)
 @pytest.mark.parametrize("status", [S.CANCELED, S.UNPAID, S.PAUSED, S.INCOMPLETE])
 @pytest.mark.parametrize("standing", DisputeStanding)
 def test_a_dispute_is_no_reason_why_something_gives_nothing_anyway(
@@ -231,6 +223,23 @@ def test_what_is_over_says_when_it_ended() -> None:
     assert (one.state, one.end) == (SourceState.ENDED, at(START + 86_400))
 
 
+@pytest.mark.parametrize("status", [status for status in S if status is not S.PAUSED])
+@pytest.mark.parametrize("invoice", InvoiceStatus)
+def test_access_while_paused_is_for_what_is_paused_alone(status: SubscriptionStatus, invoice: InvoiceStatus) -> None:
+    lenient = replace(PRO, policy=Policy(access_while_paused=True))
+    for first in (True, False):
+        one = replace(BASE, status=status, invoice_status=invoice, first_payment=first)
+        assert access(one, lenient).at(at(START)) == access(one, replace(PRO, policy=Policy())).at(at(START))
+
+
+@pytest.mark.parametrize(
+    ("refunded", "fully", "policy", "state"),
+    [
+        (1, False, Policy(), A.ENDING),
+        (1, False, Policy(partial_refund_revokes=True), A.REFUNDED),
+        (9, True, Policy(), A.REFUNDED),
+    ],
+)
 def test_a_part_of_a_purchase_given_back_is_the_plans_policy_and_all_of_it_is_not(
     refunded: int, fully: bool, policy: Policy, state: SourceState
 ) -> None:
