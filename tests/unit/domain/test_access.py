@@ -223,6 +223,22 @@ def test_what_is_over_says_when_it_ended() -> None:
     assert (one.state, one.end) == (SourceState.ENDED, at(START + 86_400))
 
 
+def test_a_policy_about_paused_collection_is_for_what_is_paused_alone() -> None:
+    strict = replace(PRO, policy=Policy(access_while_collection_paused=False))
+    assert access(BASE, strict).state is SourceState.ACTIVE
+
+
+def test_a_purchase_begins_when_it_was_paid_also_where_access_is_given_before() -> None:
+    lenient = replace(CATALOG.plans["export_pass"], policy=Policy(access_before_settled=True))
+    bought = PurchaseFacts("cs_1", "export_pass", 1, START, None)
+    waiting, paid = (
+        accesses(CustomerFacts(purchases=(one,)), lambda *_: None, lambda _: lenient)[0]
+        for one in (bought, replace(bought, paid_time=START + 86_400))
+    )
+    assert (waiting.start, paid.start) == (at(START), at(START + 86_400))
+    assert waiting.at(at(START)).gives
+
+
 @pytest.mark.parametrize("status", [status for status in S if status is not S.PAUSED])
 @pytest.mark.parametrize("invoice", InvoiceStatus)
 def test_access_while_paused_is_for_what_is_paused_alone(status: SubscriptionStatus, invoice: InvoiceStatus) -> None:
