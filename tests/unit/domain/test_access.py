@@ -284,8 +284,9 @@ def test_a_purchase_for_a_duration_ends_by_itself() -> None:
     assert one.at(at(START + 10 + 30 * 86_400)).state is SourceState.ENDED
 
 
-def test_a_purchase_of_a_plan_that_the_catalog_lost_is_unresolved() -> None:
-    facts = CustomerFacts(purchases=(PurchaseFacts("cs_1", "gone", 1, START, START),))
+@pytest.mark.parametrize("paid_time", [START, None])
+def test_a_purchase_of_a_plan_that_the_catalog_lost_is_unresolved(paid_time: int | None) -> None:
+    facts = CustomerFacts(purchases=(PurchaseFacts("cs_1", "gone", 1, START, paid_time),))
     (one,) = accesses(facts, lambda *_: None, CATALOG.plans.get)
     assert one.state is SourceState.UNRESOLVED
 
