@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import aiohttp
+import psycopg
 import pytest
 
 from billing_service.domain.access import SourceState
@@ -131,6 +132,15 @@ async def test_the_portals_page_opens_and_changes_land_without_our_help(ann: Sub
     assert source.state is SourceState.ENDING
     assert (await ann.asked(subscription_id, Operation.RESUME, "resume-1")).end_time is None
     assert "Renews on" in await visit(url)
+
+
+async def test_a_subscription_is_managed_as_the_stripe_customer_whose_it_is(ann: Subscriber, database_url: str) -> None:
+    """They buy as another one since: Stripe shows each only its own."""
+    subscription_id = await ann.subscribed()
+    other = (await ann.at_stripe("customers", "POST", name="Ann"))["id"]
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE customers SET stripe_customer_id = %s", [other])
+    assert subscription_id in await visit(await ann.portal(portal(PortalFlow.CANCEL, subscription_id)))
 
 
 async def test_nobody_can_change_to_a_plan_of_another_group_in_the_portal(ann: Subscriber) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from billing_service.domain.merge import ObjectState, Payload
-from billing_service.domain.payments import DisputeStanding, Payments, PaymentView
+from billing_service.domain.payments import DisputeStanding, Payments, PaymentView, worst
 from billing_service.domain.views import DisputeStatus, DisputeView, ObjectKind, RefundStatus, RefundView
 
 INTENT = "pi_1"
@@ -44,3 +44,16 @@ def test_a_dispute_stands_by_its_status(status: DisputeStatus) -> None:
 def test_a_refund_counts_unless_it_came_back(status: RefundStatus) -> None:
     found = payments(ObjectKind.REFUND, RefundView(status, 700, INTENT, None))
     assert found.refunded(INTENT) == RETURNED[status]
+
+
+def test_of_several_disputes_the_worst_counts() -> None:
+    """A lost one says more than one that is open: a plan may suspend for the one and not for the other."""
+    assert worst([None, DisputeStanding.LOST, DisputeStanding.OPEN]) is DisputeStanding.LOST
+    assert worst([None]) is None
+    views = [DisputeView(status, 1, INTENT, None) for status in (DisputeStatus.LOST, DisputeStatus.NEEDS_RESPONSE)]
+    for ordered in (views, views[::-1]):
+        known = [
+            (ObjectState(f"du_{n}", ObjectKind.DISPUTE, None, Payload(1, f"evt_{n}", n, view), None, {}), view)
+            for n, view in enumerate(ordered)
+        ]
+        assert Payments.of(known).dispute(INTENT) is DisputeStanding.LOST
