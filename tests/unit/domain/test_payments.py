@@ -6,7 +6,7 @@ import pytest
 
 from billing_service.domain.merge import ObjectState, Payload
 from billing_service.domain.payments import DisputeStanding, Payments, PaymentView, worst
-from billing_service.domain.views import DisputeStatus, DisputeView, ObjectKind, RefundStatus, RefundView
+from billing_service.domain.views import ChargeView, DisputeStatus, DisputeView, ObjectKind, RefundStatus, RefundView
 
 INTENT = "pi_1"
 STANDINGS = {
@@ -30,8 +30,12 @@ RETURNED = {
 }
 
 
+def known(object_id: str, kind: ObjectKind, view: PaymentView, told: int = 1) -> tuple[ObjectState, PaymentView]:
+    return ObjectState(object_id, kind, None, Payload(told, f"evt_{object_id}", 1, view), None, {}), view
+
+
 def payments(kind: ObjectKind, view: PaymentView) -> Payments:
-    return Payments.of([(ObjectState("x_1", kind, None, Payload(1, "evt_1", 1, view), None, {}), view)])
+    return Payments.of([known("x_1", kind, view)])
 
 
 @pytest.mark.parametrize("status", DisputeStatus)
@@ -52,8 +56,19 @@ def test_of_several_disputes_the_worst_counts() -> None:
     assert worst([None]) is None
     views = [DisputeView(status, 1, INTENT, None) for status in (DisputeStatus.LOST, DisputeStatus.NEEDS_RESPONSE)]
     for ordered in (views, views[::-1]):
-        known = [
-            (ObjectState(f"du_{n}", ObjectKind.DISPUTE, None, Payload(1, f"evt_{n}", n, view), None, {}), view)
-            for n, view in enumerate(ordered)
-        ]
-        assert Payments.of(known).dispute(INTENT) is DisputeStanding.LOST
+        found = Payments.of([known(f"du_{n}", ObjectKind.DISPUTE, view) for n, view in enumerate(ordered)])
+        assert found.dispute(INTENT) is DisputeStanding.LOST
+
+
+def test_a_dispute_that_names_a_charge_alone_is_of_its_payment() -> None:
+    charged = known("ch_1", ObjectKind.CHARGE, ChargeView("succeeded", 2500, 0, INTENT))
+    disputed = known("du_1", ObjectKind.DISPUTE, DisputeView(DisputeStatus.LOST, 2500, None, "ch_1"))
+    assert Payments.of([charged, disputed]).dispute(INTENT) is DisputeStanding.LOST
+
+
+@pytest.mark.parametrize(("failed_at", "refunded"), [(4, 700), (5, 0), (6, 0)])
+def test_a_refund_that_came_back_is_taken_off_a_charge_that_said_it_before(failed_at: int, refunded: int) -> None:
+    """Of one second they are of one moment: the charge has it still."""
+    charged = known("ch_1", ObjectKind.CHARGE, ChargeView("succeeded", 2500, 700, INTENT), told=5)
+    failed = known("re_1", ObjectKind.REFUND, RefundView(RefundStatus.FAILED, 700, INTENT, None), told=failed_at)
+    assert Payments.of([charged, failed]).refunded(INTENT) == refunded
