@@ -77,7 +77,7 @@ def sent_due_at(invoice: Object) -> int | None:
     """Tell when time next does something to an open invoice that was sent: it falls due, and then it is given up."""
     if invoice.get("_given_up"):
         return None
-    return int(invoice["due_date"]) + (AFTER_DUE_S if invoice.get("_overdue") else 0)
+    return int(invoice["due_date"]) + (AFTER_DUE_S if invoice.get("_lapsed") else 0)
 
 
 def let_lapse(account: Account, invoice: Object, subscription: Object) -> None:
@@ -85,8 +85,8 @@ def let_lapse(account: Account, invoice: Object, subscription: Object) -> None:
 
     https://docs.stripe.com/api/subscriptions/object: past due when it is not paid by its due date.
     """
-    if not invoice.get("_overdue"):
-        account.change(invoice, {"_overdue": True})
+    if not invoice.get("_lapsed"):
+        account.change(invoice, {"_lapsed": True})
         account.publish("invoice.overdue", invoice)
         if subscription["status"] == "active" and _is_latest(account, invoice, subscription):
             account.change(subscription, {"status": "past_due"}, event="customer.subscription.updated")
