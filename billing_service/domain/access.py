@@ -257,7 +257,7 @@ def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | N
 def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
     """Say what the table and the plan's policy about pauses make of a subscription."""
     ruling = verdict(subscription.status, _invoice(subscription), first=subscription.first_payment)
-    if policy.access_while_paused and ruling is Verdict.PAUSED:
+    if policy.access_while_paused and ruling is Verdict.PAUSED and not subscription.paused_unpaid:
         ruling = Verdict.PERIOD
     if subscription.collection_paused and not policy.access_while_collection_paused and ruling in _MAY_GIVE:
         ruling = Verdict.PAUSED

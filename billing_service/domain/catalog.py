@@ -96,7 +96,7 @@ class Policy:
     past_due_grace: timedelta = timedelta(days=7)
     period_end_leeway: timedelta = timedelta(days=1)
     access_before_settled: bool = False  # while a delayed payment (bank debit) is on its way
-    access_while_paused: bool = False  # status "paused": a trial ended without a payment method, or paused on demand
+    access_while_paused: bool = False  # status "paused": a trial without a payment method ended, or on demand
     access_while_collection_paused: bool = True  # `pause_collection`: Stripe leaves the status alone
     partial_refund_revokes: bool = False  # of a one-time purchase; a full one always does
     open_dispute_suspends: bool = True

@@ -64,6 +64,7 @@ class SubscriptionFacts:
     customer_deleted: bool = False
     # Whether a payment of the invoice that decides failed, where that was given up; None: it was not, or a release before this wrote it.
     invoice_failed: bool | None = None
+    paused_unpaid: bool = False  # paused by Stripe because a payment failed, not by anybody's wish or with a trial
 
     @property
     def is_live(self) -> bool:
@@ -209,11 +210,7 @@ class _Bills:
         self._by_id = {state.object_id: view for state, view in known.invoices}
         self._disputed = payments.disputed_invoices()
         self._settled = {view.subscription_id for _, view in known.invoices if view.status is _PAID}
-        self._never_began = {
-            view.subscription_id
-            for _, view in known.invoices
-            if view.billing_reason == _FIRST and view.status in _GIVEN_UP
-        }
+        self._never_began = {view.subscription_id for _, view in known.invoices if _is_first_unpaid(view)}
         self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
         # A page that was completed: where nothing was paid, its payment is awaited, or failed; the first invoice may never have been told of.
         self._never_began.update([view.subscription_id for _, view in known.sessions if view.status is _COMPLETE])
@@ -306,6 +303,7 @@ def _subscription(
         collection_paused=view.collection_paused,
         dispute=bills.dispute(subscription_id, view),
         customer_deleted=state.stripe_customer_id in gone,
+        paused_unpaid=view.paused_unpaid,
         invoice_failed=invoice_id in failed if invoice is not None and invoice.status in _GIVEN_UP else None,
     )
 
@@ -331,8 +329,22 @@ def _may_have_paid_for(invoice: InvoiceView, item: ItemView) -> bool:
     return item.period_start <= invoice.created
 
 
+def _is_first_unpaid(bill: InvoiceView) -> bool:
+    """Say whether it is a first invoice that nobody has paid, whatever period runs: one was given up, or sent to be paid.
+
+    One that is sent begins as a draft, and nobody tells that it is open since. One that is charged is open for days at most.
+    """
+    is_sent = bill.status is InvoiceStatus.DRAFT or (bill.status is _OPEN and bill.due_date is not None)
+    return bill.billing_reason == _FIRST and (is_sent or bill.status in _GIVEN_UP)
+
+
 def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
-    """Say when a payment of an invoice first failed. One that was written off after a try failed, also where nobody told us when."""
+    """Say when a payment of an invoice first failed. One that was written off after a try failed, also where nobody told us when.
+
+    One that is sent to be paid fails at no time: whoever pays may try as often as he likes until it is due.
+    """
+    if bill.due_date is not None:
+        return None
     told = state.facts.get(Fact.PAYMENT_FAILED)
     if told is None and bill.attempted and bill.status is InvoiceStatus.UNCOLLECTIBLE:
         return bill.finalized_at or bill.created

@@ -131,6 +131,9 @@ def _terms(phase: _Json) -> Body:
     kept: Body = {"discounts": _discounts(phase.get("discounts") or ()) or ""}
     kept |= {name: phase[name] for name in _PLAIN_TERMS if phase.get(name) is not None}
     kept |= {name: id_of(phase[name]) for name in _REFERRED_TERMS if phase.get(name)}
+    days_until_due = (phase.get("invoice_settings") or {}).get("days_until_due")
+    if days_until_due is not None:  # without it Stripe would not know when what is sent to be paid is due
+        kept["invoice_settings"] = {"days_until_due": days_until_due}
     if phase.get("default_tax_rates"):
         kept["default_tax_rates"] = [id_of(rate) for rate in phase["default_tax_rates"]]
     tax = phase.get("automatic_tax")

@@ -164,6 +164,7 @@ class SubscriptionView:
     ended_at: int | None
     trial_end: int | None
     collection_paused: bool = False  # `pause_collection`, which leaves the status alone
+    paused_unpaid: bool = False  # status "paused", because a payment failed
 
 
 @frozen
@@ -257,6 +258,8 @@ def anchors(object_id: str, view: View) -> frozenset[str]:
     return frozenset([anchor for anchor in found if anchor is not None])
 
 
+# Why a subscription is paused: https://docs.stripe.com/api/subscriptions/object#subscription_object-status_details
+_PAYMENT_FAILURES: Final = frozenset({"first_payment_failure", "final_payment_failure"})
 _SESSION_STATUSES: Final = words(SessionStatus)
 _PAYMENT_STATUSES: Final = words(PaymentStatus)
 _SUBSCRIPTION_STATUSES: Final = words(SubscriptionStatus)
@@ -299,7 +302,14 @@ def _subscription_view(data: Mapping[str, Any]) -> SubscriptionView:
         ended_at=optional_seconds(data, "ended_at"),
         trial_end=optional_seconds(data, "trial_end"),
         collection_paused=data.get("pause_collection") is not None,
+        paused_unpaid=data.get("status_details") is not None and _is_paused_unpaid(data),
     )
+
+
+def _is_paused_unpaid(data: Mapping[str, Any]) -> bool:
+    """Say whether Stripe paused a subscription because nobody paid it, as an account may have it since 2026-09-30.endive."""
+    paused = optional_mapping(optional_mapping(data, "status_details"), "paused")
+    return optional_text(optional_mapping(paused, "subscription"), "type") in _PAYMENT_FAILURES
 
 
 def has_one_period_for_all(data: Mapping[str, Any]) -> bool:

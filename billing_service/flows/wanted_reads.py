@@ -61,6 +61,8 @@ def wanted_reads(
             if is_wanted:
                 asks.append(Ask(state.object_id, state.kind, MISSING_DELAY_S))
         asks += _missing(after[state.object_id], after, is_owned=state.object_id not in ownerless)
+        if state.kind is ObjectKind.SUBSCRIPTION:
+            asks += _passed_over(state, before.get(state.object_id), after)
     return asks
 
 
@@ -81,13 +83,34 @@ def _is_tied(view: View, tied: Collection[str | None]) -> bool:
     )
 
 
+def _passed_over(arrived: ObjectState, there: ObjectState | None, known: Mapping[str, ObjectState]) -> list[Ask]:
+    """Ask for invoices that are the latest no more, of which nobody told, or only as drafts: that one was sent since nobody tells.
+
+    Who has not paid the one before owes it still. One that a late payload names may never have been heard of; the one that was the
+    latest until now was asked for when it became that.
+    """
+    asks, latest = [], _latest_of(known[arrived.object_id])
+    for state, is_late in ((arrived, True), (there, False)):
+        invoice_id = _latest_of(state)
+        if invoice_id is None or invoice_id == latest:
+            continue
+        if _has_status(known[invoice_id], InvoiceStatus.DRAFT) if invoice_id in known else is_late:
+            asks.append(Ask(invoice_id, ObjectKind.INVOICE, MISSING_DELAY_S))
+    return asks
+
+
+def _latest_of(state: ObjectState | None) -> str | None:
+    view = state.view if state is not None and state.is_seen else None
+    return view.latest_invoice_id if isinstance(view, SubscriptionView) else None
+
+
 def _missing(state: ObjectState, known: Mapping[str, ObjectState], *, is_owned: bool) -> list[Ask]:
     """Ask for what an object names and nobody told us of. Of nobody's `known` has too little to say so of an invoice's subscription."""
     match state.view:
         case SubscriptionView(latest_invoice_id=str() as invoice_id) if invoice_id not in known:
             return [Ask(invoice_id, ObjectKind.INVOICE, MISSING_DELAY_S)]
-        case SubscriptionView(status=SubscriptionStatus.ACTIVE, latest_invoice_id=str() as invoice_id) if _is_unpaid(
-            known[invoice_id]
+        case SubscriptionView(status=SubscriptionStatus.ACTIVE, latest_invoice_id=str() as invoice_id) if _has_status(
+            known[invoice_id], InvoiceStatus.OPEN
         ):  # its payment may have been heard of by nobody, and the next failure would be put down to it
             return [Ask(invoice_id, ObjectKind.INVOICE, MISSING_DELAY_S)]
         case SessionView(subscription_id=str() as subscription_id) if subscription_id not in known:
@@ -98,5 +121,5 @@ def _missing(state: ObjectState, known: Mapping[str, ObjectState], *, is_owned: 
             return []
 
 
-def _is_unpaid(state: ObjectState) -> bool:
-    return isinstance(state.view, InvoiceView) and state.view.status is InvoiceStatus.OPEN
+def _has_status(state: ObjectState, status: InvoiceStatus) -> bool:
+    return isinstance(state.view, InvoiceView) and state.view.status is status

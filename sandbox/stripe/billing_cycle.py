@@ -52,7 +52,7 @@ def renew(account: Account, subscription: Object, outcome: CardOutcome | None = 
     status = "active" if subscription["status"] == "trialing" else subscription["status"]
     changes = {"items": items, "latest_invoice": invoice["id"], "status": status, **phase}
     account.change(subscription, changes, event="customer.subscription.updated")
-    _bill(account, invoice, subscription, outcome)
+    bill(account, invoice, subscription, outcome)
 
 
 def finalize(account: Account, invoice: Object, subscription: Object, outcome: CardOutcome | None = None) -> None:
@@ -63,16 +63,17 @@ def finalize(account: Account, invoice: Object, subscription: Object, outcome: C
         invoices.void(account, invoice)
     elif paused and paused["behavior"] == "mark_uncollectible":
         invoices.mark_uncollectible(account, invoice)
-    else:
+    elif not invoices.is_sent(invoice) or not invoice["amount_due"]:
         dunning.collect(account, invoice, subscription, outcome or outcome_of(account, subscription))
 
 
 def end_trial(account: Account, subscription: Object) -> None:
     """End a trial: renew, or without a means of payment do what the trial's settings say."""
     behavior = subscription["trial_settings"]["end_behavior"]["missing_payment_method"]
-    if subscription.get("_no_payment_method") and behavior == "pause" and not subscription["cancel_at_period_end"]:
-        subscriptions.pause(account, subscription)
-    elif subscription.get("_no_payment_method") and behavior == "cancel":
+    is_missing = subscription.get("_no_payment_method") and subscription["collection_method"] != invoices.SENT
+    if is_missing and behavior == "pause" and not subscription["cancel_at_period_end"]:
+        subscriptions.pause(account, subscription, subscriptions.Pause.TRIAL)
+    elif is_missing and behavior == "cancel":
         subscriptions.cancel(account, subscription)
     else:
         renew(account, subscription)
@@ -108,7 +109,10 @@ def _begin_now(account: Account, subscription: Object, changes: Object) -> None:
     changes = {"billing_cycle_anchor": now, "items": items, "latest_invoice": invoice["id"], **changes}
     account.change(subscription, changes, event="customer.subscription.updated")
     invoices.issue(account, invoice, method=payment_intents.CARD)
-    dunning.collect(account, invoice, subscription, outcome_of(account, subscription))
+    if not invoices.is_sent(invoice) or not invoice["amount_due"]:
+        dunning.collect(account, invoice, subscription, outcome_of(account, subscription))
+    elif subscription["status"] == "paused":
+        subscriptions.unpause(account, subscription)
 
 
 def due_at(subscription: Object) -> int | None:
@@ -164,7 +168,8 @@ def _warning_at(subscription: Object) -> int:
     return max(int(subscription["trial_end"]) - TRIAL_WARNING_S, int(subscription["trial_start"]))
 
 
-def _bill(account: Account, invoice: Object, subscription: Object, outcome: CardOutcome | None) -> None:
+def bill(account: Account, invoice: Object, subscription: Object, outcome: CardOutcome | None = None) -> None:
+    """Tell of a draft, and finalise it in an hour or at once; not where the subscription keeps it."""
     draft_s = 0 if outcome else settings_of(account).draft_s
     paused = subscription["pause_collection"]
     held = subscription["status"] == "unpaid" or (paused and paused["behavior"] == "keep_as_draft")

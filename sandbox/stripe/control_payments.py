@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from sandbox.stripe import cards, checkout_sessions, customers, disputes, dunning, purchase, refunds
+from sandbox.stripe import cards, checkout_sessions, customers, discounts, disputes, dunning, purchase, refunds
 from sandbox.stripe.account import Account
 from sandbox.stripe.control_route import Body, Control, Nothing, Surroundings
 from sandbox.stripe.objects import Kind, Object
@@ -33,6 +33,10 @@ class Collection(Body):
 
 class _Completion(Body):
     outcome: purchase.Outcome
+
+
+class _Code(Body):
+    coupon: str
 
 
 class _Settlement(Body):
@@ -66,6 +70,12 @@ class _DisputeStep(Body):
 def _complete(around: Surroundings, session_id: str, body: _Completion) -> Object:
     session = checkout_sessions.find(around.account, session_id)
     purchase.complete(around.account, session, body.outcome)
+    return session
+
+
+def _redeem(around: Surroundings, session_id: str, body: _Code) -> Object:
+    session = checkout_sessions.find(around.account, session_id)
+    discounts.redeem(around.account, session, around.account.find(Kind.COUPON, body.coupon, param="coupon"))
     return session
 
 
@@ -143,6 +153,7 @@ _INVOICE = "/_control/invoices/{id}"
 
 CONTROLS = (
     Control("POST", f"{_SESSION}/complete", "pay an open session", _Completion, _complete),
+    Control("POST", f"{_SESSION}/redeem", "type a code of a coupon on an open page", _Code, _redeem),
     Control("POST", f"{_SESSION}/settle", "end a payment that is processing", _Settlement, _settle),
     Control("POST", f"{_SESSION}/expire", "expire an open session", Nothing, _expire),
     Control("POST", "/_control/customers/{id}/card", "what charging a customer comes to from now on", _Card, _set_card),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sandbox.stripe import billing_cycle, prices, subscriptions
+from sandbox.stripe import billing_cycle, prices, subscription_schedules, subscriptions
 from sandbox.stripe.control_payments import Collection
 from sandbox.stripe.control_route import Body, Control, Nothing, Surroundings
 from sandbox.stripe.errors import ApiError
@@ -19,7 +19,7 @@ class _Cancellation(Body):
 
 class _Change(Body):
     lookup_key: str | None = None
-    quantity: int | None = Field(default=None, ge=1)
+    quantity: int | None = Field(default=None, ge=0)
     pending_if_incomplete: bool = False  # invoiced at once, and in effect only when that is paid
 
 
@@ -32,6 +32,7 @@ def _renew(around: Surroundings, subscription_id: str, body: Collection) -> Obje
 def _cancel(around: Surroundings, subscription_id: str, body: _Cancellation) -> Object:
     subscription = around.account.find(Kind.SUBSCRIPTION, subscription_id)
     if body.at_period_end:
+        subscription_schedules.require_free(subscription, {"cancel_at_period_end": True})
         subscriptions.cancel_at_period_end(around.account, subscription, wanted=True)
     else:
         subscriptions.cancel(around.account, subscription)

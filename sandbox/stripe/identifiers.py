@@ -26,6 +26,7 @@ _SHAPES: dict[str, tuple[str, int]] = {
     Kind.CHARGE: ("ch_3", 23),
     Kind.REFUND: ("re_3", 23),
     Kind.DISPUTE: ("du_1", 23),
+    Kind.DISCOUNT: ("di_1", 23),
     Kind.PORTAL_CONFIGURATION: ("bpc_1", 23),
     Kind.PORTAL_SESSION: ("bps_1", 23),
     Kind.WEBHOOK_ENDPOINT: ("we_1", 23),

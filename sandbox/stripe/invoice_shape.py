@@ -53,8 +53,9 @@ _ZERO = (
     "pre_payment_credit_notes_amount",
     "starting_balance",
 )
-# Fields that hold the invoice's sum until something is paid; there are neither taxes nor discounts here.
-TOTALS = ("amount_due", "amount_remaining", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax")
+# Fields that hold the invoice's sum, before and after discounts, until something is paid; there are no taxes here.
+SUBTOTALS = ("subtotal", "subtotal_excluding_tax")
+TOTALS = ("amount_due", "amount_remaining", "total", "total_excluding_tax")
 _TRANSITIONS = ("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")
 
 
@@ -89,7 +90,7 @@ def blank(now: int, customer: Object, subscription: Object, reason: str) -> Obje
         "auto_advance": True,
         "automatic_tax": {**dict.fromkeys(("disabled_reason", "liability", "provider", "status")), "enabled": False},
         "billing_reason": reason,
-        "collection_method": "charge_automatically",
+        "collection_method": subscription["collection_method"],
         "created": now,
         "currency": subscription["currency"],
         "customer": customer["id"],
@@ -112,6 +113,7 @@ def blank(now: int, customer: Object, subscription: Object, reason: str) -> Obje
         "total_discount_amounts": [],
         "total_pretax_credit_amounts": [],
         "total_taxes": [],
+        "_days_until_due": subscription["days_until_due"],
     }
 
 

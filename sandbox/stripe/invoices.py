@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sandbox.stripe import payment_intents
+from sandbox.stripe import discounts, payment_intents
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError
 from sandbox.stripe.identifiers import new_id
-from sandbox.stripe.invoice_shape import TOTALS, Line, blank, shaped_line
+from sandbox.stripe.invoice_shape import SUBTOTALS, TOTALS, Line, blank, shaped_line
 from sandbox.stripe.objects import Kind, Object, list_of
 
 DEBIT_DAYS_S = 5 * 24 * 3600  # how long a bank debit is on its way
+SENT = "send_invoice"  # the customer is asked to pay, and not charged
+_DAY_S = 24 * 3600
+
+
+def is_sent(invoice: Object) -> bool:
+    """Tell whether an invoice is sent to the customer to pay."""
+    return bool(invoice["collection_method"] == SENT)
 
 
 def draft(account: Account, subscription: Object, reason: str, lines: Iterable[Line]) -> Object:
@@ -23,6 +30,7 @@ def draft(account: Account, subscription: Object, reason: str, lines: Iterable[L
     customer = account.find(Kind.CUSTOMER, subscription["customer"])
     invoice = compose(account, subscription, reason, lines)
     account.change(customer, {"next_invoice_sequence": customer["next_invoice_sequence"] + 1})
+    discounts.use_up(account, subscription)
     return account.add(invoice)
 
 
@@ -32,9 +40,14 @@ def compose(account: Account, subscription: Object, reason: str, lines: Iterable
     invoice = blank(account.time(), customer, subscription, reason)
     data = [shaped_line(line, invoice["id"], subscription) for line in lines]
     invoice["lines"] = list_of(data, f"/v1/invoices/{invoice['id']}/lines")
-    total = sum(line["amount"] for line in data)
+    subtotal = sum(line["amount"] for line in data)
+    coupon = discounts.coupon_on(account, subscription)
+    off = discounts.share_of(coupon, subtotal) if coupon else 0
+    given = [{"amount": off, "discount": discount_id} for discount_id in subscription["discounts"]] if coupon else []
+    discounted = {"discounts": [one["discount"] for one in given], "total_discount_amounts": given}
+    totals = dict.fromkeys(SUBTOTALS, subtotal) | dict.fromkeys(TOTALS, subtotal - off)
     # What is credited beyond what is charged is not asked for.
-    return invoice | dict.fromkeys(TOTALS, total) | dict.fromkeys(("amount_due", "amount_remaining"), max(0, total))
+    return invoice | discounted | totals | dict.fromkeys(("amount_due", "amount_remaining"), max(0, subtotal - off))
 
 
 def announce(account: Account, invoice: Object, *, finalizes_in_s: int | None = None) -> None:
@@ -61,9 +74,13 @@ def finalize(account: Account, invoice: Object, *, method: str) -> None:
         "effective_at": now,
         "status_transitions": _reached(invoice, "finalized_at", now),
     }
+    if is_sent(invoice):
+        changes["due_date"] = now + invoice["_days_until_due"] * _DAY_S
     account.change(invoice, changes, event="invoice.finalized")
     if invoice["amount_due"]:
         _request_payment(account, invoice, method)
+        if is_sent(invoice):
+            account.publish("invoice.sent", invoice)
 
 
 def pay(account: Account, invoice: Object) -> None:

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     PAYMENT_INTENT = "payment_intent"
     CHARGE = "charge"
     REFUND = "refund"
+    COUPON = "coupon"
+    DISCOUNT = "discount"
     DISPUTE = "dispute"
     PORTAL_CONFIGURATION = "billing_portal.configuration"
     PORTAL_SESSION = "billing_portal.session"

@@ -36,7 +36,8 @@ def charge(account: Account, subscription: Object, items: Sequence[Object]) -> O
     Raises ApiError, having changed nothing, when the card is declined: as `payment_behavior=error_if_incomplete` has it.
     """
     asked = sum(line.amount for line in changed_lines(account, subscription, items))
-    if asked > 0 and outcome_of(account, subscription) is CardOutcome.DECLINED:
+    is_charged = subscription["collection_method"] != invoices.SENT
+    if asked > 0 and is_charged and outcome_of(account, subscription) is CardOutcome.DECLINED:
         raise ApiError(DECLINED[1], status=402, kind="card_error", code=DECLINED[0])
     invoice = invoice_change(account, subscription, items)
     return {"latest_invoice": invoice["id"]} if invoice else {}
@@ -55,6 +56,8 @@ def invoice_change(account: Account, subscription: Object, items: Sequence[Objec
     invoices.issue(account, invoice, method=payment_intents.CARD)
     if not invoice["amount_due"] or outcome is CardOutcome.PAID:
         invoices.pay(account, invoice)
+    elif invoices.is_sent(invoice):
+        pass  # it waits for whoever it was sent to
     elif outcome is CardOutcome.PROCESSING:
         invoices.process(account, invoice)
     else:

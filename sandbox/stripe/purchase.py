@@ -132,7 +132,9 @@ def _buy(account: Account, session: Object, customer: str | None, outcome: Outco
 def _payment_intent(account: Account, session: Object, method: str) -> Object:
     """Find or make the session's payment intent: tries after a declined one use the same."""
     if session["_payment_intent"]:
-        return account.find(Kind.PAYMENT_INTENT, session["_payment_intent"])
+        intent = account.find(Kind.PAYMENT_INTENT, session["_payment_intent"])
+        account.change(intent, {"amount": session["amount_total"]})  # a code may have been typed since
+        return intent
     data = session["_payment_intent_data"]
     intent = payment_intents.create(
         account,
@@ -151,6 +153,7 @@ def _subscribe(account: Account, session: Object, customer: str | None, outcome:
     subscription, invoice = _begun(account, session) or _start(account, session, customer, outcome)
     if outcome is Outcome.PROCESSING:
         invoices.process(account, invoice)
+        account.change(invoice, {"_in_checkout": True})
     else:
         invoices.pay(account, invoice)
     subscriptions.activate(account, subscription)
@@ -183,8 +186,11 @@ def _start(account: Account, session: Object, customer: str | None, outcome: Out
         method=payment_intents.BANK_DEBIT if outcome is Outcome.PROCESSING else payment_intents.CARD,
         metadata=data.get("metadata", {}),
         description=data.get("description"),
-        trial_days=data.get("trial_period_days", 0),
-        trial_settings=data.get("trial_settings"),
+        terms=subscriptions.Terms(
+            trial_days=data.get("trial_period_days", 0),
+            trial_settings=data.get("trial_settings"),
+            coupon=account.find(Kind.COUPON, session["_coupon"]) if session.get("_coupon") else None,
+        ),
     )
     unneeded = session["payment_method_collection"] == "if_required" and not session["amount_total"]
     account.change(subscription, {"_no_payment_method": unneeded})

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sandbox.stripe import billing_cycle, checkout_sessions, dunning, purchase, subscriptions
+from sandbox.stripe import billing_cycle, checkout_sessions, dunning, invoices, purchase, subscriptions
 from sandbox.stripe.account import Account
 from sandbox.stripe.cards import CardOutcome, outcome_for, outcome_of
 from sandbox.stripe.clock import Clock
@@ -46,10 +46,12 @@ def _subscription_due(_: Account, subscription: Object) -> int | None:
 
 def _invoice_due(account: Account, invoice: Object) -> int | None:
     if invoice["status"] == "open" and invoice.get("_settles_at") is not None:
-        # The first one settles with the checkout session that it was paid in.
-        return None if invoice["billing_reason"] == "subscription_create" else int(invoice["_settles_at"])
+        # One that was paid in a checkout session settles with that.
+        return None if invoice.get("_in_checkout") else int(invoice["_settles_at"])
     if subscription_of(account, invoice)["status"] in subscriptions.ENDED:
         return None  # nothing is collected for a subscription that is over
+    if invoice["status"] == "open" and invoices.is_sent(invoice):
+        return dunning.sent_due_at(invoice)
     name = {"draft": "automatically_finalizes_at", "open": "next_payment_attempt"}.get(invoice["status"])
     return invoice[name] if name else None
 
@@ -61,6 +63,8 @@ def _do_invoice(account: Account, invoice: Object) -> None:
         billing_cycle.finalize(account, invoice, subscription)
     elif invoice.get("_settles_at") is not None:
         dunning.settle(account, invoice, subscription, succeeded=outcome is not CardOutcome.DECLINED)
+    elif invoices.is_sent(invoice):
+        dunning.let_lapse(account, invoice, subscription)
     else:
         dunning.collect(account, invoice, subscription, outcome)
 

@@ -18,6 +18,7 @@ class AfterDunning(StrEnum):
 
     CANCELED = "canceled"
     UNPAID = "unpaid"
+    PAUSED = "paused"  # https://docs.stripe.com/billing/revenue-recovery/smart-retries/pause-on-payment-failure
     PAST_DUE = "past_due"
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import stripe.params as sdk
 
-from sandbox.stripe import billing_cycle, pending_updates, prorations, subscription_schedules
+from sandbox.stripe import billing_cycle, discounts, pending_updates, prorations, subscription_schedules
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, missing_param, resource_missing
+from sandbox.stripe.invoices import SENT
 from sandbox.stripe.objects import Kind, Object, Params, merged_metadata
 from sandbox.stripe.pagination import LIST_PARAMS, created_within, has_fields, page
 from sandbox.stripe.pauses import pause_collection
@@ -36,8 +37,11 @@ def update(account: Account, call: Call) -> Object:
         changes |= cancellation(account, subscription, wanted=params["cancel_at_period_end"])
     if "cancel_at" in params:
         changes |= _cancellation_at(account, subscription, params["cancel_at"])
+    changes |= _collection(params)
     if "pause_collection" in params:
         changes |= pause_collection(account, params["pause_collection"])
+    if params.get("discounts"):
+        discounts.give(account, subscription, discounts.named(account, params["discounts"]))
     if "items" in params:
         changes |= _items_changed(account, subscription, params)
     if params.get("billing_cycle_anchor", {}).get("type") == "now" or params.get("trial_end") == "now":
@@ -51,7 +55,9 @@ def update(account: Account, call: Call) -> Object:
 def _items_changed(account: Account, subscription: Object, params: Params) -> Object:
     """Tell what changed items change, with what they cost collected where that is asked for now."""
     items = updated_items(account, subscription, params["items"])
-    waits = params.get("payment_behavior") == "pending_if_incomplete"
+    # Of what is sent to be paid no payment is waited for.
+    is_charged = subscription["collection_method"] != SENT
+    waits = params.get("payment_behavior") == "pending_if_incomplete" and is_charged
     if waits:
         pending_updates.require_supported(params)
     if params.get("proration_behavior") != "always_invoice":
@@ -78,6 +84,18 @@ def _charged(account: Account, subscription: Object, items: Sequence[Object], pa
                 "Only `error_if_incomplete` is played where the payment fails.", param="payment_behavior"
             ) from error
         raise
+
+
+def _collection(params: Params) -> Object:
+    """Tell the changes of how invoices are collected from now on, and of what the end of a trial does."""
+    changes: Object = {name: params[name] for name in ("trial_settings",) if name in params}
+    if "collection_method" not in params:
+        return changes
+    if (params["collection_method"] == SENT) != ("days_until_due" in params):
+        message = "You must pass `days_until_due` when `collection_method` is set to `send_invoice`, and only then."
+        raise ApiError(message, param="days_until_due")
+    collected = {"collection_method": params["collection_method"], "days_until_due": params.get("days_until_due")}
+    return changes | collected
 
 
 def _pause(account: Account, call: Call) -> Object:
@@ -201,7 +219,11 @@ ROUTES = (
             "billing_cycle_anchor.type",
             "cancel_at",
             "cancel_at_period_end",
+            "collection_method",
+            "days_until_due",
+            "discounts.coupon",
             "trial_end",
+            "trial_settings.end_behavior.missing_payment_method",
             "pause_collection",
             "pause_collection.behavior",
             "pause_collection.resumes_at",

@@ -7,14 +7,13 @@ is entered when the subscription renews, and after the last one it lets the subs
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import stripe.params as sdk
 
+from sandbox.stripe import schedule_phases
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, missing_param
 from sandbox.stripe.identifiers import new_id
-from sandbox.stripe.intervals import period_end
 from sandbox.stripe.objects import Kind, Object, Params, merged_metadata
 from sandbox.stripe.rendering import shown
 from sandbox.stripe.route import Call, Route, takes
@@ -22,20 +21,7 @@ from sandbox.stripe.route import Call, Route, takes
 _CANCELLATION = ("cancel_at", "cancel_at_period_end")
 _ENDED = frozenset({"canceled", "incomplete_expired"})
 
-# Fields that are null in a phase and in a schedule that has just begun.
-_PHASE_EMPTY = (
-    "application_fee_percent",
-    "billing_cycle_anchor",
-    "billing_thresholds",
-    "collection_method",
-    "default_payment_method",
-    "description",
-    "invoice_settings",
-    "on_behalf_of",
-    "transfer_data",
-    "trial_end",
-)
-_KEPT_TERMS = ("billing_cycle_anchor", "collection_method", "description", "trial_end")
+# Fields that are null in a schedule that has just begun.
 _EMPTY = ("application", "canceled_at", "completed_at", "customer_account", "released_at", "released_subscription")
 
 
@@ -63,12 +49,31 @@ def enter_next_phase(account: Account, subscription: Object, items: list[Object]
     if phase is None:
         _let_go(account, schedule, "released")
         return {"schedule": None}
-    for item, wanted in zip(items, phase["items"], strict=True):
-        item["price"] = copy.deepcopy(account.find(Kind.PRICE, wanted["price"]))
-        item["quantity"] = wanted["quantity"]
+    _replace_items(account, items, phase["items"])
     entered = {"start_date": phase["start_date"], "end_date": phase["end_date"]}
     account.change(schedule, {"current_phase": entered}, event="subscription_schedule.updated")
-    return {"metadata": merged_metadata(subscription["metadata"], phase["metadata"])}
+    metadata = merged_metadata(subscription["metadata"], phase["metadata"])
+    return {"metadata": metadata, **_terms_of(schedule, phase, subscription["discounts"])}
+
+
+def _replace_items(account: Account, items: list[Object], wanted: list[Object]) -> None:
+    """Make a phase's items of a subscription's, one after the other; what was added since goes, and what was removed comes back."""
+    for _ in range(len(items), len(wanted)):
+        items.append({**copy.deepcopy(items[0]), "id": new_id(Kind.SUBSCRIPTION_ITEM)})
+    del items[len(wanted) :]
+    for item, one in zip(items, wanted, strict=True):
+        item |= {"price": copy.deepcopy(account.find(Kind.PRICE, one["price"])), "quantity": one["quantity"]}
+
+
+def _terms_of(schedule: Object, phase: Object, discounts: list[str]) -> Object:
+    """Tell how a subscription is billed in a phase: as that says, or else as the schedule does, which has it of the subscription."""
+    own = phase if phase["collection_method"] else schedule["default_settings"]
+    terms = {
+        "collection_method": own["collection_method"],
+        "days_until_due": (own["invoice_settings"] or {}).get("days_until_due"),
+    }
+    named = {given["discount"] for given in phase["discounts"]}
+    return terms if named.issuperset(discounts) else {**terms, "discounts": [one for one in discounts if one in named]}
 
 
 def cancel(account: Account, subscription: Object) -> Object:
@@ -108,7 +113,8 @@ def _from(account: Account, subscription: Object) -> Object:
     start = min(item["current_period_start"] for item in items)
     end = min(item["current_period_end"] for item in items)
     current = [{"price": item["price"]["id"], "quantity": item["quantity"]} for item in items]
-    trial = {"trial_end": subscription["trial_end"]} if subscription["status"] == "trialing" else {}
+    given: Object = {"trial_end": subscription["trial_end"]} if subscription["status"] == "trialing" else {}
+    given["discounts"] = [{"discount": discount_id} for discount_id in subscription["discounts"]]
     return {
         "id": new_id(Kind.SUBSCRIPTION_SCHEDULE),
         "object": Kind.SUBSCRIPTION_SCHEDULE.value,
@@ -117,40 +123,18 @@ def _from(account: Account, subscription: Object) -> Object:
         "created": account.time(),
         "current_phase": {"start_date": start, "end_date": end},
         "customer": subscription["customer"],
-        "default_settings": {"billing_cycle_anchor": "automatic", "collection_method": "charge_automatically"},
+        "default_settings": {
+            "billing_cycle_anchor": "automatic",
+            "collection_method": subscription["collection_method"],
+            "invoice_settings": {"days_until_due": subscription["days_until_due"]},
+        },
         "end_behavior": "cancel" if subscription["cancel_at_period_end"] else "release",
         "livemode": False,
         "metadata": {},
-        "phases": [_phase(subscription["currency"], current, start, end, trial)],
+        "phases": [schedule_phases.shaped(subscription["currency"], current, start, end, given)],
         "status": "active",
         "subscription": subscription["id"],
         "test_clock": None,
-    }
-
-
-def _phase(currency: str, items: list[Object], start: int, end: int, given: Params) -> Object:
-    return {
-        **dict.fromkeys(_PHASE_EMPTY),
-        "add_invoice_items": [],
-        "currency": currency,
-        "default_tax_rates": [],
-        "discounts": [],
-        **{name: given[name] for name in _KEPT_TERMS if name in given},
-        "end_date": end,
-        "items": [
-            {
-                "billing_thresholds": None,
-                "discounts": [],
-                "metadata": item.get("metadata", {}),
-                "price": item["price"],
-                "quantity": item.get("quantity", 1),
-                "tax_rates": [],
-            }
-            for item in items
-        ],
-        "metadata": merged_metadata({}, given.get("metadata")),
-        "proration_behavior": given.get("proration_behavior", "create_prorations"),
-        "start_date": start,
     }
 
 
@@ -170,58 +154,9 @@ def _update(account: Account, call: Call) -> Object:
     if "end_behavior" in call.params:
         changes["end_behavior"] = call.params["end_behavior"]
     if "phases" in call.params:
-        changes["phases"] = _phases(account, schedule, call.params["phases"])
+        changes["phases"] = schedule_phases.read(account, schedule, call.params["phases"])
     account.change(schedule, changes, event="subscription_schedule.updated")
     return shown(schedule)
-
-
-def _phases(account: Account, schedule: Object, given: list[Params]) -> list[Object]:
-    """Read phases: the first is the one that runs, unchanged in its start; each begins where the one before it ends."""
-    current = schedule["current_phase"]
-    running = next(phase for phase in schedule["phases"] if phase["start_date"] == current["start_date"])
-    if given[0].get("start_date") != current["start_date"]:
-        raise ApiError("The start date of the current phase cannot be changed.", param="phases[0][start_date]")
-    if (running["trial_end"] or 0) > account.time() and given[0].get("trial_end") is None:
-        # Stripe would end the trial and charge at once; no caller of the stand-in means to.
-        raise ApiError("The stand-in for Stripe does not end a trial through a schedule.", param="phases[0][trial_end]")
-    if any(phase.get("discounts") for phase in given):
-        raise ApiError("The stand-in for Stripe has no discounts.", param="phases[0][discounts]")
-    count = len(running["items"])
-    phases: list[Object] = []
-    start = current["start_date"]
-    for index, phase in enumerate(given):
-        if len(phase["items"]) != count:
-            text = "The stand-in for Stripe takes as many items in each phase as the subscription has."
-            raise ApiError(text, param=f"phases[{index}][items]")
-        for number, item in enumerate(phase["items"]):
-            _check_price(account, item, running, f"phases[{index}][items][{number}][price]")
-        end = _end_of(phase, start, index)
-        phases.append(_phase(running["currency"], phase["items"], start, end, phase))
-        start = end
-    return phases
-
-
-def _check_price(account: Account, item: Params, running: Object, param: str) -> None:
-    if "price" not in item:
-        raise missing_param(param)
-    price = account.find(Kind.PRICE, item["price"], param=param)
-    if not price["active"] and item["price"] not in {held["price"] for held in running["items"]}:
-        raise ApiError("The price specified is inactive. This field only accepts active prices.", param=param)
-    if not price["recurring"]:
-        raise ApiError(f"The price specified is not recurring: {price['id']}", param=param)
-
-
-def _end_of(phase: Params, start: int, index: int) -> int:
-    if "end_date" in phase and "duration" in phase:
-        raise ApiError("You may only specify one of these parameters: end_date, duration.", param=f"phases[{index}]")
-    end: Any = phase.get("end_date")
-    if "duration" in phase:
-        end = period_end(start, start, phase["duration"]["interval"], phase["duration"].get("interval_count", 1))
-    if not isinstance(end, int):
-        raise missing_param(f"phases[{index}][duration]")
-    if end <= start:
-        raise ApiError("The end date of a phase must be after its start date.", param=f"phases[{index}][end_date]")
-    return end
 
 
 def _release(account: Account, call: Call) -> Object:
@@ -259,8 +194,10 @@ ROUTES = (
             "phases.collection_method",
             "phases.description",
             "phases.discounts",
+            "phases.discounts.discount",
             "phases.duration.*",
             "phases.end_date",
+            "phases.invoice_settings.days_until_due",
             "phases.items.metadata.*",
             "phases.items.price",
             "phases.items.quantity",

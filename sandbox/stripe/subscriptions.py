@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
-from sandbox.stripe import invoices, pending_updates, subscription_schedules
+from sandbox.stripe import discounts, invoices, pending_updates, subscription_schedules
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError, resource_missing
 from sandbox.stripe.identifiers import new_id
@@ -43,9 +45,20 @@ _EMPTY = (
     "pending_setup_intent",
     "pending_update",
     "schedule",
+    "status_details",
     "test_clock",
     "transfer_data",
 )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms a subscription begins."""
+
+    trial_days: int = 0
+    trial_settings: Object | None = None
+    coupon: Object | None = None
+    days_until_due: int | None = None  # of invoices that are sent to be paid; None: they are charged automatically
 
 
 def start(
@@ -56,30 +69,38 @@ def start(
     method: str,
     metadata: dict[str, str],
     description: str | None = None,
-    trial_days: int = 0,
-    trial_settings: Object | None = None,
+    terms: Terms | None = None,
 ) -> tuple[Object, Object]:
-    """Make a subscription of (price, quantity) lines with its first invoice, open or, in a trial, paid.
+    """Make a subscription of (price, quantity) lines with its first invoice: open, or a draft where it is to be sent.
 
-    It begins `incomplete` (`trialing` with a trial): `activate` follows once its payment is there or on its way.
-    One-time prices among the lines are asked for on the first invoice alone.
+    It begins `incomplete`: `activate` follows once its payment is there or on its way. With a trial it is `trialing`; where
+    nothing is asked for, or it is sent an invoice, `active`. One-time prices among the lines are on the first invoice alone.
     """
+    terms = terms or Terms()
     now = account.time()
-    trial_end = now + trial_days * _DAY_S if trial_days else None
+    trial_end = now + terms.trial_days * _DAY_S if terms.trial_days else None
     subscription = _blank(account, customer, metadata, trial_end)
-    if trial_settings:
-        subscription["trial_settings"] = trial_settings
+    if terms.trial_settings:
+        subscription["trial_settings"] = terms.trial_settings
+    if terms.days_until_due is not None:
+        subscription |= {"collection_method": invoices.SENT, "days_until_due": terms.days_until_due}
+    if terms.coupon:
+        discounts.give(account, subscription, terms.coupon)
     recurring = [line for line in lines if line[0]["recurring"]]
     items = [new_item(account, subscription, price, quantity) for price, quantity in recurring]
     subscription["items"]["data"] = items
     subscription |= {"currency": recurring[0][0]["currency"], "description": description}
     extra = [Line(price, quantity, now, now) for price, quantity in lines if not price["recurring"]]
     invoice = invoices.draft(
-        account, subscription, "subscription_create", [*lines_of(items, free=bool(trial_days)), *extra]
+        account, subscription, "subscription_create", [*lines_of(items, free=bool(terms.trial_days)), *extra]
     )
     subscription["latest_invoice"] = invoice["id"]
+    sent = invoices.is_sent(invoice) and invoice["amount_due"]
+    if subscription["status"] == "incomplete" and (sent or not invoice["amount_due"]):
+        subscription["status"] = "active"
     account.add(subscription, event="customer.subscription.created")
-    invoices.issue(account, invoice, method=method)
+    if not sent:
+        invoices.issue(account, invoice, method=method)
     return subscription, invoice
 
 
@@ -95,16 +116,26 @@ def expire_incomplete(account: Account, subscription: Object) -> None:
     account.change(subscription, changes, event="customer.subscription.updated")
 
 
-def pause(account: Account, subscription: Object) -> None:
+class Pause(StrEnum):
+    """Why a subscription is paused: https://docs.stripe.com/api/subscriptions/object#subscription_object-status_details."""
+
+    REQUESTED = "pause_requested"
+    TRIAL = "trial_end_without_payment_method"
+    UNPAID = "final_payment_failure"
+
+
+def pause(account: Account, subscription: Object, why: Pause = Pause.REQUESTED) -> None:
     """Stop the subscription until it is resumed. Raises ApiError for one that does not run."""
-    if subscription["status"] not in {"active", "trialing"}:
+    if subscription["status"] not in {"active", "trialing"} and why is not Pause.UNPAID:
         raise ApiError(f"A subscription that is {subscription['status']} cannot be paused.")
-    account.change(subscription, {"status": "paused"}, event="customer.subscription.paused")
+    details = {"subscription": {"type": why.value}, "transitioned_at": account.time(), "type": "subscription"}
+    changes = {"status": "paused", "status_details": {"paused": details}}
+    account.change(subscription, changes, event="customer.subscription.paused")
 
 
 def unpause(account: Account, subscription: Object) -> None:
-    """Let a paused subscription run again: its resumption invoice is paid, or taken back."""
-    account.change(subscription, {"status": "active"}, event="customer.subscription.resumed")
+    """Let a paused subscription run again: its resumption invoice, or that for which it was paused, is paid or taken back."""
+    account.change(subscription, {"status": "active", "status_details": None}, event="customer.subscription.resumed")
 
 
 def cancel(account: Account, subscription: Object, *, reason: str = "cancellation_requested") -> None:

@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 import tomllib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from billing.v1 import subscription_pb2
 
 from billing_service.domain.access import accesses
 from billing_service.domain.catalog_file import parse_catalog
@@ -26,6 +27,7 @@ from billing_service.domain.facts import gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_notice, of_read
 from billing_service.domain.observation import observe, read_event
 from billing_service.domain.plan_index import PlanIndex
+from billing_service.domain.subscription_schedule import schedule_body
 from billing_service.flows.wanted_reads import TIE_S
 from sandbox.stripe.app import StandInStripe
 from sandbox.stripe.thin_events import thin_twin
@@ -89,7 +91,9 @@ class DirectLives(Lives):
         self._stand_in = stand_in
         self._stripe_customer: str | None = None
 
-    async def _checkout(self, customer_id: str, plan_key: str, price_key: str, quantity: int | None) -> str:
+    async def _checkout(
+        self, customer_id: str, plan_key: str, price_key: str, quantity: int | None, *, takes_codes: bool
+    ) -> str:
         ours = {
             "billing_deployment": "default", "billing_customer_id": customer_id, "billing_plan_key": plan_key,
             "billing_price_key": price_key, "billing_quantity": str(quantity or 1),
@@ -97,22 +101,53 @@ class DirectLives(Lives):
         if self._stripe_customer is None:
             made = await self._stand_in.stripe("POST", "customers", **_nested("metadata", ours))
             self._stripe_customer = made["id"]
-        lookup_key = next(
-            price.lookup_key for price in CATALOG_PARSED.plans[plan_key].prices if price.price_key == price_key
-        )
+        lookup_key = _lookup_key(plan_key, price_key)
         price = (await self._stand_in.stripe("GET", "prices", **{"lookup_keys[0]": lookup_key}))["data"][0]
         mode = CATALOG_PARSED.plans[plan_key].mode.value
         session = await self._stand_in.stripe(
             "POST", "checkout/sessions", mode=mode, customer=self._stripe_customer, success_url="https://shop.example/",
-            client_reference_id=customer_id,
+            client_reference_id=customer_id, allow_promotion_codes=str(takes_codes).lower(),
             **{"line_items[0][price]": price["id"], "line_items[0][quantity]": str(quantity or 1)},
             **_nested("metadata", ours),
             **(_nested("subscription_data[metadata]", ours) if mode == "subscription" else {}),
         )  # fmt: skip
         return str(session["id"])
 
+    async def _change_plan(self, request: subscription_pb2.UpdateSubscriptionRequest) -> None:
+        """Have a schedule make the change at the end of the period, as the service would; what it would make now is another deed."""
+        subscription = await self._stand_in.stripe("GET", f"subscriptions/{request.stripe_subscription_id}")
+        if subscription["schedule"] and request.timing == subscription_pb2.UPDATE_TIMING_NOW_WITH_PRORATION:
+            await self._stand_in.stripe("POST", f"subscription_schedules/{subscription['schedule']}/release")
+            return
+        schedule = await self._stand_in.stripe("POST", "subscription_schedules", from_subscription=subscription["id"])
+        lookup_key = _lookup_key(request.plan_key, request.price_key)
+        price = (await self._stand_in.stripe("GET", "prices", **{"lookup_keys[0]": lookup_key}))["data"][0]
+        item = subscription["items"]["data"][0]
+        body = schedule_body(
+            schedule, subscription, item, price["recurring"],
+            {"item": {"price": price["id"], "quantity": request.quantity or 1}, "metadata": {}, "mark": {}},
+        )  # fmt: skip
+        await self._stand_in.stripe("POST", f"subscription_schedules/{schedule['id']}", **_form(body))
+
 
 CATALOG_PARSED = parse_catalog(CATALOG_TEXT)
+LENDING = frozenset(key for key, one in CATALOG_PARSED.plans.items() if one.policy.access_before_settled)
+
+
+def _lookup_key(plan_key: str, price_key: str) -> str:
+    prices = CATALOG_PARSED.plans[plan_key].prices
+    return next(price.lookup_key for price in prices if price.price_key == price_key)
+
+
+def _form(value: Any, name: str = "") -> dict[str, str]:
+    """Write a body as Stripe takes it."""
+    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if below is None:
+        return {name: str(value)}
+    found: dict[str, str] = {}
+    for key, one in below:
+        found |= _form(one, f"{name}[{key}]" if name else str(key))
+    return found
 
 
 def _nested(name: str, values: Mapping[str, str]) -> dict[str, str]:
@@ -148,6 +183,23 @@ class History:
                     of_read, seen, fence=10**9, request_time=at, server_time=at, known_created=None
                 )
         return found
+
+    def never_paid(self) -> set[str]:
+        """Give the subscriptions of which no invoice is paid; one that asks for nothing is, as of a trial or with a coupon for all of it."""
+        paid = {_subscription_of(i) for i in self.truth.get("invoices", ()) if i["status"] == "paid"}
+        return {subscription["id"] for subscription in self.truth.get("subscriptions", ())} - paid
+
+    def unheard(self) -> set[str]:
+        """Give the invoices of which nobody may have told before they are paid, and which are asked for and decide by when they are due."""
+        subscriptions = self.truth.get("subscriptions", ())
+        overdue = {
+            subscription["latest_invoice"] for subscription in subscriptions if subscription["status"] == "past_due"
+        }
+        return overdue | {i["id"] for i in self.truth.get("invoices", ()) if i["collection_method"] == "send_invoice"}
+
+
+def _subscription_of(invoice: Mapping[str, Any]) -> str:
+    return str(invoice["parent"]["subscription_details"]["subscription"])
 
 
 @pytest.fixture
@@ -220,9 +272,11 @@ def tied(events: Iterable[Mapping[str, Any]]) -> set[str]:
     }
 
 
-def with_reads(known: dict[str, ObjectState], reads: Reads, ids: Iterable[str]) -> list[ObjectState]:
-    """Give what is known once these objects were read."""
-    for object_id in ids:
+def with_reads(
+    known: dict[str, ObjectState], reads: Reads, ids: Iterable[str], unheard: Collection[str] = ()
+) -> list[ObjectState]:
+    """Give what is known once these objects were read, and those of the `unheard` of which nobody told."""
+    for object_id in {*ids, *(one for one in unheard if one not in known)}:
         if object_id in reads:
             there = known.get(object_id)
             read = reads[object_id](was_told=there is not None and there.tells_of_completion)
@@ -251,10 +305,10 @@ async def test_every_order_of_a_short_life_ends_at_stripes_own_state(stand_in: S
     history = await live(stand_in, seed, deeds=2)
     # What settles the rest of the events first, in their order; then the last ones in every order.
     settled, last = history.events[:-SHORT_EVENTS], history.events[-SHORT_EVENTS:]
-    reads, near = history.reads(), tied(history.events)
+    reads, near, unheard = history.reads(), tied(history.events), history.unheard()
     ends = {instant: history.wanted(instant) for instant in INSTANTS}
     for number, order in enumerate(itertools.permutations(last)):
-        states = with_reads(known_after([*order, *settled]), reads, near)
+        states = with_reads(known_after([*order, *settled]), reads, near, unheard)
         for instant in INSTANTS if number % 24 == 0 else INSTANTS[:1]:
             assert history.folded(states, instant) == ends[instant], [event["type"] for event in order]
 
@@ -264,16 +318,20 @@ async def test_a_long_life_in_any_order_with_duplicates_and_losses_ends_at_strip
     stand_in: StandIn, seed: int
 ) -> None:
     history = await live(stand_in, seed, deeds=14)
-    reads, near = history.reads(), tied(history.events)
+    reads, near, unheard = history.reads(), tied(history.events), history.unheard()
     draw = random.Random(seed)
     ends = {instant: history.wanted(instant) for instant in INSTANTS}
+    never_paid = history.never_paid()
+    for wanted in ends.values():
+        giving = [source for source in wanted.sources if source.gives and source.stripe_subscription_id in never_paid]
+        assert not [source for source in giving if source.plan_key not in LENDING]
     for number in range(PERMUTATIONS):
         order, asked = [*history.events, *draw.choices(history.events, k=len(history.events) // 4)], near
         draw.shuffle(order)
         if number % 2:
             order, thin = thinned(order, draw)
             asked = near | thin
-        states = with_reads(known_after(order), reads, asked)
+        states = with_reads(known_after(order), reads, asked, unheard)
         for instant, wanted in ends.items():
             assert history.folded(states, instant) == wanted
     # Lost events are found by the walk over Stripe's list; what is older than that is read object by object.
@@ -281,7 +339,7 @@ async def test_a_long_life_in_any_order_with_duplicates_and_losses_ends_at_strip
     heard = [event for index, event in enumerate(history.events) if index not in lost]
     draw.shuffle(heard)
     found_late = [history.events[index] for index in lost]
-    states = with_reads(known_after([*heard, *found_late]), reads, near)
+    states = with_reads(known_after([*heard, *found_late]), reads, near, unheard)
     assert {instant: history.folded(states, instant) for instant in INSTANTS} == ends
     states = with_reads(known_after([*heard, *_facts_alone(found_late)]), reads, reads)
     assert {instant: history.folded(states, instant) for instant in INSTANTS} == ends

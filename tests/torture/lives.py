@@ -6,13 +6,14 @@ What does not apply at that moment (nothing to refund, say) is left out; the pla
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
-from billing.v1 import checkout_pb2
+from billing.v1 import checkout_pb2, subscription_pb2
 
 from tests.torture.plan import Deed, Step
 from tests.torture.stage import ControlError, Stage
@@ -34,9 +35,12 @@ _AGAIN = frozenset(
 )
 _OFFERS = (("pro", "weekly"), ("pro", "weekly"), ("pro", "monthly"), ("team", "weekly"), ("team", "weekly"),
            ("trial", "weekly"), ("pass", "once"), ("lifetime", "once"))  # fmt: skip
+_CHANGES = (("pro", "weekly"), ("pro", "monthly"), ("team", "weekly"))
 _LOOKUP_KEYS = ("torture_pro_weekly", "torture_pro_monthly", "torture_team_weekly")
 _OUTCOMES = ("paid", "paid", "paid", "paid", "processing", "processing", "declined", "incomplete", "expire", "leave")
-_CARDS = ("paid", "paid", "declined", "declined", "processing")
+_CARDS = ("paid", "paid", "declined", "declined", "processing", "none")
+_COUPONS = ((100, "once"), (100, "forever"), (50, "once"), (100, "forever"))  # percent off, for how long
+_CODE_SHARE = 0.15  # of the pages, on which a code is typed
 _DISPUTE_STEPS = (
     "warning_closed",
     "needs_response",
@@ -71,35 +75,70 @@ class Lives:
     async def _buy(self, step: Step) -> None:
         plan_key, price_key = _pick(_OFFERS, step.draws[0])
         quantity = 1 + int(step.draws[1] * 5) if plan_key in {"team", "lifetime"} else None
-        session_id = await self._checkout(step.customer_id, plan_key, price_key, quantity)
+        code = step.draws[1] * 100 % 1 / _CODE_SHARE
+        session_id = await self._checkout(step.customer_id, plan_key, price_key, quantity, takes_codes=code < 1)
+        if code < 1:
+            await self._stage.control(f"checkout/sessions/{session_id}/redeem", coupon=await self._coupon(code))
         outcome = _pick(_OUTCOMES, step.draws[2])
         if outcome == "expire":
             await self._stage.control(f"checkout/sessions/{session_id}/expire")
         elif outcome != "leave":
             await self._stage.control(f"checkout/sessions/{session_id}/complete", outcome=outcome)
 
-    async def _checkout(self, customer_id: str, plan_key: str, price_key: str, quantity: int | None) -> str:
+    async def _checkout(
+        self, customer_id: str, plan_key: str, price_key: str, quantity: int | None, *, takes_codes: bool
+    ) -> str:
         request = checkout_pb2.CreateCheckoutSessionRequest(
             request_id=str(uuid.uuid4()),
             customer_id=customer_id,
             plan_key=plan_key,
             price_key=price_key,
             quantity=quantity,
+            allow_promotion_codes=takes_codes,
             success_url="https://shop.example/done",
             cancel_url="https://shop.example/plans",
         )
+        answer = await self._asked("checkout", self._stage.billing.CreateCheckoutSession, request)
+        return str(answer.checkout_session.checkout_session_id)
+
+    async def _asked(self, noun: str, call: Callable[..., Awaitable[Any]], request: Any) -> Any:
+        """Ask the service, again where that may help. Raises ControlError where it refuses, or does not answer in time."""
         for _ in range(_TRIES):
             try:
-                answer = await self._stage.billing.CreateCheckoutSession(request, timeout=_CALL_S)
+                return await call(request, timeout=_CALL_S)
             except grpc.aio.AioRpcError as error:
-                self.counts[f"checkout {error.code().name}"] += 1
+                self.counts[f"{noun} {error.code().name}"] += 1
                 if error.code() not in _AGAIN:
                     self.refusals[error.details() or ""] += 1
                     raise ControlError(error.details()) from error
                 await asyncio.sleep(_PAUSE_S)
-            else:
-                return answer.checkout_session.checkout_session_id
-        raise ControlError("no page to pay on was made in time")
+        raise ControlError(f"the service answered no {noun} in time")
+
+    async def _change_by_us(self, step: Step) -> None:
+        """Change the plan, now or at the end of the period, where a schedule keeps it until then; or let it end, or not."""
+        subscription_id = await self._subscription(step, "active", "trialing", "past_due")
+        plan_key, price_key = _pick(_CHANGES, step.draws[1])
+        now, later = subscription_pb2.UPDATE_TIMING_NOW_WITH_PRORATION, subscription_pb2.UPDATE_TIMING_AT_PERIOD_END
+        request = subscription_pb2.UpdateSubscriptionRequest(
+            request_id=str(uuid.uuid4()),
+            customer_id=step.customer_id,
+            stripe_subscription_id=subscription_id,
+            plan_key=plan_key,
+            price_key=price_key,
+            quantity=1 + int(step.draws[1] * 100 % 5) if plan_key == "team" else None,
+            timing=now if step.draws[2] < 0.3 else later,
+        )
+        await self._change_plan(request)
+
+    async def _change_plan(self, request: subscription_pb2.UpdateSubscriptionRequest) -> None:
+        await self._asked("change", self._stage.billing.UpdateSubscription, request)
+
+    async def _coupon(self, draw: float) -> str:
+        percent, duration = _pick(_COUPONS, draw)
+        coupon_id = f"torture_{percent}_{duration}"
+        with contextlib.suppress(ControlError):  # made before, or struck by a fault: then the code is not known
+            await self._stage.stripe("POST", "coupons", id=coupon_id, percent_off=str(percent), duration=duration)
+        return coupon_id
 
     # --- At Stripe ---------------------------------------------------------------------------------------------------
 
@@ -145,7 +184,7 @@ class Lives:
     async def _change(self, step: Step) -> None:
         subscription_id = await self._subscription(step)
         if step.draws[1] < 0.5:
-            await self._stage.control(f"subscriptions/{subscription_id}/change", quantity=1 + int(step.draws[2] * 9))
+            await self._stage.control(f"subscriptions/{subscription_id}/change", quantity=int(step.draws[2] * 9))
         else:
             lookup_key = _pick(_LOOKUP_KEYS, step.draws[2])
             await self._stage.control(f"subscriptions/{subscription_id}/change", lookup_key=lookup_key)
@@ -223,6 +262,35 @@ class Lives:
     async def _delete(self, step: Step) -> None:
         customer = await self._one(step, "customers", lambda c: not c["deleted"])
         await self._stage.stripe("DELETE", f"customers/{customer['id']}")
+
+    async def _enrol(self, step: Step) -> None:
+        """Have somebody in the dashboard subscribe a customer who has been to a page, by hand, with nothing of ours on it.
+
+        Not one that Stripe made twice, because its first answer was lost: that has our metadata, and nobody is bound to it.
+        """
+        used = {session["customer"] for session in (await self._truth(step))["checkout_sessions"]}
+        customer = await self._one(step, "customers", lambda c: not c["deleted"] and c["id"] in used)
+        found = await self._stage.stripe("GET", "prices", **{"lookup_keys[0]": _pick(_LOOKUP_KEYS, step.draws[1])})
+        how = step.draws[2]
+        match int(how * 5):
+            case 0 | 1:
+                behavior = _pick(("cancel", "pause", "create_invoice"), how * 5 / 2)
+                form = {"trial_period_days": "4", "trial_settings[end_behavior][missing_payment_method]": behavior}
+            case 2:
+                form = {"collection_method": "send_invoice", "days_until_due": str(int(how * 100 % 10))}
+            case 3:
+                form = {"discounts[0][coupon]": await self._coupon(how * 5 % 1)}
+            case _:
+                form = {"payment_behavior": "default_incomplete"} if how * 5 % 1 < 0.5 else {}
+        item = {"items[0][price]": found["data"][0]["id"], "items[0][quantity]": str(1 + int(how * 1000 % 3))}
+        await self._stage.stripe("POST", "subscriptions", customer=customer["id"], **item, **form)
+
+    async def _collection(self, step: Step) -> None:
+        """Have what a subscription costs from now on sent to be paid, or charged."""
+        path = f"subscriptions/{await self._subscription(step)}"
+        sent = {"collection_method": "send_invoice", "days_until_due": str(int(step.draws[2] * 8))}
+        form = sent if step.draws[1] < 0.7 else {"collection_method": "charge_automatically"}
+        await self._stage.stripe("POST", path, **form)
 
     async def _raise_price(self, step: Step) -> None:
         """Make a dearer price and move the lookup key to it; everybody on the old one keeps the plan."""

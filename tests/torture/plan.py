@@ -40,6 +40,9 @@ class Deed(StrEnum):
     MOVE_DISPUTE = "move_dispute"
     DELETE = "delete"
     RAISE_PRICE = "raise_price"
+    ENROL = "enrol"
+    COLLECTION = "collection"
+    CHANGE_BY_US = "change_by_us"
 
 
 WEIGHTS = {
@@ -66,6 +69,9 @@ WEIGHTS = {
     Deed.MOVE_DISPUTE: 7,
     Deed.DELETE: 1,
     Deed.RAISE_PRICE: 1,
+    Deed.ENROL: 8,
+    Deed.COLLECTION: 3,
+    Deed.CHANGE_BY_US: 8,
 }
 
 
@@ -124,7 +130,7 @@ def epoch_of(seed: int, number: int, customers: int, rounds: int) -> Epoch:
         customer_ids=ids,
         faults=_faults(draw),
         settings={
-            "after_dunning": draw.choice(["canceled", "unpaid", "past_due"]),
+            "after_dunning": draw.choice(["canceled", "unpaid", "past_due", "paused"]),
             "draft_s": draw.choice([0, 0, HOUR_S]),
         },
         rounds=tuple(_round(draw, ids, index, rounds, longest_s) for index in range(rounds)),

@@ -342,6 +342,39 @@ async def test_a_downgrade_at_period_end_waits_for_it_and_costs_nothing(ann: Sub
     assert (await ann.at_stripe("invoices"))["data"][0]["total"] == 1200
 
 
+async def under_schedule(ann: Subscriber, subscription: dict[str, Any]) -> None:
+    """Have somebody in the dashboard put it under a schedule that says by itself how it is billed, as it is."""
+    schedule = await ann.at_stripe("subscription_schedules", "POST", from_subscription=subscription["id"])
+    (phase,), (item,) = schedule["phases"], subscription["items"]["data"]
+    said = {
+        "collection_method": "send_invoice", "invoice_settings][days_until_due": "21",
+        "discounts][0][discount": subscription["discounts"][0], "start_date": str(phase["start_date"]),
+        "end_date": str(phase["end_date"]), "items][0][price": item["price"]["id"], "items][0][quantity": "4",
+    }  # fmt: skip
+    path = f"subscription_schedules/{schedule['id']}"
+    await ann.at_stripe(path, "POST", **{f"phases[0][{name}]": value for name, value in said.items()})
+
+
+@pytest.mark.parametrize("by_phase", [False, True])
+async def test_a_change_at_period_end_leaves_how_it_is_billed(ann: Subscriber, by_phase: bool) -> None:
+    """What is sent to be paid is sent, with as many days to pay in, and what a coupon takes off is taken off."""
+    subscription_id = await ann.subscribed(plan_key="team", quantity=4)
+    coupon = (await ann.at_stripe("coupons", "POST", percent_off="25", duration="forever"))["id"]
+    path, sent = f"subscriptions/{subscription_id}", {"collection_method": "send_invoice", "days_until_due": "21"}
+    await ann.at_stripe(path, "POST", **sent, **{"discounts[0][coupon]": coupon})
+    before = await ann.subscription(subscription_id)
+    if by_phase:
+        await under_schedule(ann, before)
+    await ann.update(subscription_id, at_period_end=True, plan_key="pro")
+    await ann.update(subscription_id, at_period_end=True, request_id="update-2", quantity=2)
+    await ann.control(f"{path}/renew", outcome="paid")
+    after = await ann.subscription(subscription_id)
+    billed = ("collection_method", "days_until_due", "discounts")
+    assert {name: after[name] for name in billed} == {name: before[name] for name in billed}
+    bill = (await ann.at_stripe("invoices"))["data"][0]
+    assert (bill["status"], bill["total"]) == ("open", bill["subtotal"] * 3 // 4)
+
+
 async def test_a_smaller_quantity_at_period_end_is_replaced_by_a_later_one(ann: Subscriber) -> None:
     subscription_id = await ann.subscribed(plan_key="team", quantity=4)
     await ann.update(subscription_id, at_period_end=True, quantity=3)

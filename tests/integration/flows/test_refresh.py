@@ -179,6 +179,45 @@ async def test_a_body_with_one_period_for_several_items_is_followed_by_a_read_at
     assert {item["item_id"]: item["period_end"] for item in facts["subscriptions"][0]["items"]} == ends
 
 
+async def sent_monthly(world: World) -> dict[str, Any]:
+    """Have somebody in the dashboard subscribe ann, who is sent invoices and has 45 days to pay each; gives it a month later."""
+    price = (await world.call("GET", "/v1/prices?lookup_keys[]=pro_monthly"))["data"][0]["id"]
+    ours = {"metadata[billing_deployment]": "default", "metadata[billing_customer_id]": "ann"}
+    cus = (await world.call("POST", "/v1/customers", **ours))["id"]
+    terms = {"collection_method": "send_invoice", "days_until_due": "45", "items[0][price]": price, **ours}
+    return await world.call("POST", "/v1/subscriptions", customer=cus, **terms)
+
+
+async def known_of_ann(world: World) -> dict[str, Any]:
+    """Give the facts of ann's subscription, once everything is read that was asked for."""
+    await world.serve_all()
+    ((facts,),) = world.sql("SELECT facts FROM customers WHERE customer_id = 'ann'")
+    (found,) = facts["subscriptions"]
+    return dict(found)
+
+
+async def test_an_invoice_that_was_seen_as_a_draft_is_read_again_once_it_is_the_latest_no_more(world: World) -> None:
+    """That it was sent nobody tells, nor when it is due, and by then it is owed."""
+    made = await sent_monthly(world)
+    await world.fulfill(await world.events())
+    assert (await known_of_ann(world))["invoice_status"] == "draft"
+    await world.call("POST", "/_control/clock", advance_s=32 * 86_400)
+    await world.fulfill((await world.events("customer.subscription.updated"))[-1:])
+    first = await world.call("GET", f"/v1/invoices/{made['latest_invoice']}")
+    facts = await known_of_ann(world)
+    assert (facts["first_payment"], facts["due_time"]) == (True, first["due_date"])
+
+
+async def test_the_first_invoice_is_asked_for_though_the_subscription_is_told_of_with_its_second(world: World) -> None:
+    """The event of the beginning comes last. Who never paid the first has paid nothing."""
+    await sent_monthly(world)
+    (created,) = await world.events("customer.subscription.created")
+    await world.call("POST", "/_control/clock", advance_s=32 * 86_400)
+    for body in (*await world.events("customer.subscription.updated"), created):
+        await world.fulfill([body])
+    assert (await known_of_ann(world))["first_payment"] is True
+
+
 async def test_a_read_never_moves_an_answer_that_was_right(world: World) -> None:
     await world.buy("ann")
     await world.fulfill(await world.events())

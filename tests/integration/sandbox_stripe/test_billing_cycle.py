@@ -53,7 +53,8 @@ async def test_without_a_draft_period_everything_of_a_renewal_has_one_second(wor
 
 
 @pytest.mark.parametrize(
-    ("after_dunning", "status"), [("canceled", "canceled"), ("unpaid", "unpaid"), ("past_due", "past_due")]
+    ("after_dunning", "status"),
+    [("canceled", "canceled"), ("unpaid", "unpaid"), ("past_due", "past_due"), ("paused", "paused")],
 )
 async def test_a_declined_card_is_tried_three_times_more_and_then_it_is_over(
     world: World, after_dunning: str, status: str

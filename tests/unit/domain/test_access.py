@@ -176,6 +176,7 @@ A, D = SourceState, timedelta(days=1)
         (BASE, Policy(period_end_leeway=0 * D), A.ACTIVE, at(START + MONTH)),
         (PAUSED, Policy(), A.PAUSED, None),
         (PAUSED, Policy(access_while_paused=True), A.ACTIVE, None),
+        (replace(PAUSED, paused_unpaid=True), Policy(access_while_paused=True), A.PAUSED, None),
         (replace(PAUSED, cancel_at=START + MONTH), Policy(access_while_paused=True), A.ENDING, at(START + MONTH)),
         (COLLECTION, Policy(), A.ACTIVE, at(START + MONTH) + D),
         (COLLECTION, Policy(access_while_collection_paused=False), A.PAUSED, None),

@@ -318,6 +318,63 @@ def test_an_invoice_that_is_sent_is_overdue_from_when_it_was_due() -> None:
         assert gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions[0].due_time == due
 
 
+def sent_invoice(status: str = "open", **more: object) -> dict[str, object]:
+    return invoice("ann", status, due_date=START + 45 * DAY) | more
+
+
+@pytest.mark.parametrize("status", ["open", "void"])
+def test_what_is_tried_on_an_invoice_that_is_sent_is_no_failure(status: str) -> None:
+    """Whoever pays tries a card that is declined, long before it is due. Nothing is late then, and no grace has begun."""
+    tried = sent_invoice(id="in_2", created=START + 30 * DAY, billing_reason="subscription_cycle", attempted=True)
+    late = subscription("ann", "past_due" if status == "open" else "active", latest_invoice="in_2")
+    bodies = [
+        event("invoice.paid", invoice("ann")),
+        event("invoice.payment_failed", tried, created=START + 31 * DAY),
+        event("customer.subscription.updated", late, created=START + 46 * DAY),
+    ]
+    if status == "void":
+        bodies.append(event("invoice.voided", tried | {"status": "void"}, created=START + 46 * DAY))
+    for order in permutations(bodies):
+        (facts,) = gathered(CREATED, *order).subscriptions
+        assert (facts.failed_time, facts.due_time) == (None, START + 45 * DAY)
+        assert facts.invoice_failed is (False if status == "void" else None)
+
+
+@pytest.mark.parametrize(
+    ("why", "unpaid"),
+    [
+        ("first_payment_failure", True),
+        ("final_payment_failure", True),
+        ("pause_requested", False),
+        ("trial_end_without_payment_method", False),
+        ("something_new", False),
+        (None, False),
+    ],
+)
+def test_one_that_stripe_paused_because_nobody_paid_is_known_as_such(why: str | None, unpaid: bool) -> None:
+    """https://docs.stripe.com/billing/revenue-recovery/smart-retries/pause-on-payment-failure; before there were no such details."""
+    paused = {"paused": {"subscription": {"type": why}, "transitioned_at": START, "type": "subscription"}}
+    told = subscription("ann", "paused") | ({"status_details": paused} if why else {})
+    (facts,) = gathered(event("customer.subscription.paused", told)).subscriptions
+    assert facts.paused_unpaid is unpaid
+
+
+@pytest.mark.parametrize("heard", ["draft", "open"])
+def test_who_was_sent_the_first_invoice_and_has_not_paid_it_is_at_the_first_payment_in_the_next_period_too(
+    heard: str,
+) -> None:
+    """There may be more time to pay in than a period has days; that a draft was sent nobody tells us."""
+    began = START + 30 * DAY
+    renewed = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    due_date = START + 45 * DAY if heard == "open" else None
+    told = event("invoice.finalization_failed", invoice("ann", heard, due_date=due_date), created=START)
+    bodies = [CREATED, told, event("customer.subscription.updated", renewed, created=began)]
+    for order in permutations(bodies):
+        assert gathered(*order).subscriptions[0].first_payment
+    paid = event("invoice.paid", sent_invoice("paid"), created=began + DAY)
+    assert not gathered(*bodies, paid).subscriptions[0].first_payment
+
+
 def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_nobody_told_of() -> None:
     bodies = [event("invoice.paid", invoice("ann", created=START + 20 * DAY))]
     for number, day in ((1, 10), (2, 30), (3, 31), (4, 33)):  # the first was before what is paid

@@ -93,6 +93,7 @@ STORED = {
     CustomerFacts: {"subscriptions": (), "purchases": (), "grants": ()},
     SubscriptionFacts: {
         "collection_paused": False, "dispute": None, "customer_deleted": False, "invoice_failed": None,
+        "paused_unpaid": False,
     },
     PurchaseFacts: {"refunded": 0, "fully_refunded": False, "dispute": None, "customer_deleted": False},
     GrantFacts: {
@@ -100,7 +101,7 @@ STORED = {
     },
     ItemView: {},
     SessionView: {"payment_intent_id": None, "amount": None},
-    SubscriptionView: {"collection_paused": False},
+    SubscriptionView: {"collection_paused": False, "paused_unpaid": False},
     InvoiceView: {"attempted": False, "due_date": None},
     InvoicePaymentView: {}, ChargeView: {}, RefundView: {}, DisputeView: {}, CustomerView: {},
     Source: {"grant_id": None, "override": False},
