@@ -134,6 +134,18 @@ def test_a_delayed_payment_that_only_a_read_tells_of_was_paid_by_then() -> None:
     assert gather([read]).purchases[0].paid_time == time
 
 
+def test_a_delayed_payment_that_was_read_before_anybody_told_of_it_was_paid_when_its_event_says() -> None:
+    """All webhooks of five days came late, and somebody had the purchases read first: the thirty days are not to be twenty-six."""
+    seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
+    time = START + 6 * DAY
+    read = of_read(seen, fence=1, request_time=time, server_time=time, known_created=None)
+    page = event("checkout.session.completed", export_pass("ann", payment_status="unpaid"))
+    paid = event("checkout.session.async_payment_succeeded", export_pass("ann"), created=START + 5 * DAY)
+    for order in permutations([page, paid]):
+        (told,) = states(*order)
+        assert gather([join(read, told)]).purchases[0].paid_time == START + 5 * DAY
+
+
 def test_a_read_moves_nothing_of_a_delayed_payment_that_an_event_told_of() -> None:
     """It was paid days after its page expired; the slow look that follows each event must not take them from it."""
     paid = read_event(
@@ -316,6 +328,19 @@ def test_an_invoice_that_is_sent_is_overdue_from_when_it_was_due() -> None:
     ]
     for order in permutations(bodies):
         assert gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions[0].due_time == due
+
+
+def test_a_try_to_pay_what_is_not_due_yet_begins_no_grace() -> None:
+    """Who is sent an invoice may try a card on Stripe's page weeks before: the grace is theirs all the same, and runs once."""
+    due = START + 60 * DAY
+    sent = invoice(
+        "ann", "open", id="in_2", created=START + 30 * DAY, billing_reason="subscription_cycle", due_date=due
+    )
+    late = subscription("ann", "past_due", latest_invoice="in_2")
+    bodies = [event("invoice.payment_failed", sent, created=START + day * DAY) for day in (31, 62)]
+    bodies.append(event("customer.subscription.updated", late, created=due + 1))
+    for order in permutations(bodies):
+        assert gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions[0].failed_time == due
 
 
 def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_nobody_told_of() -> None:
