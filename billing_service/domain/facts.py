@@ -192,8 +192,8 @@ def is_settled_purchase(state: ObjectState) -> bool:
     """Say whether an object is a checkout session of which a one-time purchase was paid, by every register.
 
     Only what arrives with it, or hangs on it, says anything new of such a purchase, or the end of its Stripe customer. Until then
-    what the customer's row has of it is what there is, and it is not loaded. A release that makes other facts of the same sessions has to mark them
-    all as not settled.
+    what the customer's row has of it is what there is, and it is not loaded. A release that makes other facts of the same sessions gathers
+    everybody's anew, from all of them (`flows/look_again.py`).
     """
     if state.kind is not ObjectKind.CHECKOUT_SESSION:
         return False

@@ -62,8 +62,8 @@ class Context:
     """What the fold of a transaction goes by, and what its changes are put down to."""
 
     plans: PlanIndex
-    deployment: str
     now: datetime
+    deployment: str = ""  # whose metadata binds a Stripe customer; what is only folded anew binds nobody
 
 
 async def apply(

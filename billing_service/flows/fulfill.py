@@ -297,7 +297,7 @@ class Fulfill:
         told = {event_id: state for event_id, state in told.items() if outcomes.get(event_id) is Outcome.APPLIED}
         if used or told:
             arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used]
-            context = Context(plans, self._deployment, self._now())
+            context = Context(plans, self._now(), self._deployment)
             parked = await apply(connection, arrivals, context, asks, reached, told)
             outcomes |= {event.event_id: Outcome.PARKED for event, seen in used if seen.object_id in parked}
         elif asks:

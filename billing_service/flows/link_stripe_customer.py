@@ -118,7 +118,7 @@ class LinkStripeCustomer:
         await refold(
             connection,
             touched,
-            Context(plans, self._reads.deployment, self._now()),
+            Context(plans, self._now()),
             Cause(CauseKind.BINDING, stripe_id),
         )
         return await _linked(connection, wish, owner)

@@ -2,6 +2,7 @@
 
 A changed catalog ends things at other times, and so do other rules of ours; a process with another catalog or other rules wrote by
 these until it had gone; a price stands for a plan since. To look at customers is to make them due: the drain (`flows/time_changes.py`) works out what there is.
+Where the rules are others by which facts are gathered from Stripe's objects (`flows/rules.py`), they are gathered anew first, in the same transaction.
 
 Each process looks for causes, and one look is made for each: its place is kept with every page, whoever does that. So the
 processes take turns, one that dies holds nobody up, and a million customers are gone through once.
@@ -16,31 +17,31 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
-from hashlib import sha256
-from inspect import getsource
 
 import msgspec
 import structlog
 
-from billing_service.domain import access, entitlement, plan_index
 from billing_service.domain.errors import BillingError
 from billing_service.domain.frozen import replace
+from billing_service.flows import rules
+from billing_service.flows.apply import Context, refold
 from billing_service.flows.prices import Prices
 from billing_service.logs import named
 from billing_service.storage import customers, derivations, looks
 from billing_service.storage.database import TRANSACTION_BOUND_S, Connection, Database
+from billing_service.storage.history import Cause, CauseKind
 from billing_service.storage.looks import Look
 from billing_service.storage.unwritable import UnwritableError
 
 MOST = 100  # customers in one transaction
+MOST_GATHERED = 20  # the same, where all of their objects are loaded: whatever happens to them waits for so long
 MOST_LEFT = 1_000  # who are locked by others: several times what all connections of a deployment lock at once
+TOLD_EACH = 10_000  # customers: it may take an hour
+TURN_S = 10.0  # of one look
 PAUSE_S = 1.0  # between looks for causes
 BEAT_S = 10.0
 # After that a process has gone: it says so each `BEAT_S`, and what it wrote last was committed within `TRANSACTION_BOUND_S`.
 SILENT_S = 3 * BEAT_S + TRANSACTION_BOUND_S
-
-# By which rules facts become what customers have: a release with other ones is to them as one with another catalog.
-RULES = sha256("".join(getsource(one) for one in (access, entitlement, plan_index)).encode()).hexdigest()[:16]
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,11 @@ class _Reason:
     # The cause as it is now, empty where it is done; what is kept of a look counts while it equals the cause that it began with.
     cause: Callable[[Connection, Mapping[str, str]], Awaitable[Mapping[str, str]]]
     finish: Callable[[Connection, Mapping[str, str]], Awaitable[None]]  # in the transaction of the last page
-    holders: bool = False  # the cause names prices: only who holds one of them is looked at
+    holders: bool = False  # the cause names prices, not versions: only who holds one of them is looked at
+
+    def gathers(self, cause: Mapping[str, str]) -> bool:
+        """Say whether a process of a version that is named gathered other facts than this one does."""
+        return not self.holders and not all(rules.gathers_alike(version) for version in cause)
 
 
 class LookAgain:
@@ -131,7 +136,6 @@ class LookAgain:
             await derivations.forget(connection, cause)
             for gone in cause:  # began to look, and would look at nobody before its place if it came back
                 await looks.end(connection, looks.CATALOG + gone)
-            log.info("looked_again_after_other_catalogs", versions=sorted(cause))
 
         is_any = bool(await self._database.run(lambda c: derivations.gone(c, version, SILENT_S)))
         self._others_wait = is_any and not await self._goes_on(_Reason(looks.OTHERS, cause, finish))
@@ -166,7 +170,7 @@ class LookAgain:
     @property
     def _version(self) -> str:
         """By what this process works out what customers have."""
-        return f"{self._prices.index.catalog.version} {RULES}"
+        return rules.version_of(self._prices.index.catalog.version)
 
     async def _beat(self) -> bool:
         """Say which catalog and rules are in use here, where that is due; give whether it was."""
@@ -178,14 +182,25 @@ class LookAgain:
         return True
 
     async def _goes_on(self, reason: _Reason) -> bool:
-        """Go on with a look, page by page, for as long as nothing is in the way; give whether it is done."""
-        page = _Page.NEXT
-        while page is _Page.NEXT:
-            await self._beat()
-            page = await self._database.run(lambda connection: self._page(connection, reason))
-        return page is _Page.DONE
+        """Go on with a look, page by page, until something is in the way or other looks are to have their turn; give whether it is done.
 
-    async def _page(self, connection: Connection, reason: _Reason) -> _Page:
+        It rests after each page for as long as that took: whoever calls or sends a webhook comes first.
+        """
+        end = time.monotonic() + TURN_S
+        while True:
+            began = time.monotonic()
+            page = await self._turn(reason)
+            ended = time.monotonic()
+            if page is not _Page.NEXT or ended > end:
+                return page is _Page.DONE
+            await asyncio.sleep(ended - began)
+
+    async def _turn(self, reason: _Reason) -> _Page:
+        await self._beat()
+        context = Context(await self._prices.plans(), self._now())
+        return await self._database.run(lambda connection: self._page(connection, reason, context))
+
+    async def _page(self, connection: Connection, reason: _Reason, context: Context) -> _Page:
         kept = await looks.take(connection, reason.name)
         if kept is None:
             return _Page.WAIT
@@ -194,19 +209,23 @@ class LookAgain:
             await looks.end(connection, reason.name)
             return _Page.DONE
         look = kept if cause == kept.cause else Look(cause)
-        most = 0 if look.is_at_end else min(MOST, MOST_LEFT - len(look.left))
-        price_ids = cause.keys() if reason.holders else None
-        last, left = await customers.look_again(
-            connection, self._now(), look.after, most, left=look.left, price_ids=price_ids
-        )
+        gathers = reason.gathers(cause)
+        most = 0 if look.is_at_end else min(MOST_GATHERED if gathers else MOST, MOST_LEFT - len(look.left))
+        last, taken, left = await customers.take_next(connection, look.after, most, look.left)
+        if gathers and taken:
+            await refold(connection, taken, context, Cause(CauseKind.READ, None))
+        await customers.make_due(connection, taken, context.now, cause.keys() if reason.holders else None)
         is_at_end = look.is_at_end or (most > 0 and last is None)
         if is_at_end and not left:
             await reason.finish(connection, cause)
             await looks.end(connection, reason.name)
+            log.info("looked_again", reason=reason.name, customers=look.count + len(taken), gathered=gathers)
             return _Page.DONE
-        await looks.save(
-            connection, reason.name, replace(look, after=last or look.after, is_at_end=is_at_end, left=left)
-        )
+        count = look.count + len(taken)
+        place = replace(look, after=last or look.after, is_at_end=is_at_end, left=left, count=count)
+        await looks.save(connection, reason.name, place)
+        if count // TOLD_EACH > look.count // TOLD_EACH:
+            log.info("looking_again", reason=reason.name, customers=count, gathered=gathers)
         return _Page.WAIT if last is None and len(left) == len(look.left) else _Page.NEXT
 
 

@@ -182,7 +182,7 @@ class Reads:
             if self.is_ours(one)
         ]
         if arrivals:
-            context = Context(await self._prices.plans(), self.deployment, self._now())
+            context = Context(await self._prices.plans(), self._now(), self.deployment)
             await self._database.run(lambda connection: apply(connection, arrivals, context))
         return seen
 

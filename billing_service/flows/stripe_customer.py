@@ -100,7 +100,7 @@ class StripeCustomers:
         await stripe_customers.lock(connection, [made])
         await customers.lock(connection, [customer_id])
         await stripe_customers.bind(connection, {made: customer_id})
-        context = Context(plans, self._deployment, self._now())
+        context = Context(plans, self._now())
         await customers.set_stripe_customer(connection, customer_id, made)
         await refold(connection, {customer_id}, context, Cause(CauseKind.BINDING, made))
         draft = await customers.stripe_customer(connection, customer_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -36,6 +36,14 @@ NEVER_LOOKED_AT = datetime(
 PRICE_RESOLVED = NEVER_LOOKED_AT + timedelta(
     seconds=1
 )  # the same, of somebody who holds a price that stands for a plan since
+
+
+class NextCustomers(NamedTuple):
+    """Some customers in the order of ids, and who of them is locked."""
+
+    last: str | None  # None where there is no next one
+    taken: Sequence[str]
+    left: Sequence[str]  # locked by others
 
 
 @dataclass(frozen=True)
@@ -80,23 +88,24 @@ _DUE = sa.text("""
     ORDER BY next_change_time LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
 _NEXT_DUE = sa.text("SELECT min(next_change_time) FROM customers WHERE next_change_time IS NOT NULL")
-# Who is locked is judged as he is then, whoever has written him meanwhile. Who cannot be locked is named, for whoever holds the lock
-# may be about to write what he read before the cause of the look.
-_LOOK_AGAIN = sa.text("""
+# Who cannot be locked is named, for whoever holds the lock may be about to write what he read before the cause of the look.
+_TAKE_NEXT = sa.text("""
     WITH passed AS MATERIALIZED (
         SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :most),
     wanted AS MATERIALIZED (
         SELECT customer_id FROM passed UNION SELECT customer_id FROM customers WHERE customer_id = ANY(CAST(:left AS text[]))),
-    free AS MATERIALIZED (
-        SELECT customer_id, next_change_time, facts FROM customers WHERE customer_id = ANY(ARRAY(SELECT customer_id FROM wanted))
-        ORDER BY customer_id FOR NO KEY UPDATE SKIP LOCKED),
-    changed AS (
-        UPDATE customers AS c SET next_change_time = :due FROM free AS n
-        WHERE c.customer_id = n.customer_id AND (n.next_change_time > :now OR n.next_change_time IS NULL)
-          AND (CAST(:price_ids AS text[]) IS NULL
-               OR jsonb_path_query_array(n.facts, '$.subscriptions[*].items[*].price_id') ?| CAST(:price_ids AS text[])))
+    taken AS MATERIALIZED (
+        SELECT customer_id FROM customers WHERE customer_id = ANY(ARRAY(SELECT customer_id FROM wanted))
+        ORDER BY customer_id FOR NO KEY UPDATE SKIP LOCKED)
     SELECT (SELECT max(customer_id) FROM passed) AS last,
-           ARRAY(SELECT customer_id FROM wanted EXCEPT SELECT customer_id FROM free) AS locked
+           ARRAY(SELECT customer_id FROM taken) AS taken,
+           ARRAY(SELECT customer_id FROM wanted EXCEPT SELECT customer_id FROM taken) AS left_out
+""")
+_MAKE_DUE = sa.text("""
+    UPDATE customers SET next_change_time = :due
+    WHERE customer_id = ANY(CAST(:ids AS text[])) AND (next_change_time > :now OR next_change_time IS NULL)
+      AND (CAST(:price_ids AS text[]) IS NULL
+           OR jsonb_path_query_array(facts, '$.subscriptions[*].items[*].price_id') ?| CAST(:price_ids AS text[]))
 """)
 _PAGE = sa.text("""
     SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
@@ -192,30 +201,26 @@ async def next_due(connection: Connection) -> datetime | None:
     return found
 
 
-async def look_again(
-    connection: Connection,
-    now: datetime,
-    after: str,
-    most: int,
-    *,
-    left: Collection[str] = (),
-    price_ids: Collection[str] | None = None,
-) -> tuple[str | None, Sequence[str]]:
-    """Make the next customers after an id, and those left before, due, so that what is kept of them is worked out anew.
+async def take_next(connection: Connection, after: str, most: int, left: Collection[str] = ()) -> NextCustomers:
+    """Lock the next customers after an id, and those who were left before, but for whom others have locked."""
+    row = (await connection.execute(_TAKE_NEXT, {"after": after, "most": most, "left": sorted(left)})).one()
+    return NextCustomers(row.last, sorted(row.taken), sorted(row.left_out))
 
-    All of them, or those who hold one of these prices. Who is due already stays so since when it was, or what time has changed
-    would not be seen. Give the last of the next ones, None where there is none, and who was locked by others and is left.
+
+def make_due(
+    connection: Connection, ids: Collection[str], now: datetime, price_ids: Collection[str] | None = None
+) -> Answer[Result]:
+    """Make locked customers due, so that what is kept of them is worked out anew: all of them, or those who hold one of these prices.
+
+    Who is due already stays so since when it was, or what time has changed would not be seen.
     """
     values = {
+        "ids": sorted(ids),
         "due": NEVER_LOOKED_AT if price_ids is None else PRICE_RESOLVED,
         "price_ids": None if price_ids is None else sorted(price_ids),
         "now": now,
-        "after": after,
-        "most": most,
-        "left": sorted(left),
     }
-    row = (await connection.execute(_LOOK_AGAIN, values)).one()
-    return row.last, sorted(row.locked)
+    return connection.send(_MAKE_DUE, values)
 
 
 async def page(connection: Connection, ids: Collection[str] | None, after: str, most: int) -> Sequence[CustomerRow]:

@@ -26,6 +26,7 @@ class Look:
     after: str = ""  # everybody up to this customer was looked at, but for those who are `left`
     is_at_end: bool = False
     left: Sequence[str] = ()  # locked by others when they were passed
+    count: int = 0  # of those who were looked at
 
 
 _BEGIN = sa.text("INSERT INTO derivations (name, version) VALUES (:name, :text) ON CONFLICT (name) DO NOTHING")

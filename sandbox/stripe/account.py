@@ -68,6 +68,7 @@ class Account:
 
     def publish(self, event_type: str, obj: Object, previous: Object | None = None) -> Object:
         """Write an event about the object as it is now, and have it delivered."""
+        self._note_overdue(obj)
         data: Object = {"object": shown(obj)}
         if previous is not None:
             data["previous_attributes"] = previous
@@ -85,6 +86,14 @@ class Account:
         self.store.put(Kind.EVENT, event["id"], event)
         self._announce(event)
         return event
+
+    def _note_overdue(self, obj: Object) -> None:
+        """Note by which invoice a subscription is past due, and since when: its events tell that, and it does not."""
+        if obj["object"] == Kind.SUBSCRIPTION and obj["status"] == "past_due" and obj["latest_invoice"]:
+            told = obj.setdefault("_overdue", {})
+            if obj["latest_invoice"] not in told:
+                told[obj["latest_invoice"]] = self.time()
+                self.store.put(Kind.SUBSCRIPTION, obj["id"], obj)
 
 
 def _difference(before: Object, after: Object) -> Object:

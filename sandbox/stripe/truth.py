@@ -15,7 +15,8 @@ _OWNED = {
     "charges": Kind.CHARGE,
 }
 _BY_PAYMENT = {"refunds": Kind.REFUND, "disputes": Kind.DISPUTE}
-_NOTES = {"_failed_at": "failed_at", "_paid_at": "paid_at"}  # what only events say, in seconds since the epoch
+# What only events say, in seconds since the epoch; the last by invoice.
+_NOTES = {"_failed_at": "failed_at", "_paid_at": "paid_at", "_overdue": "overdue"}
 
 
 def truth_of(account: Account, customer_id: str | None = None) -> Object:

@@ -21,7 +21,7 @@ from pathlib import Path
 from billing_service.domain.catalog_file import parse_catalog
 from tests.torture.lives import Lives
 from tests.torture.plan import Epoch, Round, epoch_of
-from tests.torture.reckoning import Reckoning, flush, reckon
+from tests.torture.reckoning import Reckoning, flush, gather_anew, reckon
 from tests.torture.stage import CATALOG, Stage
 
 EPOCHS_LIMIT = 1_000
@@ -84,7 +84,8 @@ async def _run(options: argparse.Namespace, folder: Path) -> bool:
             _progress(epoch, found, time.monotonic() - began)
             if not found.is_clean or found.deliveries >= options.deliveries:
                 break
-        if found.is_clean and found.compared < len(customers):
+        if found.is_clean:
+            await gather_anew(stage)
             found = await reckon(stage, catalog, customers)
         faults = (await stage.ask("faults"))["counts"]
         summary = _summary(options, found, {**faults, **_killed(crashes)}, lives, stage.findings())

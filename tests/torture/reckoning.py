@@ -65,6 +65,18 @@ async def flush(stage: Stage, repair: Repair) -> None:
                 break
 
 
+async def gather_anew(stage: Stage) -> None:
+    """Have everybody's facts gathered from all objects, as after an upgrade: they must be what the events made them.
+
+    Raises:
+        TimeoutError: the service does not come to an end with it.
+    """
+    stage.upgrade()
+    async with asyncio.timeout(_FLUSH_LIMIT_S):
+        while not stage.is_upgraded():  # noqa: ASYNC110  # across a socket nothing can be waited for
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
 async def _until_sent(stage: Stage) -> None:
     while (await stage.ask("webhooks"))["pending"]:  # noqa: ASYNC110  # across a socket nothing can be waited for
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -14,6 +14,7 @@ import grpc
 import psycopg
 from billing.v1.billing_service_pb2_grpc import BillingServiceStub
 
+from billing_service.storage.derivations import NEXT_CHANGE
 from sandbox.channel import credentials
 from sandbox.ports import Ports
 from sandbox.stack import Plan, Stack
@@ -85,7 +86,7 @@ class Stage:
         self.stack.stop()
 
     def crash(self, what: Crash) -> None:
-        """Kill a program and start it again. Blocks: the stand-in goes on sending meanwhile.
+        """Kill a program and start it again, the service as another release. Blocks: the stand-in goes on sending meanwhile.
 
         Called from the main thread, to whose life the programs are tied.
         """
@@ -94,6 +95,8 @@ class Stage:
             return
         child = self.stack.service if what is Crash.SERVICE else self.stack.gateway
         child.kill()
+        if what is Crash.SERVICE:
+            self._note_other_rules()
         child.start()
         child.wait_ready()
 
@@ -131,6 +134,15 @@ class Stage:
         except aiohttp.ClientConnectionError as error:  # a fault that was asked for
             raise ControlError(str(error)) from error
 
+    def upgrade(self) -> None:
+        """Restart the service as after a release that gathered everybody's facts otherwise. Blocks; see `is_upgraded`."""
+        self._note_other_rules()
+        self.restart_service()
+
+    def is_upgraded(self) -> bool:
+        """Whether everybody's facts were gathered anew since."""
+        return not self._count(f"SELECT count(*) FROM derivations WHERE name = '{NEXT_CHANGE}' AND version = 'before'")  # noqa: S608
+
     def events(self) -> Recorded:
         """Count the rows of each event in the service's database."""
         with psycopg.connect(self.stack.database_url) as connection:
@@ -152,6 +164,10 @@ class Stage:
             return dict(
                 connection.execute("SELECT kind, count(*) FROM findings GROUP BY kind ORDER BY kind").fetchall()
             )
+
+    def _note_other_rules(self) -> None:
+        with psycopg.connect(self.stack.database_url) as connection:
+            connection.execute(f"UPDATE derivations SET version = 'before' WHERE name = '{NEXT_CHANGE}'")  # noqa: S608 - a constant
 
     def _count(self, statement: str) -> int:
         with psycopg.connect(self.stack.database_url) as connection:

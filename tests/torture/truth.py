@@ -46,4 +46,5 @@ def _states(truth: Mapping[str, Any]) -> Iterator[ObjectState]:
                 payload=None,
                 read=Read(fence=1, request_time=0, read_time=0, view=seen.view),
                 facts={fact: said[note] for note, fact in _FACTS.items() if note in said},
+                overdue=said.get("overdue"),
             )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from billing_service.domain.catalog import Catalog
 from billing_service.domain.errors import DatabaseUnavailableError
-from billing_service.flows import look_again
+from billing_service.flows import look_again, rules
 from billing_service.flows.look_again import LookAgain
 from billing_service.flows.prices import Prices
 from billing_service.flows.time_changes import TimeChanges
@@ -23,8 +23,9 @@ from billing_service.storage import customers
 from billing_service.storage.database import Connection
 from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import Service
+from tests.integration.flows.test_past_invoices import kept
 from tests.integration.flows.test_watch import View, opened, until, watching, whole
-from tests.stripe_events import purchase
+from tests.stripe_events import event, export_pass, purchase
 
 BOUND_S = 20
 NAMES = [f"guest{number}" for number in range(7)]
@@ -49,26 +50,27 @@ class Pages:
         self.begun: list[str] = []
         self.fails_at: int | None = None
 
-    async def look_again(
-        self, connection: Connection, now: datetime, after: str, most: int, **which: Collection[str] | None
-    ) -> tuple[str | None, Sequence[str]]:
-        """Look as it is done, and note it."""
+    async def take_next(
+        self, connection: Connection, after: str, most: int, left: Collection[str] = ()
+    ) -> customers.NextCustomers:
+        """Take them as it is done, and note it."""
         if self.fails_at == len(self.begun):
             raise DatabaseUnavailableError
-        found = await _look_again(connection, now, after, most, **which)  # type: ignore[arg-type] # whatever it is given
-        if found[0] is not None:
+        found = await _take_next(connection, after, most, left)
+        if found.last is not None:
             self.begun.append(after)
         return found
 
 
-_look_again = customers.look_again
+_take_next = customers.take_next
 
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> Pages:
     one = Pages()
-    monkeypatch.setattr(customers, "look_again", one.look_again)
+    monkeypatch.setattr(customers, "take_next", one.take_next)
     monkeypatch.setattr(look_again, "MOST", 2)
+    monkeypatch.setattr(look_again, "MOST_GATHERED", 2)
     return one
 
 
@@ -215,7 +217,7 @@ async def test_a_catalog_that_was_taken_back_and_comes_again_begins_anew(
 ) -> None:
     """Its look was broken off; meanwhile everybody was looked at, and written, by the one before."""
     del bought
-    execute(database_url, f"INSERT INTO derivations VALUES ('next_change_time', 'of before {look_again.RULES}')")  # noqa: S608 - a hash
+    execute(database_url, f"INSERT INTO derivations VALUES ('next_change_time', '{rules.version_of('of before')}')")  # noqa: S608 - a hash
     pages.fails_at = 2
     with pytest.raises(DatabaseUnavailableError):
         await process(service).after_catalog()
@@ -245,7 +247,7 @@ async def test_a_release_with_other_rules_has_everybody_looked_at_and_told(
     view = View()
     async with watching(database_url, service) as before:
         with monkeypatch.context() as release:
-            release.setattr(look_again, "RULES", "of before")
+            release.setattr(rules, "ACCESS", "of before")
             await before.looks.after_catalog()
             await before.looks.after_others()
         await service.outcomes(*purchase("ann"))
@@ -258,10 +260,121 @@ async def test_a_release_with_other_rules_has_everybody_looked_at_and_told(
         assert await after.time_changes.drain() == 1
         await until(stream, view, lambda v: v.plans["ann"] == ("pro",))
         assert view.snapshots == 1
-        gone = "UPDATE derivations SET update_time = now() - interval '1 hour' WHERE name LIKE 'in use:%of before'"
+        gone = "UPDATE derivations SET update_time = now() - interval '1 hour' WHERE name LIKE 'in use:%of before%'"
         execute(database_url, gone)
         await process(service).after_others()
         assert await after.time_changes.drain() == 1, "and once more when the last process of that release has gone"
+
+
+def as_another_release(database_url: str, gathering: str = "of before", access: str | None = None) -> None:
+    """Have everybody's facts worked out by a release that saw nothing in their objects, and looked at everybody."""
+    version = f"{CATALOG.version} {access or rules.ACCESS} {gathering}"
+    execute(database_url, """UPDATE customers SET facts = '{"grants": []}'""")
+    execute(database_url, "DELETE FROM derivations")
+    execute(database_url, f"INSERT INTO derivations VALUES ('next_change_time', '{version}')")  # noqa: S608 - hashes
+
+
+@pytest.fixture
+def gathered(service: Service, bought: None, database_url: str) -> Callable[[], Awaitable[list[bool]]]:
+    """Say of each who bought whether the facts are those that the events gave."""
+    del bought, database_url
+
+    async def told() -> list[bool]:
+        return [bool((await kept(service, name)).subscriptions) for name in NAMES]
+
+    return told
+
+
+async def test_a_release_that_gathers_other_facts_gathers_everybodys_anew(
+    service: Service, pages: Pages, gathered: Callable[[], Awaitable[list[bool]]], database_url: str
+) -> None:
+    """From what is kept of Stripe's objects, without asking Stripe; and what changes by that is told, once."""
+    as_another_release(database_url)
+    assert not any(await gathered())
+    for one in (process(service), process(service)):
+        await one.after_catalog()
+    assert all(await gathered())
+    assert pages.begun == ["", NAMES[1], NAMES[3], NAMES[5]]
+    logged = execute(
+        database_url, "SELECT customer_id, revision, cause FROM entitlement_changes WHERE revision > 1 ORDER BY 1"
+    )
+    assert logged == [(name, 2, "read") for name in NAMES]
+
+
+async def test_a_look_that_takes_long_leaves_others_their_turn(
+    service: Service,
+    pages: Pages,
+    gathered: Callable[[], Awaitable[list[bool]]],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A price that resolves meanwhile is not told when everybody has been gathered, minutes later; and the look goes on where it was."""
+    monkeypatch.setattr(look_again, "TURN_S", 0.0)
+    as_another_release(database_url)
+    one, places = process(service), ["", NAMES[1], NAMES[3], NAMES[5]]
+    for turn in range(1, 5):
+        await one.after_catalog()
+        assert pages.begun == places[:turn]
+    await one.after_catalog()
+    assert all(await gathered())
+    assert not is_looking(database_url)
+
+
+async def test_what_another_release_gathered_until_it_had_gone_is_gathered_once_more(
+    service: Service, gathered: Callable[[], Awaitable[list[bool]]], database_url: str
+) -> None:
+    as_another_release(database_url)
+    await process(service).after_catalog()
+    execute(database_url, """UPDATE customers SET facts = '{"grants": []}' WHERE customer_id = 'guest2'""")
+    await process(service).after_others()
+    assert not all(await gathered()), "that release may be at work still"
+    execute(database_url, "UPDATE derivations SET update_time = now() - interval '1 hour' WHERE name LIKE '%of before'")
+    await process(service).after_others()
+    assert all(await gathered())
+
+
+async def test_a_release_that_only_gives_otherwise_loads_nobodys_objects(
+    service: Service, gathered: Callable[[], Awaitable[list[bool]]], database_url: str
+) -> None:
+    """Everybody's objects are many times what everybody's facts are."""
+    as_another_release(database_url, rules.GATHERING, access="of before")
+    await process(service).after_catalog()
+    assert looked_at(database_url) == NAMES
+    assert not any(await gathered())
+
+
+async def test_whoever_is_locked_is_gathered_when_the_lock_has_gone(
+    service: Service, gathered: Callable[[], Awaitable[list[bool]]], database_url: str
+) -> None:
+    as_another_release(database_url)
+    with psycopg.connect(database_url) as elsewhere:
+        elsewhere.execute("SELECT FROM customers WHERE customer_id = 'guest3' FOR UPDATE")
+        one = process(service)
+        await one.after_catalog()
+        assert await gathered() == [name != "guest3" for name in NAMES]
+    await one.after_catalog()
+    assert all(await gathered())
+
+
+async def test_what_had_ended_is_told_before_what_is_gathered_anew(
+    service: Service, bought: None, database_url: str
+) -> None:
+    """A period ended, nobody has told yet, and a release comes that sees a pass where the one before did not: the log has both, in their order."""
+    del bought
+    await service.outcomes(event("checkout.session.completed", export_pass("guest0")))
+    as_another_release(database_url)
+    execute(
+        database_url,
+        """
+        UPDATE customers SET facts = (SELECT facts FROM customer_facts WHERE customer_id = 'guest0' ORDER BY fact_id DESC LIMIT 1) - 'purchases'
+        WHERE customer_id = 'guest0'""",
+    )
+    service.now += timedelta(days=90)
+    await process(service).after_catalog()
+    logged = execute(
+        database_url, "SELECT cause FROM entitlement_changes WHERE customer_id = 'guest0' ORDER BY revision"
+    )
+    assert [cause for (cause,) in logged] == ["event", "event", "time", "read"]
 
 
 async def test_what_a_batch_of_the_drain_costs_does_not_grow_with_those_who_wait(

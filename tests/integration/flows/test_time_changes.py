@@ -25,7 +25,7 @@ from billing_service.stripe_api.client import StripeApi
 from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import NOWHERE, Service
 from tests.integration.flows.test_watch import View, opened, until, watching, whole
-from tests.stripe_events import DEPLOYMENT, MONTH, START, event, invoice, purchase, subscription
+from tests.stripe_events import MONTH, START, event, invoice, purchase, subscription
 
 ENDS = START + MONTH + 86_400  # of what was bought: the period and its leeway
 GIFT = GrantWish("ann", override=False, start=None, end=None, feature_key="seats", value=5)
@@ -101,7 +101,7 @@ async def binding(service: Service, prices: Prices) -> None:
     """Bind a Stripe customer under which something was parked."""
     parked = subscription("ann", id="sub_2", customer="cus_2", metadata={}, start=START + MONTH)
     assert await service.outcomes(event("customer.subscription.updated", parked)) == ["parked"]
-    context = Context(await prices.plans(), DEPLOYMENT, service.now)
+    context = Context(await prices.plans(), service.now)
 
     async def bind(connection: Connection) -> None:
         await stripe_customers.lock(connection, ["cus_2"])
@@ -230,7 +230,7 @@ async def test_who_is_looked_at_again_for_a_price_is_told_nothing_twice(
     await service.outcomes(*purchase("ann"))
     for _ in range(2):
         await service.database.run(
-            lambda c: customers.look_again(c, service.now, "", 9, price_ids=["price_pro_monthly", "price_x"])
+            lambda c: customers.make_due(c, ["ann"], service.now, ["price_pro_monthly", "price_x"])
         )
         await drain.drain()
     assert logged(database_url) == [BOUGHT]

@@ -33,8 +33,9 @@ _LARGEST = 65_536  # bytes of a file; the largest that a program is given has 20
 class _Both(io.RawIOBase):
     """Standard error, and a file beside it."""
 
-    def __init__(self, copy: io.FileIO) -> None:
-        self._copy = copy
+    def __init__(self, copy: Path) -> None:
+        # A number and no file object: it is open until the program ends, and one of those would say then that nobody has closed it.
+        self._copy = os.open(copy, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._out = os.dup(2)  # a program may use that number for something else (billing_service.handshakes)
 
     def writable(self) -> bool:
@@ -48,7 +49,7 @@ class _Both(io.RawIOBase):
 
     def write(self, written: bytes) -> int:  # type: ignore[override]  # what a BufferedWriter gives
         count = os.write(self._out, written)
-        self._copy.write(bytes(written)[:count])
+        os.write(self._copy, bytes(written)[:count])
         return count
 
 
@@ -97,9 +98,11 @@ def _note(file: Path) -> None:
 def _begin(folder: Path) -> None:
     words = "-".join(Path(word).name for word in sys.orig_argv[1:4])
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', words)[:60]}-{os.getpid()}-{time.monotonic_ns()}"
-    copy = io.FileIO(folder / f"{name}.log", "a")
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_Both(copy)), encoding="utf-8", errors="backslashreplace", line_buffering=True
+        io.BufferedWriter(_Both(folder / f"{name}.log")),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
     )
     _note(folder / f"{name}.secrets")
     atexit.register(_note, folder / f"{name}.secrets")
