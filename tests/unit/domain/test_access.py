@@ -210,6 +210,7 @@ def test_who_never_paid_has_nothing_while_paused(invoice: InvoiceStatus, state: 
     never = replace(PAUSED, first_payment=True, invoice_status=invoice)
     assert access(never, kind).state is state
     assert access(replace(never, first_payment_settled=True), kind).state is A.ACTIVE
+    assert access(replace(never, first_payment=False, failed_time=START), kind).state is A.ACTIVE
 
 
 @pytest.mark.parametrize(

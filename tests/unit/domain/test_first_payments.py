@@ -44,9 +44,40 @@ def test_a_change_that_asked_for_nothing_is_no_first_payment() -> None:
     assert state_of(gathered(CREATED, PAGE, credited, CHANGED, arrived)) is SourceState.ACTIVE
 
 
-def test_a_change_that_was_paid_is_a_payment_although_the_first_one_came_back() -> None:
-    paid = event("invoice.paid", change("paid", amount_due=900), created=CHANGED_AT)
+@pytest.mark.parametrize("asked", [{"amount_due": 900}, {}])
+def test_a_change_that_was_paid_is_a_payment_although_the_first_one_came_back(asked: dict[str, int]) -> None:
+    """Also where it does not say how much it asked for, as what a release before this one kept."""
+    paid = event("invoice.paid", change("paid", **asked), created=CHANGED_AT)
     assert state_of(gathered(CREATED, PAGE, RETURNED, VOIDED, paid, CHANGED)) is SourceState.ACTIVE
+
+
+def test_a_renewal_or_change_that_is_not_paid_yet_is_none_that_asked_for_nothing() -> None:
+    """It is the latest, and decides: a renewal that a credit covers is paid, and a draft that asks for nothing may yet."""
+    again = event("customer.subscription.updated", subscription("ann", latest_invoice="in_3"), created=START + 9 * DAY)
+    for status, reason, expected in (
+        ("paid", "subscription_cycle", SourceState.ACTIVE),
+        ("open", "subscription_update", SourceState.PENDING_PAYMENT),
+    ):
+        body = invoice("ann", status, id="in_3", created=START + 9 * DAY, billing_reason=reason, amount_due=0)
+        told = event("invoice.paid" if status == "paid" else "invoice.finalization_failed", body)
+        facts = gathered(CREATED, PAGE, RETURNED, VOIDED, again, told)
+        assert (facts.subscriptions[0].invoice_status, state_of(facts)) == (InvoiceStatus(status), expected)
+
+
+def test_a_first_invoice_is_owed_although_nobody_told_of_a_page() -> None:
+    """Somebody made the subscription in the dashboard; its first debit is on its way."""
+    first = event("invoice.finalization_failed", invoice("ann", "open"))
+    for told in (
+        event("invoice.paid", change("paid", amount_due=0), created=CHANGED_AT),
+        event("invoice.payment_failed", change("open"), created=CHANGED_AT),
+    ):
+        for order in permutations([CREATED, first, told, CHANGED]):
+            assert state_of(gathered(*order)) is SourceState.PENDING_PAYMENT
+
+
+def test_an_invoice_that_says_no_reason_may_be_the_first() -> None:
+    told = event("invoice.payment_failed", change("open", billing_reason=None), created=CHANGED_AT)
+    assert state_of(gathered(CREATED, CHANGED, told)) is SourceState.PENDING_PAYMENT
 
 
 def test_a_change_that_asked_for_nothing_counts_where_nothing_is_known_to_be_owed() -> None:
