@@ -36,6 +36,7 @@ _FIRST, _RENEWAL, _CHANGE = (
     "subscription_update",
 )  # Stripe's billing_reason
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
+LATER_S = 10  # at Stripe the invoice of a change is made a second or so after the period that it begins
 RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
@@ -400,7 +401,7 @@ def _is_free_change(view: InvoiceView) -> bool:
 def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:
     """Say whether a period that runs, not the first, began with an invoice: what began later did so with another one."""
     return any(
-        max(invoice.created, subscription.start + 1) <= item.period_start <= invoice.created + BEGAN_S
+        max(invoice.created - LATER_S, subscription.start + 1) <= item.period_start <= invoice.created + BEGAN_S
         for item in subscription.items
     )
 

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from billing_service.domain.facts import CustomerFacts, gather
+from billing_service.domain.facts import LATER_S, CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
 from billing_service.domain.observation import observe, read_event
 from billing_service.domain.payments import DisputeStanding
@@ -238,18 +238,20 @@ def test_a_first_payment_that_is_awaited_stays_so_where_nobody_told_of_its_invoi
     assert (facts.first_payment, facts.first_payment_settled) == (False, True)
 
 
-def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
-    """From monthly to yearly by bank debit: unlike a pending update, it was made before it was paid."""
+@pytest.mark.parametrize(("later", "owed"), [(0, True), (1, True), (LATER_S, True), (LATER_S + 1, False)])
+def test_a_change_that_began_a_period_and_was_never_paid_is_owed(later: int, owed: bool) -> None:
+    """From monthly to yearly by bank debit: unlike a pending update, it was made before it was paid. Stripe makes the invoice a second later."""
     began = START + 10 * DAY
     yearly = subscription("ann", latest_invoice="in_2")
     yearly["items"]["data"][0] |= {"current_period_start": began, "current_period_end": began + 365 * DAY}
-    bill = invoice("ann", "open", id="in_2", billing_reason="subscription_update", created=began)
+    bill = invoice("ann", "open", id="in_2", billing_reason="subscription_update", created=began + later)
     changed = event("customer.subscription.updated", yearly, created=began)
-    failed = event("invoice.payment_failed", bill, created=began + 5)
-    voided = event("invoice.voided", bill | {"status": "void"}, created=began + 9)
+    failed = event("invoice.payment_failed", bill, created=began + 50)
+    voided = event("invoice.voided", bill | {"status": "void"}, created=began + 90)
+    expected = (InvoiceStatus.VOID, began + 50) if owed else (InvoiceStatus.PAID, None)
     for order in permutations([CREATED, event("invoice.paid", invoice("ann")), changed, failed, voided]):
         (facts,) = gathered(*order).subscriptions
-        assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.VOID, began + 5)
+        assert (facts.invoice_status, facts.failed_time) == expected
 
 
 def test_a_change_that_is_dropped_gives_nothing_of_a_period_that_another_began_unpaid() -> None:
