@@ -6,7 +6,7 @@ everybody at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts
@@ -329,7 +329,7 @@ def _subscription(
         first_payment=not settled
         and (bills.never_began(subscription_id) or bills.is_first(subscription_id, view, invoice)),
         first_payment_settled=settled,
-        failed_time=min(failed.values()) if failed else None,
+        failed_time=_first_failure(unpaid, failed),
         due_time=_due([bill for _, bill in unpaid]) if unpaid else _overdue(state, view, invoice, before),
         collection_paused=view.collection_paused,
         dispute=bills.dispute(subscription_id, view),
@@ -368,6 +368,13 @@ def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
     if told is None and bill.attempted and bill.status is InvoiceStatus.UNCOLLECTIBLE:
         told = bill.finalized_at or bill.created
     return told if told is None or bill.due_date is None else max(told, bill.due_date)
+
+
+def _first_failure(unpaid: Iterable[tuple[ObjectState, InvoiceView]], failed: Mapping[str, int]) -> int | None:
+    """Say when the first of the invoices that are not paid failed: one that was sent, and of which none was tried, when it was due."""
+    if not failed:
+        return None
+    return min(time for one, bill in unpaid if (time := failed.get(one.object_id, bill.due_date)) is not None)
 
 
 def _due(unpaid: Iterable[InvoiceView]) -> int:

@@ -345,6 +345,21 @@ def test_a_try_to_pay_what_is_not_due_yet_begins_no_grace() -> None:
         assert gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions[0].failed_time == due
 
 
+def test_a_try_to_pay_a_later_invoice_begins_no_new_grace_while_one_that_was_sent_before_is_overdue() -> None:
+    bodies = [event("invoice.paid", invoice("ann"))]
+    for number, day in ((2, 30), (3, 60)):
+        sent = invoice(
+            "ann", "open", id=f"in_{number}", created=START + day * DAY, billing_reason="subscription_cycle",
+            due_date=START + (day + 14) * DAY,
+        )  # fmt: skip
+        kind = "invoice.finalization_failed" if number == 2 else "invoice.payment_failed"
+        bodies.append(event(kind, sent, created=START + (day + 1) * DAY))
+    late = subscription("ann", "past_due", latest_invoice="in_3")
+    bodies.append(event("customer.subscription.updated", late, created=START + 61 * DAY))
+    for order in permutations(bodies):
+        assert gathered(CREATED, *order).subscriptions[0].failed_time == START + 44 * DAY
+
+
 def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_nobody_told_of() -> None:
     bodies = [event("invoice.paid", invoice("ann", created=START + 20 * DAY))]
     for number, day in ((1, 10), (2, 30), (3, 31), (4, 33)):  # the first was before what is paid
