@@ -36,7 +36,7 @@ _FIRST, _RENEWAL, _CHANGE = (
     "subscription_update",
 )  # Stripe's billing_reason
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
-LATER_S = 10  # at Stripe the invoice of a change is made a second or so after the period that it begins
+LATER_S = 5  # at Stripe the invoice of a change is made a second or so after the period that it begins
 RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
