@@ -399,10 +399,11 @@ async def test_what_a_batch_of_the_drain_costs_does_not_grow_with_those_who_wait
 
 
 async def test_for_a_price_those_alone_are_looked_at_who_hold_it(
-    service: Service, bought: None, database_url: str
+    service: Service, bought: None, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everybody is read, and few are written; and what they had is known to be what they had without the price."""
+    """Everybody is read, and few are written; and what they had is known to be what they had without the price. Nobody's objects are loaded."""
     del bought
+    monkeypatch.delattr(look_again, "refold")
     execute(database_url, "INSERT INTO customers (customer_id) VALUES ('stranger')")
     execute(database_url, CAUSES["prices"])
     await process(service).after_prices()
