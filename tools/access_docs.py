@@ -130,7 +130,8 @@ def _words() -> Iterator[str]:
     yield "Stripe credits what was not paid, too. Where only one of a change is known, as of a subscription that was there before this service,"
     yield "another came before it and counts as paid. An invoice that is “not known yet” is one that Stripe names"
     yield "and that nobody told us of. One of a change that went void (a pending update that expired) says nothing: the one before it counts,"
-    yield "unless a period that runs began with the change, which then was made. What is past due and paid gives its period before the subscription says so;"
+    yield "unless a period that runs began with the change, which then was made. What is past due and paid gives its period before the subscription says so,"
+    yield "if it asked for anything;"
     yield "what is past due by an invoice that nobody told us of has its grace from when the subscription first said it."
     yield ""
 

@@ -210,11 +210,14 @@ class _Bills:
         self._invoices = known.invoices
         self._by_id = {state.object_id: view for state, view in known.invoices}
         self._disputed = payments.disputed_invoices()
-        firsts = [view for _, view in known.invoices if view.billing_reason == _FIRST]
         # A page that was completed: where nothing was paid, its payment is awaited, or failed; the first invoice may never have been told of.
-        begun = {view.subscription_id for _, view in known.sessions if view.status is _COMPLETE}
-        self._never_began = begun | {view.subscription_id for view in firsts if view.status in _GIVEN_UP}
-        self._first_owed = begun | {view.subscription_id for view in firsts if view.status is not _PAID}
+        self._never_began = {view.subscription_id for _, view in known.sessions if view.status is _COMPLETE}
+        self._first_owed = set(self._never_began)
+        for _, view in known.invoices:
+            if view.status is not _PAID and view.billing_reason == _FIRST:
+                self._first_owed.add(view.subscription_id)
+                if view.status in _GIVEN_UP:
+                    self._never_began.add(view.subscription_id)
         self._settled = {view.subscription_id for _, view in known.sessions if is_paid_session(view)}
         self._settled.update([view.subscription_id for _, view in known.invoices if self._is_payment(view)])
 
@@ -233,8 +236,8 @@ class _Bills:
         https://docs.stripe.com/billing/subscriptions/pending-updates
         A change that was made began a period with its invoice, if it was to be paid by it at once; that one counts also where
         another change was dropped since.
-        Nor does one of a change that asked for nothing, while the first payment is owed: Stripe credits what nobody paid as well.
-        https://docs.stripe.com/billing/subscriptions/prorations
+        Nor does one of a change that asked for nothing, while the first payment is owed or another is overdue: Stripe credits what
+        nobody paid as well. https://docs.stripe.com/billing/subscriptions/prorations
         None: it is one that nobody told us of.
         """
         latest_id = subscription.latest_invoice_id
@@ -250,7 +253,7 @@ class _Bills:
 
     def _speaks(self, subscription_id: str, subscription: SubscriptionView, view: InvoiceView) -> bool:
         if _is_free_change(view):
-            return subscription_id in self._settled
+            return subscription_id in self._settled and subscription.status is not SubscriptionStatus.PAST_DUE
         return not _is_dropped(subscription, view)
 
     def unpaid(

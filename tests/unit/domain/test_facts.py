@@ -217,6 +217,28 @@ def test_past_due_is_settled_by_the_renewal_that_was_paid_where_a_change_was_dro
         assert (facts.invoice_status, facts.failed_time, facts.due_time) == (InvoiceStatus.PAID, None, None)
 
 
+def test_past_due_is_not_settled_by_a_change_that_asked_for_nothing() -> None:
+    """Somebody takes one seat less while the renewal is overdue. What Stripe calls paid is the credit for what nobody paid."""
+    began = START + 30 * DAY
+    late = subscription("ann", "past_due", latest_invoice="in_3")
+    late["items"]["data"][0] |= {"current_period_start": began, "current_period_end": START + 60 * DAY}
+    renewal = invoice("ann", "open", id="in_2", created=began, billing_reason="subscription_cycle")
+    credit = invoice("ann", id="in_3", created=began + 2 * DAY, billing_reason="subscription_update", amount_due=0)
+    after = [
+        event("invoice.payment_failed", renewal, created=began + 3600),
+        event("invoice.paid", credit, created=began + 2 * DAY),
+        event("customer.subscription.updated", late, created=began + 2 * DAY),
+    ]
+    for order in permutations(after):
+        (facts,) = gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions
+        assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.OPEN, began + 3600)
+    (facts,) = gathered(*after[1:]).subscriptions  # who was there before us: of the renewal nobody told
+    assert (facts.invoice_status, facts.first_payment, facts.due_time) == (None, False, began + 2 * DAY)
+    paid = event("invoice.paid", renewal | {"status": "paid"}, created=began + 3 * DAY)
+    (facts,) = gathered(*after, paid).subscriptions
+    assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.PAID, None)
+
+
 def test_a_first_payment_that_is_awaited_stays_so_where_nobody_told_of_its_invoice_and_a_change_was_dropped() -> None:
     """The page was completed and waits for its debit. A change was dropped, another began a period and charged nothing; torture found it, seed 163."""
     began = START + 2 * DAY
