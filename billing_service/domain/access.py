@@ -256,9 +256,12 @@ def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | N
 
 def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
     """Say what the table and the plan's policy about pauses make of a subscription."""
-    ruling = verdict(subscription.status, _invoice(subscription), first=subscription.first_payment)
+    invoice, first = _invoice(subscription), subscription.first_payment
+    ruling = verdict(subscription.status, invoice, first=first)
     if policy.access_while_paused and ruling is Verdict.PAUSED and not subscription.paused_unpaid:
-        ruling = Verdict.PERIOD
+        ruling = (
+            verdict(_IS_ACTIVE, invoice, first=first) if first else Verdict.PERIOD
+        )  # who never paid had nothing to pause
     if subscription.collection_paused and not policy.access_while_collection_paused and ruling in _MAY_GIVE:
         ruling = Verdict.PAUSED
     return ruling

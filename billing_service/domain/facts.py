@@ -6,7 +6,7 @@ everybody at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from billing_service.domain.frozen import frozen
 from billing_service.domain.grant import GrantFacts
@@ -36,6 +36,7 @@ _FIRST, _RENEWAL, _CHANGE = (
     "subscription_update",
 )  # Stripe's billing_reason
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
+LATER_S = 5  # at Stripe the invoice of a change is made a second or so after the period that it begins
 RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
 UNSETTLED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
 
@@ -160,9 +161,9 @@ class PastInvoice:
     """
 
     subscription_id: str | None
-    paid: (
-        bool | None
-    )  # None: void, and the first one or one of a change, which may have begun a period that was never paid
+    # None: it may still say something. Void, and the first one or one of a change, which may have begun a period that was never paid;
+    # or of a change that asked for nothing.
+    paid: bool | None
     created: int
 
 
@@ -178,7 +179,8 @@ def past_invoice(state: ObjectState) -> PastInvoice | None:
     if not isinstance(view, InvoiceView):
         return None
     may_have_begun = view.status is _VOID and view.billing_reason in {_FIRST, _CHANGE}
-    return PastInvoice(view.subscription_id, None if may_have_begun else view.status is _PAID, view.created)
+    paid = None if may_have_begun or _is_free_change(view) else view.status is _PAID
+    return PastInvoice(view.subscription_id, paid, view.created)
 
 
 def disputed_invoices(objects: Collection[ObjectState]) -> frozenset[str]:
@@ -209,33 +211,51 @@ class _Bills:
         self._invoices = known.invoices
         self._by_id = {state.object_id: view for state, view in known.invoices}
         self._disputed = payments.disputed_invoices()
-        self._settled = {view.subscription_id for _, view in known.invoices if view.status is _PAID}
-        self._never_began = {view.subscription_id for _, view in known.invoices if _is_first_unpaid(view)}
-        self._settled.update([view.subscription_id for _, view in known.sessions if is_paid_session(view)])
         # A page that was completed: where nothing was paid, its payment is awaited, or failed; the first invoice may never have been told of.
-        self._never_began.update([view.subscription_id for _, view in known.sessions if view.status is _COMPLETE])
+        self._never_began = {view.subscription_id for _, view in known.sessions if view.status is _COMPLETE}
+        self._first_owed = set(self._never_began)
+        for _, view in known.invoices:
+            if view.status is not _PAID and view.billing_reason == _FIRST:
+                self._first_owed.add(view.subscription_id)
+                if _is_first_unpaid(view):
+                    self._never_began.add(view.subscription_id)
+        self._settled = {view.subscription_id for _, view in known.sessions if is_paid_session(view)}
+        self._settled.update([view.subscription_id for _, view in known.invoices if self._is_payment(view)])
+
+    def _is_payment(self, view: InvoiceView) -> bool:
+        """Say whether an invoice shows that something was paid, if not by itself then before it."""
+        return view.status is _PAID and not (view.subscription_id in self._first_owed and _is_free_change(view))
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
         return self._by_id.get(invoice_id or "")
 
     def deciding(self, subscription_id: str, subscription: SubscriptionView) -> str | None:
-        """Give the id of the invoice that says how the period stands: the latest, unless that is of a change and went void.
+        """Give the id of the invoice that says how the period stands: the latest, unless that says nothing of it.
 
-        Stripe itself takes such an invoice back where the change was to wait for its payment (`pending_if_incomplete`): the
-        change was not made, and what was before it stands. https://docs.stripe.com/billing/subscriptions/pending-updates
+        One of a change that went void does not: Stripe itself takes it back where the change was to wait for its payment
+        (`pending_if_incomplete`); the change was not made, and what was before it stands.
+        https://docs.stripe.com/billing/subscriptions/pending-updates
         A change that was made began a period with its invoice, if it was to be paid by it at once; that one counts also where
-        another change was dropped since. None: it is one that nobody told us of.
+        another change was dropped since.
+        Nor does one of a change that asked for nothing, while the first payment is owed or another is overdue: Stripe credits what
+        nobody paid as well. https://docs.stripe.com/billing/subscriptions/prorations
+        None: it is one that nobody told us of.
         """
         latest_id = subscription.latest_invoice_id
         latest = self.invoice(latest_id)
-        if latest is None or not _is_dropped(subscription, latest):
+        if latest is None or self._speaks(subscription_id, subscription, latest):
             return latest_id
         others = [
             (view.created, state.object_id)
             for state, view in self._invoices
-            if view.subscription_id == subscription_id and not _is_dropped(subscription, view)
+            if view.subscription_id == subscription_id and self._speaks(subscription_id, subscription, view)
         ]
         return max(others)[1] if others else None
+
+    def _speaks(self, subscription_id: str, subscription: SubscriptionView, view: InvoiceView) -> bool:
+        if _is_free_change(view):
+            return subscription_id in self._settled and subscription.status is not SubscriptionStatus.PAST_DUE
+        return not _is_dropped(subscription, view)
 
     def unpaid(
         self, subscription_id: str, subscription: SubscriptionView, deciding_id: str | None
@@ -272,6 +292,20 @@ class _Bills:
         """Say whether a subscription of which nothing is `settled` is still at its first payment, whatever period runs."""
         return subscription_id in self._never_began
 
+    def is_first(self, subscription_id: str, subscription: SubscriptionView, invoice: InvoiceView | None) -> bool:
+        """Say whether a subscription of which nothing is `settled` is at its first payment by its period and the invoice that decides.
+
+        A change may come before that payment. Where nobody told us of any other invoice, as of what was there before us, there was
+        one before the change all the same, and it was most likely paid.
+        """
+        reason = invoice.billing_reason if invoice else None
+        if reason is not None and reason != _CHANGE:
+            return reason == _FIRST
+        if any(item.period_start > subscription.start for item in subscription.items):
+            return False
+        latest = self.invoice(subscription.latest_invoice_id)
+        return latest is None or latest.billing_reason != _CHANGE or subscription_id in self._first_owed
+
 
 def _subscription(
     state: ObjectState, view: SubscriptionView, bills: _Bills, gone: Collection[str | None]
@@ -296,9 +330,10 @@ def _subscription(
         trial_end=view.trial_end,
         invoice_status=invoice.status if invoice else None,
         invoice_known=invoice is not None or view.latest_invoice_id is None,
-        first_payment=not settled and (bills.never_began(subscription_id) or _is_first(view, invoice)),
+        first_payment=not settled
+        and (bills.never_began(subscription_id) or bills.is_first(subscription_id, view, invoice)),
         first_payment_settled=settled,
-        failed_time=min(failed.values()) if failed else None,
+        failed_time=_first_failure(unpaid, failed),
         due_time=_due([bill for _, bill in unpaid]) if unpaid else _overdue(state, view, invoice, before),
         collection_paused=view.collection_paused,
         dispute=bills.dispute(subscription_id, view),
@@ -351,6 +386,13 @@ def _failed_time(state: ObjectState, bill: InvoiceView) -> int | None:
     return told
 
 
+def _first_failure(unpaid: Iterable[tuple[ObjectState, InvoiceView]], failed: Mapping[str, int]) -> int | None:
+    """Say when the first of the invoices that are not paid failed, where any did: one that was sent counts from when it was due."""
+    if not failed:
+        return None
+    return min(time for one, bill in unpaid if (time := failed.get(one.object_id, bill.due_date)) is not None)
+
+
 def _due(unpaid: Iterable[InvoiceView]) -> int:
     return min(bill.due_date or bill.finalized_at or bill.created for bill in unpaid)
 
@@ -374,19 +416,17 @@ def _is_dropped(subscription: SubscriptionView, view: InvoiceView) -> bool:
     return view.status is _VOID and view.billing_reason == _CHANGE and not _began(subscription, view)
 
 
+def _is_free_change(view: InvoiceView) -> bool:
+    """Say whether an invoice is paid because it asked for nothing: of a change to less, or for which something is credited."""
+    return view.asks_nothing and view.status is _PAID and view.billing_reason == _CHANGE
+
+
 def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:
     """Say whether a period that runs, not the first, began with an invoice: what began later did so with another one."""
     return any(
-        max(invoice.created, subscription.start + 1) <= item.period_start <= invoice.created + BEGAN_S
+        max(invoice.created - LATER_S, subscription.start + 1) <= item.period_start <= invoice.created + BEGAN_S
         for item in subscription.items
     )
-
-
-def _is_first(view: SubscriptionView, invoice: InvoiceView | None) -> bool:
-    reason = invoice.billing_reason if invoice else None
-    if reason is not None and reason != _CHANGE:  # a change may come before the first payment
-        return reason == _FIRST
-    return all(item.period_start <= view.start for item in view.items)
 
 
 def _purchase(
@@ -404,9 +444,16 @@ def _purchase(
         plan_key=view.plan_key,
         quantity=view.quantity,
         created=view.created,
-        paid_time=state.facts.get(Fact.PAID, view.created) if paid else None,
+        paid_time=_paid_time(state, view) if paid else None,
         refunded=refunded,
         fully_refunded=total is not None and 0 < total <= refunded,
         dispute=payments.dispute(view.payment_intent_id),
         customer_deleted=state.stripe_customer_id in gone,
     )
+
+
+def _paid_time(state: ObjectState, view: SessionView) -> int:
+    """Say when a session was paid: to the second where an event carried it. A read that came before any word of it can only guess."""
+    if state.payload is not None and is_paid_session(state.payload.view):
+        return state.payload.created
+    return state.facts.get(Fact.PAID, view.created)

@@ -178,6 +178,7 @@ class InvoiceView:
     finalized_at: int | None
     attempted: bool = False  # whether a payment was tried
     due_date: int | None = None  # of one that is sent to the customer to pay
+    asks_nothing: bool = False  # it was free, or a credit covers it
 
 
 @frozen
@@ -353,6 +354,7 @@ def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
         finalized_at=optional_seconds(transitions, "finalized_at"),
         attempted=data.get("attempted") is True,
         due_date=optional_seconds(data, "due_date"),
+        asks_nothing=data.get("amount_due") == 0,
     )
 
 

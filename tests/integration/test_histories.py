@@ -103,13 +103,15 @@ class DirectLives(Lives):
             self._stripe_customer = made["id"]
         lookup_key = _lookup_key(plan_key, price_key)
         price = (await self._stand_in.stripe("GET", "prices", **{"lookup_keys[0]": lookup_key}))["data"][0]
-        mode = CATALOG_PARSED.plans[plan_key].mode.value
+        plan = CATALOG_PARSED.plans[plan_key]
+        mode, tried = plan.mode.value, plan.policy.trial
+        trial = {"subscription_data[trial_period_days]": str(tried.days)} if tried else {}
         session = await self._stand_in.stripe(
             "POST", "checkout/sessions", mode=mode, customer=self._stripe_customer, success_url="https://shop.example/",
             client_reference_id=customer_id, allow_promotion_codes=str(takes_codes).lower(),
             **{"line_items[0][price]": price["id"], "line_items[0][quantity]": str(quantity or 1)},
             **_nested("metadata", ours),
-            **(_nested("subscription_data[metadata]", ours) if mode == "subscription" else {}),
+            **(_nested("subscription_data[metadata]", ours) if mode == "subscription" else {}), **trial,
         )  # fmt: skip
         return str(session["id"])
 

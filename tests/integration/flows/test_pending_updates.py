@@ -78,3 +78,43 @@ async def test_a_pending_update_whose_events_are_lost_is_settled_by_a_read(world
     await world.call("POST", "/_control/clock", advance_s=23 * 3600)
     await world.reads.object(ObjectKind.SUBSCRIPTION, subscription_id)
     assert held_quantity(await read_at(world, timedelta(days=20))) == ("pro", 5, SourceState.ACTIVE)
+
+
+async def test_who_was_there_before_us_keeps_what_was_paid_although_a_change_expired(world: World) -> None:  # noqa: F811
+    """Nobody told us of the purchase: of its invoices only the latest is read with the subscription, and that went void."""
+    session_id = await world.buy("ann")
+    session = await world.call("GET", f"/v1/checkout/sessions/{session_id}")
+    await world.call("POST", f"/_control/customers/{session['customer']}/card", outcome="declined")
+    path = f"/_control/subscriptions/{session['subscription']}/change"
+    await world.call("POST", path, pending_if_incomplete=True, quantity=5)
+    for hours in (1, 23):
+        await world.reads.object(ObjectKind.SUBSCRIPTION, str(session["subscription"]))
+        await world.serve_all()
+        assert held_quantity(await read_at(world, timedelta(days=20))) == ("pro", 1, SourceState.ACTIVE)
+        await world.call("POST", "/_control/clock", advance_s=hours * 3600)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_change_to_less_pays_for_nothing_while_the_first_debit_is_on_its_way(world: World, seed: int) -> None:  # noqa: F811
+    """Stripe credits what nobody paid yet, and calls the change's invoice paid; then the debit comes back."""
+    session_id = await world.buy("ann", outcome="processing")
+    session = await world.call("GET", f"/v1/checkout/sessions/{session_id}")
+    (item,) = (await world.call("GET", f"/v1/subscriptions/{session['subscription']}"))["items"]["data"]
+    less = (await world.call("GET", "/v1/prices?lookup_keys[]=team_monthly"))["data"][0]["id"]
+    change = {"items[0][id]": item["id"], "items[0][price]": less, "proration_behavior": "always_invoice"}
+    await world.call("POST", "/_control/clock", advance_s=3600)
+    changed = await world.call("POST", f"/v1/subscriptions/{session['subscription']}", **change)
+    paid = await world.call("GET", f"/v1/invoices/{changed['latest_invoice']}")
+    assert (changed["status"], paid["status"], paid["amount_due"]) == ("active", "paid", 0)
+    draw, heard = Random(seed), 0
+    for settled, expected in ((None, SourceState.PENDING_PAYMENT), ("failed", SourceState.PAYMENT_OVERDUE)):
+        if settled is not None:
+            await world.call("POST", "/_control/clock", advance_s=3600)
+            await world.call("POST", f"/_control/checkout/sessions/{session_id}/settle", outcome=settled)
+        bodies = (await world.events())[heard:]
+        heard += len(bodies)
+        draw.shuffle(bodies)
+        for body in bodies:
+            await world.fulfill([body])
+        await world.serve_all()
+        assert held_quantity(await world.read("ann")) == ("team", 1, expected)

@@ -198,6 +198,23 @@ def test_each_policy_of_a_plan_decides_its_case_and_has_a_safe_default(
 
 
 @pytest.mark.parametrize(
+    ("invoice", "state"),
+    [
+        (InvoiceStatus.OPEN, A.PENDING_PAYMENT),
+        (InvoiceStatus.VOID, A.PAYMENT_OVERDUE),
+        (InvoiceStatus.UNCOLLECTIBLE, A.PAYMENT_OVERDUE),
+    ],
+)
+def test_who_never_paid_has_nothing_while_paused(invoice: InvoiceStatus, state: SourceState) -> None:
+    """A bank debit is on its way, or came back, when somebody pauses: what a plan keeps then is what there was."""
+    kind = replace(PRO, policy=Policy(access_while_paused=True))
+    never = replace(PAUSED, first_payment=True, invoice_status=invoice)
+    assert access(never, kind).state is state
+    assert access(replace(never, first_payment_settled=True), kind).state is A.ACTIVE
+    assert access(replace(never, first_payment=False, failed_time=START), kind).state is A.ACTIVE
+
+
+@pytest.mark.parametrize(
     ("status", "state"), [(S.CANCELED, A.ENDED), (S.UNPAID, A.PAYMENT_OVERDUE), (S.INCOMPLETE, A.PENDING_PAYMENT)]
 )
 def test_paused_collection_is_no_reason_why_something_gives_nothing_anyway(

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from billing_service.domain.facts import CustomerFacts, gather
+from billing_service.domain.facts import LATER_S, CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
 from billing_service.domain.observation import observe, read_event
 from billing_service.domain.payments import DisputeStanding
@@ -134,6 +134,18 @@ def test_a_delayed_payment_that_only_a_read_tells_of_was_paid_by_then() -> None:
     assert gather([read]).purchases[0].paid_time == time
 
 
+def test_a_delayed_payment_that_was_read_before_anybody_told_of_it_was_paid_when_its_event_says() -> None:
+    """All webhooks of five days came late, and somebody had the purchases read first: the thirty days are not to be twenty-six."""
+    seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
+    time = START + 6 * DAY
+    read = of_read(seen, fence=1, request_time=time, server_time=time, known_created=None)
+    page = event("checkout.session.completed", export_pass("ann", payment_status="unpaid"))
+    paid = event("checkout.session.async_payment_succeeded", export_pass("ann"), created=START + 5 * DAY)
+    for order in permutations([page, paid]):
+        (told,) = states(*order)
+        assert gather([join(read, told)]).purchases[0].paid_time == START + 5 * DAY
+
+
 def test_a_read_moves_nothing_of_a_delayed_payment_that_an_event_told_of() -> None:
     """It was paid days after its page expired; the slow look that follows each event must not take them from it."""
     paid = read_event(
@@ -205,6 +217,28 @@ def test_past_due_is_settled_by_the_renewal_that_was_paid_where_a_change_was_dro
         assert (facts.invoice_status, facts.failed_time, facts.due_time) == (InvoiceStatus.PAID, None, None)
 
 
+def test_past_due_is_not_settled_by_a_change_that_asked_for_nothing() -> None:
+    """Somebody takes one seat less while the renewal is overdue. What Stripe calls paid is the credit for what nobody paid."""
+    began = START + 30 * DAY
+    late = subscription("ann", "past_due", latest_invoice="in_3")
+    late["items"]["data"][0] |= {"current_period_start": began, "current_period_end": START + 60 * DAY}
+    renewal = invoice("ann", "open", id="in_2", created=began, billing_reason="subscription_cycle")
+    credit = invoice("ann", id="in_3", created=began + 2 * DAY, billing_reason="subscription_update", amount_due=0)
+    after = [
+        event("invoice.payment_failed", renewal, created=began + 3600),
+        event("invoice.paid", credit, created=began + 2 * DAY),
+        event("customer.subscription.updated", late, created=began + 2 * DAY),
+    ]
+    for order in permutations(after):
+        (facts,) = gathered(CREATED, event("invoice.paid", invoice("ann")), *order).subscriptions
+        assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.OPEN, began + 3600)
+    (facts,) = gathered(*after[1:]).subscriptions  # who was there before us: of the renewal nobody told
+    assert (facts.invoice_status, facts.first_payment, facts.due_time) == (None, False, began + 2 * DAY)
+    paid = event("invoice.paid", renewal | {"status": "paid"}, created=began + 3 * DAY)
+    (facts,) = gathered(*after, paid).subscriptions
+    assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.PAID, None)
+
+
 def test_a_first_payment_that_is_awaited_stays_so_where_nobody_told_of_its_invoice_and_a_change_was_dropped() -> None:
     """The page was completed and waits for its debit. A change was dropped, another began a period and charged nothing; torture found it, seed 163."""
     began = START + 2 * DAY
@@ -226,18 +260,20 @@ def test_a_first_payment_that_is_awaited_stays_so_where_nobody_told_of_its_invoi
     assert (facts.first_payment, facts.first_payment_settled) == (False, True)
 
 
-def test_a_change_that_began_a_period_and_was_never_paid_is_owed() -> None:
-    """From monthly to yearly by bank debit: unlike a pending update, it was made before it was paid."""
+@pytest.mark.parametrize(("later", "owed"), [(0, True), (1, True), (LATER_S, True), (LATER_S + 1, False)])
+def test_a_change_that_began_a_period_and_was_never_paid_is_owed(later: int, owed: bool) -> None:
+    """From monthly to yearly by bank debit: unlike a pending update, it was made before it was paid. Stripe makes the invoice a second later."""
     began = START + 10 * DAY
     yearly = subscription("ann", latest_invoice="in_2")
     yearly["items"]["data"][0] |= {"current_period_start": began, "current_period_end": began + 365 * DAY}
-    bill = invoice("ann", "open", id="in_2", billing_reason="subscription_update", created=began)
+    bill = invoice("ann", "open", id="in_2", billing_reason="subscription_update", created=began + later)
     changed = event("customer.subscription.updated", yearly, created=began)
-    failed = event("invoice.payment_failed", bill, created=began + 5)
-    voided = event("invoice.voided", bill | {"status": "void"}, created=began + 9)
+    failed = event("invoice.payment_failed", bill, created=began + 50)
+    voided = event("invoice.voided", bill | {"status": "void"}, created=began + 90)
+    expected = (InvoiceStatus.VOID, began + 50) if owed else (InvoiceStatus.PAID, None)
     for order in permutations([CREATED, event("invoice.paid", invoice("ann")), changed, failed, voided]):
         (facts,) = gathered(*order).subscriptions
-        assert (facts.invoice_status, facts.failed_time) == (InvoiceStatus.VOID, began + 5)
+        assert (facts.invoice_status, facts.failed_time) == expected
 
 
 def test_a_change_that_is_dropped_gives_nothing_of_a_period_that_another_began_unpaid() -> None:
@@ -373,6 +409,23 @@ def test_who_was_sent_the_first_invoice_and_has_not_paid_it_is_at_the_first_paym
         assert gathered(*order).subscriptions[0].first_payment
     paid = event("invoice.paid", sent_invoice("paid"), created=began + DAY)
     assert not gathered(*bodies, paid).subscriptions[0].first_payment
+
+
+def test_a_later_invoice_that_fails_begins_no_new_grace_while_one_that_was_sent_before_is_overdue() -> None:
+    """Somebody who was sent invoices is charged by a card since."""
+    sent = sent_invoice(
+        id="in_2", created=START + 30 * DAY, due_date=START + 44 * DAY, billing_reason="subscription_cycle"
+    )
+    tried = invoice("ann", "open", id="in_3", created=START + 60 * DAY, billing_reason="subscription_cycle")
+    late = subscription("ann", "past_due", latest_invoice="in_3")
+    bodies = [
+        event("invoice.paid", invoice("ann")),
+        event("invoice.finalization_failed", sent, created=START + 31 * DAY),
+        event("invoice.payment_failed", tried, created=START + 61 * DAY),
+        event("customer.subscription.updated", late, created=START + 61 * DAY),
+    ]
+    for order in permutations(bodies):
+        assert gathered(CREATED, *order).subscriptions[0].failed_time == START + 44 * DAY
 
 
 def test_changes_that_are_dropped_do_not_restart_the_grace_of_an_invoice_that_nobody_told_of() -> None:

@@ -340,7 +340,9 @@ class SubscriptionItemFacts(_message.Message):
 
     @_builtins.property
     def first_failure_time(self) -> _timestamp_pb2.Timestamp:
-        """When the first payment of an invoice failed that is not paid. Absent: none is known. Grace counts from here."""
+        """When the first payment of an invoice failed that is not paid; of one that is sent to be paid not before it was due. Absent: none is known.
+        Grace counts from here.
+        """
 
     @_builtins.property
     def due_time(self) -> _timestamp_pb2.Timestamp:
