@@ -75,6 +75,11 @@ class Metrics:
             "billing_reload_problems",
             "Credentials and certificates that could not be read again; the ones before are still used.",
         )
+        self._prices = self._gauge(
+            "billing_unresolved_prices",
+            "Prices of the catalog at which nothing can be sold, and prices of no plan at which customers subscribe.",
+            "of",
+        )
         self._ends = self._gauge(
             "billing_certificate_end_timestamp_seconds",
             "When our own certificate, or the last of the clients' authorities, ends.",
@@ -119,6 +124,11 @@ class Metrics:
         self._problems.set_function(problems)
         for of, read in ends.items():
             self._ends.labels(of).set_function(read)
+
+    def show_prices(self, unresolved: Mapping[str, Read]) -> None:
+        """Show how many prices stand for nothing, by whose they are, whenever somebody looks."""
+        for of, read in unresolved.items():
+            self._prices.labels(of).set_function(read)
 
     def call(self, method: str, code: str, duration_s: float) -> None:
         """Count a call that ended."""

@@ -185,6 +185,10 @@ class Program:
             watches=lambda: self._watch_entitlements.watches,
             budget=budget,
         )
+        prices = self._prices
+        self._metrics.show_prices(
+            {"catalog": lambda: float(len(prices.unresolved())), "customers": lambda: float(len(prices.held()))}
+        )
         self._metrics.show_files(lambda: float(len(self._access.watch.warnings())), self._access.ends())
         if (replica := self._replica) is not None:
             self._metrics.show_replica(lambda: replica.age_s)

@@ -77,7 +77,7 @@ class AskedReads:
             return False
         try:
             await self._reads.object(kind, object_id)
-        except (StripeCallError, MalformedError, BillingError) as error:
+        except (StripeCallError, MalformedError, UnwritableError, BillingError) as error:
             log.warning("asked_read_failed", object_id=object_id, error=named(error))
             await self._database.run(lambda c: rereads.later(c, claimed))
             return False

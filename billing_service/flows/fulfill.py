@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -20,7 +21,7 @@ from billing_service import tracing
 from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.errors import BillingError, DatabaseUnavailableError, OverloadedError
 from billing_service.domain.frozen import frozen
-from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.json_fields import MalformedError, is_mapping
 from billing_service.domain.merge import of_event, of_notice
 from billing_service.domain.observation import Event, Observation, read_event
 from billing_service.domain.plan_index import PlanIndex
@@ -45,6 +46,8 @@ PRICE_TYPES = (
     "v1.product.",
     "v1.price.",
 )  # without effect on what anybody holds; they only hint that prices may have moved
+
+_EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
 
 log = structlog.get_logger(__name__)
 
@@ -342,13 +345,21 @@ def _given(result: EventResult | Exception | None) -> EventResult:
 
 
 def parse(payload: bytes) -> _Parsed:
-    """Understand one body; one that cannot be is malformed, and its key is the hash of its bytes."""
+    """Understand one body; one that cannot be is malformed, and its key is its id, or the hash of its bytes where it tells none."""
+    body: object = None
     try:
-        event = read_event(_decode(payload))
+        body = _decode(payload)
+        event = read_event(body)
         _check_key(event.event_id)
     except MalformedError as error:
-        return _Parsed(hash_key(payload), payload, None, str(error))
+        return _Parsed(_told_id(body) or hash_key(payload), payload, None, str(error))
     return _Parsed(event.event_id, payload, event)
+
+
+def _told_id(body: object) -> str | None:
+    """Give the id that a malformed event tells: whoever brings it, in whichever bytes, it is one event."""
+    event_id = body.get("id") if is_mapping(body) else None
+    return event_id if isinstance(event_id, str) and _EVENT_ID.fullmatch(event_id) else None
 
 
 def _decode(payload: bytes) -> object:
@@ -369,7 +380,7 @@ def _check_key(event_id: str) -> None:
 
 
 def hash_key(payload: bytes) -> str:
-    """Give the key by which bytes are in quarantine that are no event."""
+    """Give the key by which bytes are in quarantine that tell no event's id."""
     return f"sha256:{hashlib.sha256(payload).hexdigest()}"
 
 

@@ -26,6 +26,7 @@ from billing_service.stripe_api.errors import StripeCallError
 from billing_service.stripe_api.prices import PriceProblem, lookup_keys_of, resolve_prices
 
 SETTLED_INTERVAL_S = 60.0  # a price that moved at Stripe is sold at its new amount within this
+MOST_HELD = 100  # prices of no plan that are told of: more of them say the same
 UNSETTLED_INTERVAL_S = 5.0  # while something does not resolve, or Stripe or the database is away
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,7 @@ class Prices:
         self._away: str | None = "Stripe's prices were not read yet"
         self._loaded = False
         self._loading = asyncio.Lock()
+        self._held: dict[str, str | None] = {}  # prices of no plan that customers hold, with their lookup keys
         self.index = PlanIndex(catalog)  # what is in memory; `plans` makes sure that it has what is remembered
 
     async def plans(self) -> PlanIndex:
@@ -82,14 +84,15 @@ class Prices:
         if missing:
             found = await self._database.run(lambda connection: price_rows.find(connection, missing))
             self.index = self.index.remembering(found)
+            self._note_held(facts)
         return self.index
 
     async def run(self) -> None:
         """Refresh for ever."""
         while True:
+            self._hint.clear()  # one that comes while Stripe is asked may be of what its answer does not say yet
             await self.refresh()
             settled = self._away is None and not self._problems
-            self._hint.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(SETTLED_INTERVAL_S if settled else UNSETTLED_INTERVAL_S):
                     await self._hint.wait()
@@ -145,10 +148,23 @@ class Prices:
         """Give the lookup keys that no price at Stripe can be sold at, as far as is known."""
         return tuple(problem.lookup_key for problem in self._problems)
 
+    def held(self) -> tuple[str, ...]:
+        """Give the prices of no plan at which customers subscribe, as far as they were read in this process: they get nothing for it."""
+        return tuple(id_ for id_, lookup_key in self._held.items() if self.index.of_price(id_, lookup_key) is None)
+
     def warnings(self) -> tuple[str, ...]:
         """Say what an operator should know, in sentences."""
-        found = tuple(f"{p.plan_key}/{p.price_key} ({p.lookup_key}): {p.message}" for p in self._problems)
-        return found if self._away is None else (self._away, *found)
+        found = [f"{p.plan_key}/{p.price_key} ({p.lookup_key}): {p.message}" for p in self._problems]
+        found += [f"customers subscribe at {price_id}, which is of no plan in the catalog" for price_id in self.held()]
+        return tuple(found if self._away is None else (self._away, *found))
+
+    def _note_held(self, facts: CustomerFacts) -> None:
+        items = [item for one in facts.subscriptions if one.is_live for item in one.items]
+        wanted = self.index.unresolved(items)
+        for item in items:
+            if item.price_id in wanted and item.price_id not in self._held and len(self._held) < MOST_HELD:
+                self._held[item.price_id] = item.lookup_key
+                log.warning("price_of_no_plan", price_id=item.price_id)
 
     async def _load(self) -> None:
         if self._admit is not None and not self._loaded:

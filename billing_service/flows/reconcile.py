@@ -8,9 +8,11 @@ cover everything without a gap, less some minutes, because events become visible
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import structlog
@@ -126,7 +128,7 @@ class Reconcile:
         until = min(run.done_until + length_s, run.until)
         types = sorted(HANDLED_TYPES)
         async for page in self._listing.events(run.done_until, until, types):
-            run = await self._page(run, {event["id"]: msgspec.json.encode(event) for event in page.data[::-1]})
+            run = await self._page(run, {event["id"]: _body(event) for event in page.data[::-1]})
         return replace(run, done_until=until)
 
     async def _page(self, run: Run, found: Mapping[str, bytes]) -> Run:
@@ -144,8 +146,16 @@ class Reconcile:
         )
 
     async def _undecided(self, missing: Mapping[str, bytes]) -> list[bytes]:
-        """Leave out what an operator discarded, or each walk would fail of it: by its id, or by its bytes where it was malformed."""
+        """Leave out what an operator discarded, or each walk would fail of it: by its id, or by its bytes as a release before kept it."""
         keys = {event_id: {event_id, hash_key(body)} for event_id, body in missing.items()}
         asked = frozenset().union(*keys.values())
         discarded = await self._database.run(lambda c: quarantine.discarded(c, asked)) if asked else frozenset()
         return [body for event_id, body in missing.items() if discarded.isdisjoint(keys[event_id])]
+
+
+def _body(event: Mapping[str, Any]) -> bytes:
+    """Give an event's bytes. Text that is not Unicode, which Stripe passes on from whoever wrote it, goes escaped as it came."""
+    try:
+        return msgspec.json.encode(event)
+    except UnicodeEncodeError:
+        return json.dumps(event).encode()

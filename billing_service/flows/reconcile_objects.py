@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -27,12 +27,14 @@ from billing_service.storage import customers, findings, history, links, objects
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.reconcile_runs import Run, RunState, Scope
+from billing_service.storage.unwritable import UnwritableError
 from billing_service.stripe_api.errors import StripeBusy, StripeDefinite, StripeNoAnswer
 from billing_service.stripe_api.listing import Page, StripeListing
 
 MOST = 50  # objects between two recorded positions
 TRIES = 4  # of one read that Stripe did not answer
 PAUSE_S = 1.0  # after the first of them, twice as long after each
+LEFT_LIMIT = timedelta(days=1)  # what was read before that says little of today, and a restored backup may tell of it
 OURS, THEIRS = "ours:", "theirs:"  # the two halves of a walk, as a recorded position begins
 
 log = structlog.get_logger(__name__)
@@ -61,7 +63,7 @@ class ReconcileObjects:
     async def subscriptions(self, progress: Progress | None = None) -> Run:
         """Read every subscription of ours that is not over, and every live one of Stripe's that we never heard of.
 
-        Goes on with a run that was left unfinished. Raises as `reconcile_run.recorded` does.
+        Goes on with a run that was left unfinished within a day. Raises as `reconcile_run.recorded` does.
         """
         return await self._walk(
             Scope.SUBSCRIPTIONS, ObjectKind.SUBSCRIPTION, self._listing.live_subscriptions, progress
@@ -70,7 +72,7 @@ class ReconcileObjects:
     async def purchases(self, progress: Progress | None = None) -> Run:
         """Read every purchase of ours and of Stripe's, with its refunds, its disputes and whether its customer still exists.
 
-        Goes on with a run that was left unfinished. Raises as `reconcile_run.recorded` does.
+        Goes on with a run that was left unfinished within a day. Raises as `reconcile_run.recorded` does.
         """
         listed = lambda after: self._listing.completed_sessions(after=after)  # noqa: E731 - one line says it
         return await self._walk(Scope.PURCHASES, ObjectKind.CHECKOUT_SESSION, listed, progress)
@@ -119,7 +121,7 @@ class ReconcileObjects:
     async def _walk(
         self, scope: Scope, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]], progress: Progress | None
     ) -> Run:
-        left = await self._database.run(lambda c: reconcile_runs.last_unfinished(c, scope))
+        left = await self._database.run(lambda c: reconcile_runs.last_unfinished(c, scope, LEFT_LIMIT))
         if left is None or left.failed:
             until = int(self._now().timestamp())
             left = await self._database.run(lambda c: reconcile_runs.begin(c, scope, 0, until))
@@ -194,7 +196,7 @@ class ReconcileObjects:
             detail = {"kind": kind.value, "answer": str(error)}
             await self._note(FindingKind.DENIED_BY_STRIPE, object_id, None, detail)
             return run.plus(denied=1), None
-        except MalformedError as error:
+        except (MalformedError, UnwritableError) as error:
             log.warning("reconcile_object_malformed", object_id=object_id, error=named(error))
             return run.plus(failed=1), None
         moved = await self._database.run(lambda c: history.changed_by_read(c, object_id, place))

@@ -14,7 +14,6 @@ from billing_service.logs import named
 from billing_service.storage import reconcile_runs
 from billing_service.storage.database import Database
 from billing_service.storage.reconcile_runs import Run, RunState
-from billing_service.stripe_api.errors import StripeCallError
 
 STOP_LIMIT_S = 0.8  # for recording that a run was stopped: less than the stop of a program waits for its tasks
 
@@ -28,7 +27,7 @@ async def recorded(
 ) -> Run:
     """Take steps until the run has come to its end, recording each; give the report.
 
-    A run that is cancelled is recorded as stopped, one that is broken off as failed, and one in which anything failed is not
+    A run that is cancelled is recorded as stopped, one that is broken off, by whatever it is, as failed, and one in which anything failed is not
     recorded as complete.
 
     Raises:
@@ -52,7 +51,7 @@ async def recorded(
         with suppress(BillingError, TimeoutError):
             await asyncio.shield(asyncio.wait_for(save(replace(run, state=RunState.STOPPED)), STOP_LIMIT_S))
         raise
-    except (StripeCallError, BillingError) as error:
+    except Exception as error:
         log.warning("reconcile_failed", run_id=run.run_id, scope=run.scope, error=named(error))
         await save(replace(run, state=RunState.FAILED))
         raise

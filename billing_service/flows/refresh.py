@@ -87,7 +87,7 @@ class Refresh:
             await self._follow(seen)
             if claimed.kind is ObjectKind.SUBSCRIPTION and self._finish_left is not None:
                 await self._finish_left(claimed.object_id)
-        except (StripeCallError, MalformedError, BillingError) as error:
+        except (StripeCallError, MalformedError, UnwritableError, BillingError) as error:
             missing = isinstance(error, StripeDefinite) and error.missing
             if missing or isinstance(error, StripeDenied):
                 await self._note_denied(claimed, error)

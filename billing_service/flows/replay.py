@@ -113,7 +113,7 @@ class Replay:
 
     async def _batches(self, reasons: Collection[Reason], key: str | None, progress: Progress | None) -> Replayed:
         replayed, after = Replayed(), ""
-        moved: set[str] = set()  # malformed ones that were here by another key, and are by the hash of their bytes now
+        moved: set[str] = set()  # those that were here by another key than this release keeps them by
         while batch := await self._next(reasons, key, after, MOST):
             await self._try(batch, moved, replayed)
             after = max(batch)

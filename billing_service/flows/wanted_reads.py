@@ -60,7 +60,7 @@ def wanted_reads(
                 is_wanted = state.object_id in ownerless
             if is_wanted:
                 asks.append(Ask(state.object_id, state.kind, MISSING_DELAY_S))
-        asks += _missing(after[state.object_id], after)
+        asks += _missing(after[state.object_id], after, is_owned=state.object_id not in ownerless)
         if state.kind is ObjectKind.SUBSCRIPTION:
             asks += _passed_over(state, before.get(state.object_id), after)
     return asks
@@ -104,7 +104,8 @@ def _latest_of(state: ObjectState | None) -> str | None:
     return view.latest_invoice_id if isinstance(view, SubscriptionView) else None
 
 
-def _missing(state: ObjectState, known: Mapping[str, ObjectState]) -> list[Ask]:
+def _missing(state: ObjectState, known: Mapping[str, ObjectState], *, is_owned: bool) -> list[Ask]:
+    """Ask for what an object names and nobody told us of. Of nobody's `known` has too little to say so of an invoice's subscription."""
     match state.view:
         case SubscriptionView(latest_invoice_id=str() as invoice_id) if invoice_id not in known:
             return [Ask(invoice_id, ObjectKind.INVOICE, MISSING_DELAY_S)]
@@ -113,6 +114,8 @@ def _missing(state: ObjectState, known: Mapping[str, ObjectState]) -> list[Ask]:
         ):  # its payment may have been heard of by nobody, and the next failure would be put down to it
             return [Ask(invoice_id, ObjectKind.INVOICE, MISSING_DELAY_S)]
         case SessionView(subscription_id=str() as subscription_id) if subscription_id not in known:
+            return [Ask(subscription_id, ObjectKind.SUBSCRIPTION, MISSING_DELAY_S)]
+        case InvoiceView(subscription_id=str() as subscription_id) if is_owned and subscription_id not in known:
             return [Ask(subscription_id, ObjectKind.SUBSCRIPTION, MISSING_DELAY_S)]
         case _:
             return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -79,6 +79,7 @@ _LAST_UNFINISHED = sa.text(f"""
     SELECT {_COLUMNS} FROM reconcile_runs
     WHERE scope = :scope AND run_id > coalesce(
         (SELECT max(run_id) FROM reconcile_runs WHERE scope = :scope AND state = 'complete'), 0)
+      AND (CAST(:within AS interval) IS NULL OR update_time > now() - CAST(:within AS interval))
     ORDER BY run_id DESC LIMIT 1
 """)  # noqa: S608
 # Every run in which nothing failed covers what it came through, also one that was stopped. Its last minutes do not count: events
@@ -139,9 +140,9 @@ async def save(connection: Connection, run: Run) -> None:
     await connection.execute(_SAVE, values | {"state": run.state.value})
 
 
-async def last_unfinished(connection: Connection, scope: Scope) -> Run | None:
-    """Give the latest run of a scope that did not come to its end, unless one after it did."""
-    row = (await connection.execute(_LAST_UNFINISHED, {"scope": scope.value})).one_or_none()
+async def last_unfinished(connection: Connection, scope: Scope, within: timedelta | None = None) -> Run | None:
+    """Give the latest run of a scope that did not come to its end, unless one after it did; only one that went on `within` that time."""
+    row = (await connection.execute(_LAST_UNFINISHED, {"scope": scope.value, "within": within})).one_or_none()
     return None if row is None else _run(row)
 
 

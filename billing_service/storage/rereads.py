@@ -57,7 +57,7 @@ _CLAIM = sa.text("""
     UPDATE rereads SET lease_time = now() + CAST(:lease AS interval), attempts = attempts + 1
     WHERE object_id IN (
         SELECT object_id FROM rereads
-        WHERE due_time <= now() AND (lease_time IS NULL OR lease_time < now())
+        WHERE due_time <= now() AND (lease_time IS NULL OR lease_time < now()) AND kind = ANY(CAST(:kinds AS text[]))
         ORDER BY due_time LIMIT :most FOR UPDATE SKIP LOCKED)
     RETURNING object_id, kind, wanted, traceparent
 """)
@@ -115,8 +115,9 @@ def ask(connection: Connection, asks: Iterable[Ask]) -> Answer[Result]:
 
 
 async def claim(connection: Connection, most: int) -> list[Claim]:
-    """Take what is due and nobody works on, the longest due first."""
-    result = await connection.execute(_CLAIM, {"most": most, "lease": LEASE})
+    """Take what is due and nobody works on, the longest due first. What a newer release asked for, it reads."""
+    kinds = [kind.value for kind in ObjectKind]
+    result = await connection.execute(_CLAIM, {"most": most, "lease": LEASE, "kinds": kinds})
     return [Claim(row.object_id, ObjectKind(row.kind), row.wanted, row.traceparent) for row in result]
 
 

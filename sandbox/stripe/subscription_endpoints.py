@@ -64,7 +64,7 @@ def _items_changed(account: Account, subscription: Object, params: Params) -> Ob
         pending_updates.give_up(account, subscription)
         return {"items": items}
     if not waits:
-        paid = prorations.charge(account, subscription, items["data"])
+        paid = _charged(account, subscription, items["data"], params)
         pending_updates.give_up(account, subscription)
         return {"items": items, **paid}
     pending_updates.give_up(account, subscription)
@@ -72,6 +72,18 @@ def _items_changed(account: Account, subscription: Object, params: Params) -> Ob
     if invoice is not None and invoice["status"] != "paid":
         return pending_updates.hold(account, subscription, items, invoice)
     return {"items": items, **({"latest_invoice": invoice["id"]} if invoice else {})}
+
+
+def _charged(account: Account, subscription: Object, items: Sequence[Object], params: Params) -> Object:
+    """Collect a change at once. One whose payment fails is made all the same where Stripe is not asked to refuse it; that is not played here."""
+    try:
+        return prorations.charge(account, subscription, items)
+    except ApiError as error:
+        if params.get("payment_behavior") != "error_if_incomplete":
+            raise ApiError(
+                "Only `error_if_incomplete` is played where the payment fails.", param="payment_behavior"
+            ) from error
+        raise
 
 
 def _collection(params: Params) -> Object:

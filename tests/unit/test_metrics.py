@@ -120,6 +120,15 @@ def test_what_is_no_longer_there_is_no_longer_shown() -> None:
     assert sample(found.page(), "billing_rereads 0.0")
 
 
+def test_prices_that_stand_for_nothing_are_shown_by_whose_they_are() -> None:
+    found, held = Metrics(), ["price_1"]
+    found.show_prices({"catalog": lambda: 0.0, "customers": lambda: float(len(held))})
+    assert sample(found.page(), 'billing_unresolved_prices{of="customers"} 1.0')
+    held.clear()
+    assert sample(found.page(), 'billing_unresolved_prices{of="customers"} 0.0')
+    assert sample(found.page(), 'billing_unresolved_prices{of="catalog"} 0.0')
+
+
 def test_a_number_is_read_when_somebody_looks() -> None:
     found, now = Metrics(), [1.0]
     found.show(

@@ -31,7 +31,7 @@ class Service:
         self.database = database
         self.stripe = stripe
         self.now = datetime.fromtimestamp(START + 60, UTC)
-        prices = Prices(database, stripe, catalog)
+        prices = self.prices = Prices(database, stripe, catalog)
         self.fulfill = Fulfill(database, prices, DEPLOYMENT, lambda: self.now)
         self.read = ReadEntitlements(database, prices, lambda: self.now)
 

@@ -73,6 +73,33 @@ async def test_the_same_request_again_gets_the_stored_answer(ann: Subscriber) ->
     assert ann.proxy.calls[path(subscription_id)] == 1
 
 
+@pytest.mark.parametrize(
+    ("operation", "after"),
+    [
+        (Operation.CANCEL_AT_PERIOD_END, Operation.RESUME),
+        (Operation.RESUME, Operation.CANCEL_AT_PERIOD_END),
+        (Operation.CANCEL_NOW, None),
+    ],
+)
+async def test_a_cancellation_or_resumption_that_is_repeated_does_not_undo_what_came_after_it(
+    ann: Subscriber, operation: Operation, after: Operation | None
+) -> None:
+    subscription_id = await ann.subscribed()
+    if operation is Operation.RESUME:
+        await ann.asked(subscription_id, Operation.CANCEL_AT_PERIOD_END, "cancel-0")
+    first = await ann.asked(subscription_id, operation, "request-1")
+    if after is not None:
+        await ann.asked(subscription_id, after, "request-2")
+    before, called = await ann.subscription(subscription_id), ann.proxy.calls.total()
+    assert await ann.asked(subscription_id, operation, "request-1") == first
+    assert ann.proxy.calls.total() == called, "a stored answer asks Stripe for nothing"
+    assert await ann.subscription(subscription_id) == before
+    for other in {Operation.CANCEL_AT_PERIOD_END, Operation.CANCEL_NOW, Operation.RESUME} - {operation}:
+        with pytest.raises(RequestIdReusedError):
+            await ann.asked(subscription_id, other, "request-1")
+    assert await ann.subscription(subscription_id) == before
+
+
 async def test_the_same_request_id_with_other_parameters_is_refused(ann: Subscriber) -> None:
     subscription_id = await ann.subscribed()
     await ann.update(subscription_id, plan_key="team")

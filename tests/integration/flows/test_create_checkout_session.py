@@ -26,12 +26,14 @@ from billing_service.domain.errors import (
     RequestIdReusedError,
     StripeUnavailableError,
 )
+from billing_service.domain.facts import OVER
+from billing_service.domain.views import SubscriptionStatus
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import running
 from tests.integration.flows.shop import CUSTOMERS, REQUEST, SESSIONS, Shop, grouped, opened, selling
 from tests.integration.flows.subscriber import KEY, Clock
-from tests.stripe_events import purchase
+from tests.stripe_events import event, purchase, subscription
 from tests.stripe_proxy import fail, held, lose_answer, lose_request, refuse
 
 
@@ -144,7 +146,33 @@ async def test_a_session_that_was_just_paid_is_folded_and_the_next_one_refused(s
     assert len(await shop.sessions()) == 1
 
 
-async def test_a_retry_after_the_old_page_was_paid_meanwhile_is_refused(shop: Shop) -> None:
+@pytest.mark.parametrize("status", SubscriptionStatus)
+async def test_whoever_holds_a_subscription_of_the_group_that_is_not_over_is_refused(
+    shop: Shop, database_url: str, status: SubscriptionStatus
+) -> None:
+    """Overdue, paused, unpaid or awaiting its first payment, it can still become what is paid twice."""
+    async with running(database_url) as service:
+        await service.outcomes(event("customer.subscription.updated", subscription("ann", status)))
+    if status in OVER:
+        assert (await shop.create(REQUEST)).session.state is CheckoutState.OPEN
+        return
+    with pytest.raises(AlreadySubscribedError) as raised:
+        await shop.create(REQUEST)
+    assert raised.value.metadata == {"plan_group": "base", "plan_key": "pro"}
+    assert await shop.sessions() == []
+
+
+def forget_all_but_the_session(database_url: str) -> None:
+    """Leave what there would be if only the session's event had arrived."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM stripe_objects WHERE kind <> 'checkout.session'")
+        connection.execute("UPDATE customers SET facts = '{}'")
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all was heard", "the session alone was heard"])
+async def test_a_retry_after_the_old_page_was_paid_meanwhile_is_refused(
+    shop: Shop, database_url: str, whole: bool
+) -> None:
     """Superseding failed half-way, the old page was paid and its webhooks came: no second page may be made."""
     first = await shop.create(REQUEST)
     session_id = first.session.checkout_session_id
@@ -154,6 +182,8 @@ async def test_a_retry_after_the_old_page_was_paid_meanwhile_is_refused(shop: Sh
         await shop.create(other)
     await shop.control(f"checkout/sessions/{session_id}/complete", outcome="paid")
     await shop.reads.checkout_session(session_id)
+    if not whole:
+        forget_all_but_the_session(database_url)
     with pytest.raises(AlreadySubscribedError):
         await shop.create(other)
     assert len(await shop.sessions()) == 1
@@ -176,9 +206,7 @@ async def test_a_purchase_whose_subscription_was_not_heard_of_counts(shop: Shop,
     session_id = first.session.checkout_session_id
     await shop.control(f"checkout/sessions/{session_id}/complete", outcome="paid")
     await shop.reads.checkout_session(session_id)
-    with psycopg.connect(database_url) as connection:  # as if only the session's event had arrived
-        connection.execute("DELETE FROM stripe_objects WHERE kind <> 'checkout.session'")
-        connection.execute("UPDATE customers SET facts = '{}'")
+    forget_all_but_the_session(database_url)
     with pytest.raises(AlreadySubscribedError):
         await shop.create(replace(REQUEST, request_id="request-2", plan_key="team"))
 
@@ -249,6 +277,35 @@ async def test_fifty_calls_at_once_make_one_customer_and_one_session(shop: Shop,
     assert len(await shop.sessions()) == 1
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM stripe_customers").fetchone() == (1,)
+
+
+async def test_calls_of_two_processes_at_once_make_one_customer_and_one_session_at_stripe(
+    database_url: str, stripe_url: str
+) -> None:
+    async with opened(database_url, stripe_url, Clock()) as one, opened(database_url, stripe_url, Clock()) as other:
+        requests = [replace(REQUEST, request_id=f"request-{number}") for number in range(10)]
+        created = await asyncio.gather(*(shop.create(request) for request in requests for shop in (one, other)))
+        (made,) = await one.sessions()
+        assert {answer.session.checkout_session_id for answer in created} == {made["id"]}
+        assert [customer["id"] for customer in (await one.at_stripe("customers"))["data"]] == [made["customer"]]
+
+
+async def test_what_was_parked_under_a_stripe_customer_counts_once_its_making_is_heard_of(
+    shop: Shop, database_url: str
+) -> None:
+    """Somebody subscribes them in the dashboard before Stripe's answer has reached us; that tells nobody whose it is."""
+    arrived, go = asyncio.Event(), asyncio.Event()
+    shop.proxy.next(*CUSTOMERS, held(arrived, go))
+    asking = asyncio.create_task(shop.create(replace(REQUEST, plan_key="export_pass")))
+    await arrived.wait()
+    (made,) = (await shop.at_stripe("customers"))["data"]
+    by_hand = subscription("ann", customer=made["id"], metadata={}, latest_invoice=None)
+    async with running(database_url) as service:
+        assert await service.outcomes(event("customer.subscription.created", by_hand)) == ["parked"]
+        assert (await service.read("ann")).plan_keys == ("free",)
+        go.set()
+        await asking
+        assert (await service.read("ann")).plan_keys == ("pro",)
 
 
 async def test_a_stripe_that_answers_slowly_holds_up_neither_webhooks_nor_reads_of_the_same_customer(

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from billing_service.domain.access import SourceState
+from billing_service.storage import customers
+from billing_service.storage.database import Connection
 from tests.integration.flows.conftest import Service, running
 from tests.stripe_events import MONTH, START, event, invoice, metadata, purchase, session, subscription
 
@@ -69,6 +71,21 @@ async def test_two_batches_that_share_a_customer_lose_nothing_of_each_other(data
             assert answer.plan_keys == ("pro",)
 
 
+async def test_who_is_locked_keeps_nobody_from_writing_what_refers_to_them(service: Service, database_url: str) -> None:
+    """With the lock that is for a row's key, two batches that write about one customer would wait for each other."""
+    await service.outcomes(*purchase("ann"))
+
+    async def write_beside(connection: Connection) -> None:
+        await customers.lock(connection, ["ann"])
+        with psycopg.connect(database_url) as other:
+            other.execute("SET lock_timeout = '2s'")
+            other.execute(
+                "INSERT INTO customer_facts (customer_id, change_time, revision, facts) VALUES ('ann', now(), 9, '{}')"
+            )
+
+    await service.database.run(write_beside)
+
+
 @pytest.mark.parametrize("poison", ["pro\x00", "pro\ud800"], ids=["nul", "lone surrogate"])
 async def test_what_the_database_refuses_is_quarantined_and_its_neighbours_are_applied(
     service: Service, database_url: str, poison: str
@@ -113,10 +130,9 @@ async def test_a_malformed_event_is_kept_as_raw_bytes_and_its_neighbours_are_unh
 async def test_an_event_that_comes_again_after_the_cause_is_mended_leaves_the_quarantine(
     service: Service, database_url: str
 ) -> None:
+    """As where reconciliation brings it: in other bytes, and by the release that understands them."""
     broken = event("invoice.paid", {"object": "invoice", "id": "in_1"}, event_id="evt_again")
     assert await service.outcomes(broken) == ["quarantined"]
-    with psycopg.connect(database_url) as connection:  # as a release that understands the shape would find it
-        connection.execute("UPDATE quarantined_events SET event_key = 'evt_again'")
     assert await service.outcomes(event("invoice.paid", invoice("ann"), event_id="evt_again")) == ["applied"]
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM quarantined_events").fetchone() == (0,)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 
 import aiohttp
+import psycopg
 import pytest
 
 from billing_service.domain.access import SourceState
@@ -20,6 +22,7 @@ from billing_service.domain.errors import (
 )
 from billing_service.domain.portal import PortalFlow, PortalRequest
 from billing_service.domain.subscription import Operation
+from tests.integration.flows.shop import grouped
 from tests.integration.flows.subscriber import Clock, Subscriber, preview_request, raise_price, subscriber
 from tests.stripe_proxy import fail, forward, lose_answer
 
@@ -129,6 +132,30 @@ async def test_the_portals_page_opens_and_changes_land_without_our_help(ann: Sub
     assert source.state is SourceState.ENDING
     assert (await ann.asked(subscription_id, Operation.RESUME, "resume-1")).end_time is None
     assert "Renews on" in await visit(url)
+
+
+async def test_a_subscription_is_managed_as_the_stripe_customer_whose_it_is(ann: Subscriber, database_url: str) -> None:
+    """They buy as another one since: Stripe shows each only its own."""
+    subscription_id = await ann.subscribed()
+    other = (await ann.at_stripe("customers", "POST", name="Ann"))["id"]
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE customers SET stripe_customer_id = %s", [other])
+    assert subscription_id in await visit(await ann.portal(portal(PortalFlow.CANCEL, subscription_id)))
+
+
+async def test_nobody_can_change_to_a_plan_of_another_group_in_the_portal(ann: Subscriber) -> None:
+    """Each group has a configuration of its own, and where none is named and there are several, no plan can be changed."""
+    subscription_id = await ann.subscribed()
+    ann.prices.index = replace(ann.prices.index, catalog=grouped(team="side"))
+    page = await visit(await ann.portal(portal(PortalFlow.UPDATE_PLAN, subscription_id)))
+    sold = await asyncio.gather(
+        *(ann.at_stripe(f"prices?lookup_keys[]={key}") for key in ("pro_yearly", "team_monthly"))
+    )
+    assert [found["data"][0]["id"] in page for found in sold] == [True, False]
+    await ann.subscribed(plan_key="team")
+    await ann.portal(portal())
+    newest = (await ann.at_stripe("billing_portal/configurations"))["data"][0]
+    assert newest["features"]["subscription_update"]["enabled"] is False
 
 
 @pytest.mark.parametrize("flow", [PortalFlow.UPDATE_PLAN, PortalFlow.CANCEL])

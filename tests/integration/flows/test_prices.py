@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from billing_service.flows.prices import Prices
 from billing_service.storage import prices
 from billing_service.storage.database import Database
 from billing_service.storage.prices import PriceRow
+from tests.integration.flows.catalog import CATALOG
 from tests.integration.flows.conftest import Service, running
-from tests.stripe_events import START, event, purchase, subscription
+from tests.integration.flows.test_refresh import World, world  # noqa: F401 - the fixture
+from tests.stripe_events import START, event, purchase, subscription, thin_event
+from tests.stripe_proxy import held
 
 MONTHLY, YEARLY = ("pro", "monthly"), ("pro", "yearly")
 
@@ -99,3 +103,61 @@ async def test_what_stripes_own_list_said_is_not_overruled_by_an_old_payload(dat
     known = await database.run(lambda c: prices.find(c, ["price_pro_monthly"]))
     await database.close()
     assert known == {"price_pro_monthly": "team"}
+
+
+async def test_a_price_of_no_plan_at_which_somebody_subscribes_is_told_until_it_resolves(
+    service: Service, other_service: Service
+) -> None:
+    """What they pay for gives them nothing, which is no error of theirs: an operator has to hear of it."""
+    ben = [json.dumps(moved_event(json.loads(body))).encode() for body in purchase("ben")]
+    await service.outcomes(*ben)
+    await service.read("ben")
+    assert service.prices.held() == ("price_pro_monthly",)
+    assert "customers subscribe at price_pro_monthly, which is of no plan in the catalog" in service.prices.warnings()
+    await other_service.outcomes(*purchase("ann"))
+    assert (await service.read("ben")).plan_keys == ("pro",)
+    assert service.prices.held() == ()
+
+
+async def test_a_price_of_no_plan_of_a_subscription_that_is_over_is_told_to_nobody(service: Service) -> None:
+    gone = subscription("ben", "canceled", lookup_key="bespoke")
+    await service.outcomes(event("customer.subscription.deleted", gone))
+    assert [s.state.value for s in (await service.read("ben")).sources if s.stripe_id] == ["unresolved"]
+    assert service.prices.held() == ()
+
+
+async def sold_at(known: Prices) -> str:
+    """Give the price at which Pro is sold by the month, as far as is known; nobody asks Stripe for it."""
+    pro = CATALOG.plans["pro"]
+    return await known.price_id(pro, pro.prices[0])
+
+
+@pytest.mark.parametrize("asked", ["before", "meanwhile"])
+@pytest.mark.parametrize("told", ["price.updated", "product.updated", "thin"])
+async def test_a_price_that_moved_is_known_with_its_event(world: World, asked: str, told: str) -> None:  # noqa: F811
+    """Within a minute it would be anyway. Stripe's answer may be under way when the event comes, and older than it."""
+    await world.prices.refresh()
+    old = (await world.call("GET", "/v1/prices?lookup_keys[]=pro_monthly"))["data"][0]
+    assert await sold_at(world.prices) == old["id"]
+    arrived, go = asyncio.Event(), asyncio.Event()
+    world.proxy.next("GET", "/v1/prices", held(arrived, go))
+    looking = asyncio.create_task(world.prices.run())
+    await arrived.wait()
+    new = await world.call(
+        "POST", "/v1/prices",
+        **{"product": old["product"], "currency": "eur", "unit_amount": "2000", "recurring[interval]": "month",
+           "lookup_key": "pro_monthly", "transfer_lookup_key": "true"},
+    )  # fmt: skip
+    if asked == "before":
+        go.set()
+        await world.prices.plans()
+    body = thin_event("price.updated", old["id"]) if told == "thin" else event(told, {"id": old["id"], "object": "x"})
+    assert [result.outcome.value for result in await world.fulfill([body])] == ["ignored"]
+    go.set()
+    try:
+        async with asyncio.timeout(20):
+            while await sold_at(world.prices) != new["id"]:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+    finally:
+        looking.cancel()
+        await asyncio.wait({looking})

@@ -29,7 +29,7 @@ from billing_service.storage.database import Database
 from billing_service.stripe_api.client import StripeApi
 from sandbox.stripe.app import StandInStripe
 from tests.integration.flows.catalog import CATALOG
-from tests.stripe_events import START, event, refund
+from tests.stripe_events import START, event, invoice, refund, subscription
 from tests.stripe_proxy import Forward, StripeProxy, fail, held, proxied
 
 KEY = "sk_test_refresh"
@@ -285,6 +285,15 @@ async def test_one_who_waits_and_comes_back_late_takes_no_later_request_away(wor
     assert world.sql("SELECT object_id FROM rereads") == [("sub_1",)]
 
 
+async def test_a_later_request_puts_off_nothing_that_is_due(world: World) -> None:
+    """What is to be verified in a quarter of an hour may be what is missing now."""
+    for delay_s in (0, 900):
+        ask = [rereads.Ask("sub_1", ObjectKind.SUBSCRIPTION, delay_s)]
+        await world.database.run(lambda c, ask=ask: rereads.ask(c, ask))  # type: ignore[misc] # bound now
+    (claimed,) = await world.database.run(lambda c: rereads.claim(c, 1))
+    assert claimed.object_id == "sub_1"
+
+
 async def test_two_workers_share_the_queue_and_a_dead_ones_lease_runs_out(world: World) -> None:
     await world.database.run(lambda c: rereads.ask(c, [rereads.Ask("sub_1", ObjectKind.SUBSCRIPTION, 0)]))
     first = await world.database.run(lambda c: rereads.claim(c, 8))
@@ -337,6 +346,32 @@ async def test_a_read_that_fails_is_put_off_and_never_given_up(world: World) -> 
     assert world.sql("SELECT attempts, due_time > now(), lease_time FROM rereads") == [(1, True, None)]
 
 
+async def test_an_object_that_the_database_refuses_is_put_off_and_holds_up_nobody(world: World) -> None:
+    """Twice as long each time; without that it would be asked for anew with each lease that ends."""
+    session_id = await world.buy("ann")
+    await world.fulfill(await world.events("checkout.session.completed"))
+    world.sql(f"DELETE FROM rereads; INSERT INTO rereads (object_id, kind) VALUES ('{session_id}', 'checkout.session')")  # noqa: S608 - of the test's own
+
+    async def refused(_request: web.Request, forward: Forward) -> web.StreamResponse:
+        body = json.loads((await forward()).body)  # type: ignore[arg-type] # the proxy's are bytes
+        body["metadata"]["billing_plan_key"] = "pro\u0000"
+        return web.json_response(body)
+
+    world.proxy.next("GET", f"/v1/checkout/sessions/{session_id}", refused)
+    assert await world.refresh.drain() == 1
+    assert world.sql("SELECT attempts, lease_time, due_time > now() FROM rereads") == [(1, None, True)]
+
+
+async def test_what_a_newer_release_asked_for_is_left_to_it_and_holds_up_nothing(world: World) -> None:
+    """As it is after going back to the release before."""
+    await world.buy("ann")
+    await world.fulfill(await world.events("checkout.session.completed"))
+    world.sql("INSERT INTO rereads (object_id, kind, due_time) VALUES ('qt_1', 'quote', now() - interval '1 day')")
+    await world.serve_all()
+    assert (await world.read("ann")).plan_keys == ("pro",)
+    assert world.sql("SELECT object_id, attempts FROM rereads") == [("qt_1", 0)]
+
+
 async def test_the_budget_is_shared_and_keeps_its_reserve(world: World, database_url: str) -> None:
     world.sql("UPDATE stripe_budget SET tokens = 7, update_time = now()")
     other = Database(database_url)
@@ -368,6 +403,26 @@ async def test_a_refund_whose_purchase_was_never_heard_of_is_followed_back_to_it
     await world.serve_all()
     states = [source.state.value for source in (await world.read("ann")).sources if source.stripe_id]
     assert states == ["refunded"]
+
+
+async def test_a_subscription_of_which_nothing_but_an_invoice_was_heard_is_read(world: World) -> None:
+    """The invoice says whose it is, so that it is nobody's riddle; what it is for was told by events that were lost."""
+    await world.buy("ann")
+    await world.fulfill(await world.events("invoice.paid"))
+    assert (await world.read("ann")).plan_keys == ("free",)
+    await world.serve_all()
+    assert (await world.read("ann")).plan_keys == ("pro",)
+
+
+async def test_a_subscription_of_somebody_who_is_not_known_is_not_read_with_each_of_its_invoices(world: World) -> None:
+    """Another product of the same account: its invoice is read once, to see whose it is."""
+    theirs: dict[str, Any] = {
+        "parent": {"type": "subscription_details", "subscription_details": {"subscription": "sub_them"}}
+    }
+    await world.fulfill([event("customer.subscription.created", subscription("them", metadata={}))])
+    world.sql("DELETE FROM rereads")
+    await world.fulfill([event("invoice.paid", invoice("them", **theirs))])
+    assert world.sql("SELECT object_id FROM rereads") == [("in_them",)]
 
 
 async def told_without_its_link(world: World) -> str:

@@ -228,6 +228,44 @@ def test_paused_collection_is_no_reason_why_something_gives_nothing_anyway(
         assert access(replace(giving, collection_paused=True), strict).state is A.PAUSED
 
 
+@pytest.mark.parametrize("status", [S.CANCELED, S.UNPAID, S.PAUSED, S.INCOMPLETE])
+@pytest.mark.parametrize("standing", DisputeStanding)
+def test_a_dispute_is_no_reason_why_something_gives_nothing_anyway(
+    status: SubscriptionStatus, standing: DisputeStanding
+) -> None:
+    assert access(replace(BASE, status=status, dispute=standing)) == access(replace(BASE, status=status))
+
+
+def test_what_is_over_says_when_it_ended() -> None:
+    one = access(replace(BASE, status=S.CANCELED, ended_at=START + 86_400))
+    assert (one.state, one.end) == (SourceState.ENDED, at(START + 86_400))
+
+
+def test_a_policy_about_paused_collection_is_for_what_is_paused_alone() -> None:
+    strict = replace(PRO, policy=Policy(access_while_collection_paused=False))
+    assert access(BASE, strict).state is SourceState.ACTIVE
+
+
+def test_a_purchase_begins_when_it_was_paid_also_where_access_is_given_before() -> None:
+    lenient = replace(CATALOG.plans["export_pass"], policy=Policy(access_before_settled=True))
+    bought = PurchaseFacts("cs_1", "export_pass", 1, START, None)
+    waiting, paid = (
+        accesses(CustomerFacts(purchases=(one,)), lambda *_: None, lambda _: lenient)[0]
+        for one in (bought, replace(bought, paid_time=START + 86_400))
+    )
+    assert (waiting.start, paid.start) == (at(START), at(START + 86_400))
+    assert waiting.at(at(START)).gives
+
+
+@pytest.mark.parametrize("status", [status for status in S if status is not S.PAUSED])
+@pytest.mark.parametrize("invoice", InvoiceStatus)
+def test_access_while_paused_is_for_what_is_paused_alone(status: SubscriptionStatus, invoice: InvoiceStatus) -> None:
+    lenient = replace(PRO, policy=Policy(access_while_paused=True))
+    for first in (True, False):
+        one = replace(BASE, status=status, invoice_status=invoice, first_payment=first)
+        assert access(one, lenient).at(at(START)) == access(one, replace(PRO, policy=Policy())).at(at(START))
+
+
 @pytest.mark.parametrize(
     ("refunded", "fully", "policy", "state"),
     [
@@ -264,8 +302,9 @@ def test_a_purchase_for_a_duration_ends_by_itself() -> None:
     assert one.at(at(START + 10 + 30 * 86_400)).state is SourceState.ENDED
 
 
-def test_a_purchase_of_a_plan_that_the_catalog_lost_is_unresolved() -> None:
-    facts = CustomerFacts(purchases=(PurchaseFacts("cs_1", "gone", 1, START, START),))
+@pytest.mark.parametrize("paid_time", [START, None])
+def test_a_purchase_of_a_plan_that_the_catalog_lost_is_unresolved(paid_time: int | None) -> None:
+    facts = CustomerFacts(purchases=(PurchaseFacts("cs_1", "gone", 1, START, paid_time),))
     (one,) = accesses(facts, lambda *_: None, CATALOG.plans.get)
     assert one.state is SourceState.UNRESOLVED
 

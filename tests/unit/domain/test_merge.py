@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,23 @@ from hypothesis import strategies as st
 from billing_service.domain.frozen import replace
 from billing_service.domain.merge import ObjectState, Payload, Read, join, of_read
 from billing_service.domain.observation import Claim, Fact, Observation
-from billing_service.domain.views import ObjectKind, SubscriptionStatus, SubscriptionView
+from billing_service.domain.views import (
+    CustomerStatus,
+    CustomerView,
+    DisputeStatus,
+    DisputeView,
+    InvoiceStatus,
+    InvoiceView,
+    ObjectKind,
+    PaymentStatus,
+    RefundStatus,
+    RefundView,
+    SessionStatus,
+    SessionView,
+    SubscriptionStatus,
+    SubscriptionView,
+    View,
+)
 
 VIEW = SubscriptionView(
     status=SubscriptionStatus.ACTIVE,
@@ -130,6 +147,90 @@ def test_nothing_leads_out_of_an_absorbing_state() -> None:
     over = state_of(Payload(1, "evt_1", 1, viewed(CANCELED)))
     later = state_of(Payload(9, "evt_2", 2, viewed(ACTIVE)), Read(9, 9, 9, viewed(ACTIVE)))
     assert join(over, later).view.status is CANCELED
+
+
+SESSION = SessionView(SessionStatus.OPEN, PaymentStatus.UNPAID, "payment", 0, None, None, None, None, 1)
+# What each kind of object goes through, the earlier before the later; and of that, what it never leaves again.
+LIVES: dict[str, tuple[list[View], set[str]]] = {
+    "subscription": (
+        [viewed(status) for status in (SubscriptionStatus.INCOMPLETE, ACTIVE, CANCELED)],
+        {"canceled", "incomplete_expired"},
+    ),
+    "subscription that expires": (
+        [viewed(status) for status in (SubscriptionStatus.INCOMPLETE, SubscriptionStatus.INCOMPLETE_EXPIRED)],
+        {"canceled", "incomplete_expired"},
+    ),
+    "session": (
+        [
+            SESSION,
+            replace(SESSION, status=SessionStatus.COMPLETE),
+            replace(SESSION, status=SessionStatus.COMPLETE, payment_status=PaymentStatus.PAID),
+        ],
+        {"expired"},
+    ),
+    "session that expires": ([SESSION, replace(SESSION, status=SessionStatus.EXPIRED)], {"expired"}),
+    "invoice that is written off": (
+        [InvoiceView(InvoiceStatus(s), 0, None, None, None) for s in ("draft", "open", "uncollectible", "paid")],
+        {"void"},
+    ),
+    "invoice that is voided": (
+        [InvoiceView(InvoiceStatus(s), 0, None, None, None) for s in ("draft", "open", "uncollectible", "void")],
+        {"void"},
+    ),
+    "refund": (
+        [RefundView(RefundStatus(s), 1, None, None) for s in ("pending", "succeeded", "failed")],
+        {"failed", "canceled"},
+    ),
+    "refund that is taken back": (
+        [RefundView(RefundStatus(s), 1, None, None) for s in ("requires_action", "canceled")],
+        {"failed", "canceled"},
+    ),
+    "inquiry": (
+        [
+            DisputeView(DisputeStatus(s), 1, None, None)
+            for s in ("warning_needs_response", "warning_under_review", "warning_closed")
+        ],
+        set(),
+    ),
+    "dispute": (
+        [
+            DisputeView(DisputeStatus(s), 1, None, None)
+            for s in (
+                "warning_closed", "needs_response", "under_review", "lost", "appeal_needs_response", "appeal_under_review", "won",
+            )
+        ],
+        set(),
+    ),
+    "dispute that is prevented": (
+        [DisputeView(DisputeStatus(s), 1, None, None) for s in ("under_review", "prevented")],
+        set(),
+    ),
+    "customer": ([CustomerView(status) for status in CustomerStatus], {"deleted"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_of_two_payloads_of_one_second_the_one_further_along_holds_in_every_life(name: str) -> None:
+    """Whichever comes first, and whatever their ids are."""
+    life, _ = LIVES[name]
+    for before, after in pairwise(life):
+        early, late = (
+            state_of(Payload(1, id_, n, view)) for id_, n, view in (("evt_z", 1, before), ("evt_a", 2, after))
+        )
+        assert join(early, late).view == join(late, early).view == after
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_what_is_absorbing_is_left_by_nothing_and_everything_else_is(name: str) -> None:
+    """A lost dispute may be appealed, a written-off invoice paid, and a refund that succeeded can fail."""
+    life, absorbing = LIVES[name]
+    for first in life:
+        for then in [view for view in life if view.status not in absorbing and view != first]:
+            states = [state_of(Payload(1, "evt_1", 1, first)), state_of(Payload(9, "evt_2", 2, then))]
+            reads = [state_of(read=Read(1, 1, 1, first)), state_of(read=Read(9, 9, 9, then))]
+            for earlier in (states[0], reads[0]):
+                for later in (states[1], reads[1]):
+                    assert join(earlier, later).view == (first if first.status in absorbing else then)
 
 
 def test_two_payloads_of_one_second_are_told_apart_by_how_far_along_they_are() -> None:
