@@ -33,6 +33,7 @@ from billing_service.domain.views import (
     SessionView,
     View,
     anchors,
+    has_more_items,
     has_one_period_for_all,
     invoice_parent,
 )
@@ -129,7 +130,7 @@ class Observation:
 
 @frozen
 class Notice:
-    """What a thin event says: that something happened to an object; of what, only as much as its type says."""
+    """What a thin event says, or one whose object is not whole: that something happened to it; of what, only as much as its type says."""
 
     object_id: str
     kind: ObjectKind
@@ -175,7 +176,13 @@ def read_event(body: object) -> Event:
     if is_ours and envelope.get("object") == THIN_OBJECT:
         notice = _notice(event_type, object_id)
     elif is_ours and (kind := HANDLED_TYPES.get(event_type)) is not None:
-        observation = _observed(event_type, kind, envelope)
+        data = mapping(mapping(envelope.get("data"), "data").get("object"), "data.object")
+        if kind is _SUBSCRIPTION and has_more_items(
+            data
+        ):  # half of it says nothing for sure: it is read, with all of them
+            notice = _notice_of(kind, object_id)
+        else:
+            observation = _observed(event_type, kind, data)
     return Event(
         event_id=event_id,
         type=event_type,
@@ -190,8 +197,7 @@ def read_event(body: object) -> Event:
     )
 
 
-def _observed(event_type: str, kind: ObjectKind, envelope: Mapping[str, Any]) -> Observation:
-    data = mapping(mapping(envelope.get("data"), "data").get("object"), "data.object")
+def _observed(event_type: str, kind: ObjectKind, data: Mapping[str, Any]) -> Observation:
     if event_type == "customer.deleted":
         data = {**data, "deleted": True}  # the payload is of the moment before; only the type says that it is gone
     return observe(data, kind)
@@ -204,10 +210,12 @@ def _notice(event_type: str, object_id: str | None) -> Notice | None:
         MalformedError: it names none.
     """
     kind = HANDLED_TYPES.get(event_type.removeprefix(THIN_PREFIX)) if event_type.startswith(THIN_PREFIX) else None
-    if kind is None:
-        return None
+    return None if kind is None else _notice_of(kind, object_id)
+
+
+def _notice_of(kind: ObjectKind, object_id: str | None) -> Notice:
     if not object_id or not THIN_ID.fullmatch(object_id):
-        raise MalformedError("related_object.id is not an id")
+        raise MalformedError("the object that it is about has no id")
     return Notice(object_id, kind)
 
 

@@ -291,7 +291,7 @@ def _subscription_view(data: Mapping[str, Any]) -> SubscriptionView:
     items = listed.get("data")
     if not isinstance(items, list) or not items:
         raise MalformedError("items.data is not a list with entries")
-    if listed.get("has_more") is True:
+    if has_more_items(data):
         raise MalformedError("items.data has not all of the items")
     return SubscriptionView(
         status=one_of(_SUBSCRIPTION_STATUSES, data, "status"),
@@ -311,6 +311,14 @@ def _is_paused_unpaid(data: Mapping[str, Any]) -> bool:
     """Say whether Stripe paused a subscription because nobody paid it, as an account may have it since 2026-09-30.endive."""
     paused = optional_mapping(optional_mapping(data, "status_details"), "paused")
     return optional_text(optional_mapping(paused, "subscription"), "type") in _PAYMENT_FAILURES
+
+
+def has_more_items(data: Mapping[str, Any]) -> bool:
+    """Say whether a subscription has more items than came with it: Stripe shows ten of a list, and twenty may be in this one.
+
+    https://docs.stripe.com/api/subscription_items/list
+    """
+    return optional_mapping(data, "items").get("has_more") is True
 
 
 def has_one_period_for_all(data: Mapping[str, Any]) -> bool:

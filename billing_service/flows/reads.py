@@ -14,7 +14,7 @@ from typing import Any
 
 from billing_service.domain.merge import ObjectState, of_read
 from billing_service.domain.observation import Fact, Observation, observe
-from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.domain.views import ObjectKind, SessionView, has_more_items
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
 from billing_service.flows.prices import Prices
@@ -135,11 +135,12 @@ class Reads:
     ) -> Mapping[str, Any]:
         """Have a subscription changed, fold what Stripe answers, and give it. Raises as `checkout_session` does.
 
-        An answer that Stripe replays says what was when the key was first used: it is not folded, but read anew.
+        An answer that Stripe replays says what was when the key was first used, and one of many items has not all of them: it is
+        not folded, but read anew.
         """
         drawn = await self._draw(subscription_id)
         answer = await change()
-        if answer.replayed:
+        if answer.replayed or has_more_items(answer.object):
             return await self.subscription_object(subscription_id)
         await self._merge(drawn, answer, ObjectKind.SUBSCRIPTION)
         return answer.object

@@ -57,7 +57,7 @@ class StripeListing:
         return StripeListing(self._client, self._bounds, permit)
 
     async def get(self, kind: str, object_id: str) -> Read:
-        """Read one object.
+        """Read one object, a subscription with all of its items.
 
         Raises:
             StripeCallError: Stripe did not answer with it.
@@ -67,7 +67,15 @@ class StripeListing:
         body, server_time = await self._request(f"{kind}.get", f"{_PATHS[kind]}/{object_id}", params)
         if not isinstance(body.get("id"), str):
             raise StripeNoAnswer(f"{kind}.get", "an answer that is not Stripe's")
+        items = body.get("items") if kind == "subscription" else None
+        if isinstance(items, dict) and items.get("has_more") is True:
+            body["items"] = {**items, "data": await self._items(object_id), "has_more": False}
         return Read(body, server_time)
+
+    async def _items(self, subscription_id: str) -> list[dict[str, Any]]:
+        query = {"subscription": subscription_id}
+        pages = self.pages("subscription_items.list", "/v1/subscription_items", query)
+        return [item async for page in pages for item in page.data]
 
     async def pages(self, operation: str, path: str, params: Mapping[str, Any]) -> AsyncIterator[Page]:
         """Give a list page by page, the newest first; bounded. Raises StripeCallError."""

@@ -14,6 +14,7 @@ from sandbox.stripe.objects import Kind, Object
 from sandbox.stripe.store import Store
 
 DEPTH_LIMIT = 4
+LISTED = 10  # of a list within an object
 
 # Fields that hold an id and may be expanded into its object.
 _EXPANDABLE: Mapping[str, frozenset[str]] = {
@@ -32,9 +33,12 @@ _EXPANDABLE: Mapping[str, frozenset[str]] = {
 }
 
 
-def shown(obj: Object) -> Object:
-    """Copy an object without the stand-in's own notes."""
-    return {key: copied(value) for key, value in obj.items() if not key.startswith("_")}
+def shown(obj: Object, *, whole: bool = False) -> Object:
+    """Copy an object without the stand-in's own notes; unless `whole`, with ten of a subscription's items, as Stripe shows a list."""
+    copy = {key: copied(value) for key, value in obj.items() if not key.startswith("_")}
+    if not whole and obj.get("object") == Kind.SUBSCRIPTION and len(copy["items"]["data"]) > LISTED:
+        copy["items"] |= {"data": copy["items"]["data"][:LISTED], "has_more": True}
+    return copy
 
 
 def copied(value: Any) -> Any:

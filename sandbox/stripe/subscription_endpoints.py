@@ -193,7 +193,21 @@ def _has_status(subscription: Object, wanted: str | None) -> bool:
     return status == wanted
 
 
+def _list_items(account: Account, call: Call) -> Object:
+    if "subscription" not in call.params:
+        raise missing_param("subscription")
+    found = account.find(Kind.SUBSCRIPTION, call.params["subscription"], param="subscription")
+    return page(found["items"]["data"], call.params, "/v1/subscription_items")
+
+
 ROUTES = (
+    Route(
+        "GET",
+        "/v1/subscription_items",
+        _list_items,
+        sdk.SubscriptionItemListParams,
+        LIST_PARAMS | {"subscription"},
+    ),
     Route(
         "GET",
         "/v1/subscriptions",

@@ -56,7 +56,7 @@ def _blank() -> Object:
 
 
 def _put(customer: Object, name: str, obj: Object) -> None:
-    customer[name].append(shown(obj))
+    customer[name].append(shown(obj, whole=True))
     notes = {told: obj[key] for key, told in _NOTES.items() if obj.get(key) is not None}
     if notes:
         customer["notes"][obj["id"]] = notes

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from billing_service.domain.access import SourceState
 from billing_service.domain.views import ObjectKind
-from billing_service.flows.fulfill import Fulfill
+from billing_service.flows.fulfill import Fulfill, Outcome
 from billing_service.flows.prices import Prices
 from billing_service.flows.read_entitlements import ReadEntitlements
 from billing_service.flows.reads import Reads
@@ -153,6 +153,46 @@ async def test_two_payloads_of_one_second_ask_for_a_read_at_once(world: World) -
     await world.fulfill(await world.events())
     due = world.sql("SELECT kind FROM rereads WHERE due_time <= now() AND kind = 'subscription'")
     assert due == [("subscription",)]
+
+
+async def of_many_items(world: World, count: int) -> str:
+    """Have ann buy, and somebody in the dashboard add so many items to what she has; give its id."""
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    await world.serve_all()
+    await world.call("POST", "/_control/clock", advance_s=60)
+    (bought,) = (await world.call("GET", "/v1/subscriptions"))["data"]
+    product = bought["items"]["data"][0]["price"]["product"]
+    price = {"product": product, "currency": "eur", "unit_amount": 100, "recurring[interval]": "month"}
+    added = [(await world.call("POST", "/v1/prices", **price))["id"] for _ in range(count)]
+    items = {f"items[{number}][price]": price_id for number, price_id in enumerate(added)}
+    await world.call("POST", f"/v1/subscriptions/{bought['id']}", **items)
+    return str(bought["id"])
+
+
+def items_of_ann(world: World) -> int:
+    ((count,),) = world.sql("SELECT jsonb_array_length(facts #> '{subscriptions,0,items}') FROM customers")
+    return int(count)
+
+
+async def test_a_subscription_of_more_items_than_an_event_shows_is_read_at_once_with_all_of_them(world: World) -> None:
+    """Stripe shows ten; twenty may be in one. The event counts, and is no reason for anybody to be called."""
+    await of_many_items(world, 13)
+    body = (await world.events("customer.subscription.updated"))[-1]
+    assert json.loads(body)["data"]["object"]["items"]["has_more"]
+    (result,) = await world.fulfill([body])
+    assert (result.outcome, items_of_ann(world)) == (Outcome.APPLIED, 1)
+    assert world.sql("SELECT kind FROM rereads WHERE due_time <= now()") == [("subscription",)]
+    assert await world.refresh.drain()
+    assert items_of_ann(world) == 14
+
+
+async def test_a_change_of_a_subscription_of_many_items_is_folded_with_all_of_them(world: World) -> None:
+    """What Stripe answers to it has ten."""
+    subscription_id = await of_many_items(world, 13)
+    change = lambda: world.stripe.update_subscription(subscription_id, {"cancel_at_period_end": "true"}, "key-1")  # noqa: E731 - one line says it
+    answer = await world.reads.changed_subscription(subscription_id, change)
+    assert (len(answer["items"]["data"]), items_of_ann(world)) == (14, 14)
 
 
 async def test_a_body_with_one_period_for_several_items_is_followed_by_a_read_at_once(world: World) -> None:

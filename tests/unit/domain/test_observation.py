@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.merge import of_read
-from billing_service.domain.observation import HANDLED_TYPES, Fact, observe, read_event
+from billing_service.domain.observation import HANDLED_TYPES, Fact, Notice, observe, read_event
 from billing_service.domain.views import InvoiceView, ObjectKind, SubscriptionView
 from tests.stripe_events import MONTH, START, event, export_pass, invoice, session, subscription, thin_event
 
@@ -100,6 +100,18 @@ def test_fields_that_are_not_known_are_passed_over() -> None:
     assert observe(session("ann", novelty=[1]), ObjectKind.CHECKOUT_SESSION) == observe(
         session("ann"), ObjectKind.CHECKOUT_SESSION
     )
+
+
+def test_an_event_with_some_of_the_items_of_a_subscription_tells_only_that_something_happened_to_it() -> None:
+    """As a thin one does. It is never half-read."""
+    some = subscription("ann")["items"] | {"has_more": True}
+    body = json.loads(event("customer.subscription.updated", subscription("ann", items=some)))
+    told = read_event(body)
+    assert (told.is_used, told.observation) == (True, None)
+    assert told.notice == Notice("sub_ann", ObjectKind.SUBSCRIPTION)
+    body["data"]["object"]["id"] = "sub/ann"
+    with pytest.raises(MalformedError):
+        read_event(body)
 
 
 @pytest.mark.parametrize(
