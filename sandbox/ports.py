@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import time
@@ -13,8 +14,9 @@ from sandbox.errors import SandboxError
 HOST = "127.0.0.1"
 # Below the range from which the kernel takes the near ends of outgoing connections (32768 and up on Linux, 49152 on macOS):
 # a port that was free when it was chosen is not lost to a passing connection before its server binds it.
-_CHOICE_FROM = 15_000
-_CHOICE_TO = 32_000
+_CHOICE = range(15_000, 32_000)
+# "15000-20000": a part of it. Tests that run at the same time have one each: what one has chosen and not bound yet, none of the others takes.
+PART = "SANDBOX_PORT_RANGE"
 _CHOICE_ATTEMPTS = 200
 _POLL_S = 0.05
 
@@ -53,11 +55,24 @@ class Ports:
 
 def free_port() -> int:
     """Give a port that is free now. Whoever binds it may still come too late, though rarely."""
+    choice = _choice()
     for _ in range(_CHOICE_ATTEMPTS):
-        port = _CHOICE_FROM + secrets.randbelow(_CHOICE_TO - _CHOICE_FROM)
+        port = secrets.choice(choice)
         if is_free(port):
             return port
-    raise SandboxError(f"No free port was found between {_CHOICE_FROM} and {_CHOICE_TO}.")
+    raise SandboxError(f"No free port was found between {choice.start} and {choice.stop}.")
+
+
+def part_of(number: int, count: int) -> str:
+    """Give the part of all ports that are chosen from which the process of this number, of so many, is to have in `PART`."""
+    size = len(_CHOICE) // count
+    start = _CHOICE.start + number * size
+    return f"{start}-{start + size}"
+
+
+def _choice() -> range:
+    part = os.environ.get(PART)
+    return range(*map(int, part.split("-"))) if part else _CHOICE
 
 
 def is_free(port: int) -> bool:

@@ -22,6 +22,7 @@ import structlog
 from psycopg import sql
 
 from billing_service import garbage
+from sandbox.ports import PART, part_of
 from sandbox.postgres import FORGETFUL, EmbeddedPostgres
 from tests.overheard.plugin import (  # noqa: F401 - hooks of pytest, which it finds here
     keep,
@@ -37,6 +38,11 @@ hypothesis.settings.load_profile("shared")
 # Where a test's own process logs an exception, structlog would have rich draw it with every local value: seconds, for what pytest
 # throws away unless the test fails.
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ[PART] = part_of(
+        int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    )
 
 _TEMPLATE = "billing_template"
 _SPARE_WORKERS = 1
