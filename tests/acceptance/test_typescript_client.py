@@ -149,6 +149,45 @@ for await (const _ of createInterface({ input: process.stdin })) {
 """
 
 
+# As `CALLER`, but its connection is given up, as after a ping that was not answered, and at the same moment there is another call.
+LEAVER = """
+import http2 from "node:http2";
+import { syncBuiltinESMExports } from "node:module";
+const sessions = [];
+const connect = http2.connect;
+http2.connect = (...given) => { sessions.push(connect(...given)); return sessions.at(-1); };
+syncBuiltinESMExports();
+const { createBillingClient } = await import(process.env.BILLING_CLIENT);
+const billing = createBillingClient({ baseUrl: process.env.BILLING_URL });
+const call = () => billing.getEntitlements({ customerId: "ann" });
+await call();
+sessions[0].destroy(new Error("PING timed out"), http2.constants.NGHTTP2_CANCEL);
+console.log((await call()).customerId, sessions.length);
+billing.close();
+"""
+
+
+@_with_npm
+@pytest.mark.usefixtures("installed")
+async def test_a_call_in_the_moment_in_which_its_connection_is_given_up_does_not_end_the_process() -> None:
+    """Node tells of the end of a connection a moment later; by then the call has left it, and nobody of the library's listens."""
+    with alone():
+        await asyncio.to_thread(run, "npm", "run", "--silent", "build")
+    async with serving(public_listener(Service())) as wire:
+        caller = await asyncio.create_subprocess_exec(
+            *("node", "--input-type=module", "--eval", LEAVER),
+            env={
+                **os.environ,
+                "BILLING_CLIENT": str(FOLDER / "dist/index.js"),
+                "BILLING_URL": f"http://{wire.address}",
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        said, wrong = await asyncio.wait_for(caller.communicate(), LIMIT_S)
+        assert (said, caller.returncode) == (b"ann 2\n", 0), wrong.decode()
+
+
 @_with_npm
 @pytest.mark.usefixtures("installed")
 async def test_a_connection_that_was_forgotten_while_nobody_called_costs_the_next_call_nothing() -> None:

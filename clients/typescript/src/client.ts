@@ -11,6 +11,23 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 // forgotten is given up while a call that finds it so may still be made on another one: well before the default deadline.
 const PINGS = { pingIntervalMs: 20_000, pingTimeoutMs: 5_000, pingIdleConnection: true };
 
+/**
+ * Node ends a process in which an error of a connection is heard by nobody. The manager stops to listen when it leaves a connection,
+ * which may be between its giving that up (a ping was not answered) and Node's telling of it, if a call is made in that moment.
+ */
+class QuietSessions extends Http2SessionManager {
+  readonly #heard = new WeakSet<http2.Http2Session>();
+
+  override async request(...call: Parameters<Http2SessionManager["request"]>): Promise<http2.ClientHttp2Stream> {
+    const stream = await super.request(...call);
+    if (stream.session !== undefined && !this.#heard.has(stream.session)) {
+      this.#heard.add(stream.session);
+      stream.session.on("error", () => undefined); // whoever called is told by the call
+    }
+    return stream;
+  }
+}
+
 /** Where the service is, and how it is talked to. */
 export interface BillingOptions {
   /** "http://host:port" for loopback and meshes that encrypt by themselves, "https://host:port" for TLS. */
@@ -31,7 +48,7 @@ export type BillingClient = Client<typeof BillingService> & {
 
 /** Makes a client; it connects at the first call. Calls fail with a ConnectError, which `refusalOf` reads. */
 export function createBillingClient(options: BillingOptions): BillingClient {
-  const sessionManager = new Http2SessionManager(options.baseUrl, PINGS, options.tls);
+  const sessionManager = new QuietSessions(options.baseUrl, PINGS, options.tls);
   const transport = createGrpcTransport({
     baseUrl: options.baseUrl,
     sessionManager,
