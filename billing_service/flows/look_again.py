@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
+from functools import partial
 
 import msgspec
 import structlog
@@ -196,11 +197,20 @@ class LookAgain:
             await asyncio.sleep(ended - began)
 
     async def _turn(self, reason: _Reason) -> _Page:
+        """Go on by a page. Who cannot be gathered, having been written by a newer release say, is found alone, and looked at without that."""
         await self._beat()
         context = Context(await self._prices.plans(), self._now())
-        return await self._database.run(lambda connection: self._page(connection, reason, context))
+        for most_gathered in (MOST_GATHERED, 1):
+            page = partial(self._page, reason=reason, context=context, most_gathered=most_gathered)
+            try:
+                return await self._database.run(page)
+            except BillingError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whose fault it is shows when each is alone; without gathering it is raised
+                log.warning("page_not_gathered", reason=reason.name, most=most_gathered, error=named(error))
+        return await self._database.run(partial(self._page, reason=reason, context=context, most_gathered=0))
 
-    async def _page(self, connection: Connection, reason: _Reason, context: Context) -> _Page:
+    async def _page(self, connection: Connection, *, reason: _Reason, context: Context, most_gathered: int) -> _Page:
         kept = await looks.take(connection, reason.name)
         if kept is None:
             return _Page.WAIT
@@ -210,9 +220,9 @@ class LookAgain:
             return _Page.DONE
         look = kept if cause == kept.cause else Look(cause)
         gathers = reason.gathers(cause)
-        most = 0 if look.is_at_end else min(MOST_GATHERED if gathers else MOST, MOST_LEFT - len(look.left))
+        most = 0 if look.is_at_end else min(max(most_gathered, 1) if gathers else MOST, MOST_LEFT - len(look.left))
         last, taken, left = await customers.take_next(connection, look.after, most, look.left)
-        if gathers and taken:
+        if gathers and most_gathered and taken:
             await refold(connection, taken, context, Cause(CauseKind.READ, None))
         await customers.make_due(connection, taken, context.now, cause.keys() if reason.holders else None)
         is_at_end = look.is_at_end or (most > 0 and last is None)

@@ -356,6 +356,24 @@ async def test_whoever_is_locked_is_gathered_when_the_lock_has_gone(
     assert all(await gathered())
 
 
+async def test_whoever_cannot_be_gathered_is_passed_over_and_holds_nobody_up(
+    service: Service, gathered: Callable[[], Awaitable[list[bool]]], database_url: str
+) -> None:
+    """A newer release wrote of him what this one does not understand, and was taken back."""
+    execute(
+        database_url,
+        """
+        UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{status}', '"of_next_year"')
+        WHERE kind = 'subscription' AND stripe_customer_id = 'cus_guest3'""",
+    )
+    as_another_release(database_url)
+    one = process(service)
+    await one.after_catalog()
+    assert await gathered() == [name != "guest3" for name in NAMES]
+    assert "guest3" in looked_at(database_url), "by the other rules he is looked at all the same"
+    assert not is_looking(database_url)
+
+
 async def test_what_had_ended_is_told_before_what_is_gathered_anew(
     service: Service, bought: None, database_url: str
 ) -> None:
