@@ -259,9 +259,8 @@ def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
     invoice, first = _invoice(subscription), subscription.first_payment
     ruling = verdict(subscription.status, invoice, first=first)
     if policy.access_while_paused and ruling is Verdict.PAUSED and not subscription.paused_unpaid:
-        ruling = (
-            verdict(_IS_ACTIVE, invoice, first=first) if first else Verdict.PERIOD
-        )  # who never paid had nothing to pause
+        # Who never paid had nothing to pause.
+        ruling = verdict(_IS_ACTIVE, invoice, first=first) if first else Verdict.PERIOD
     if subscription.collection_paused and not policy.access_while_collection_paused and ruling in _MAY_GIVE:
         ruling = Verdict.PAUSED
     return ruling

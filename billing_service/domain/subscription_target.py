@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from billing_service.domain.bills import UNSETTLED
 from billing_service.domain.catalog import Plan, PlanMode, Price
 from billing_service.domain.errors import (
     FieldViolation,
@@ -19,7 +20,7 @@ from billing_service.domain.errors import (
     SubscriptionPausedError,
     SubscriptionUnpaidError,
 )
-from billing_service.domain.facts import UNSETTLED, CustomerFacts, SubscriptionFacts
+from billing_service.domain.facts import CustomerFacts, SubscriptionFacts
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.domain.subscription import Wanted
 from billing_service.domain.views import ItemView, SubscriptionStatus

@@ -59,30 +59,30 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @frozen
 class Context:
-    """What the fold of a transaction goes by, and what its changes are put down to."""
+    """What the fold of a transaction goes by."""
 
     plans: PlanIndex
     now: datetime
-    deployment: str = ""  # whose metadata binds a Stripe customer; what is only folded anew binds nobody
 
 
 async def apply(
     connection: Connection,
     arrivals: Sequence[Arrival],
     context: Context,
+    deployment: str,
     also_read: Sequence[Ask] = (),
     reached: Reach | None = None,
     told: Mapping[str, ObjectState] = MappingProxyType({}),
 ) -> set[str]:
     """Merge arrivals and refold their customers; return the ids of objects whose customer is not known yet.
 
-    Asks for the re-reads that are needed, and for those of `also_read`. `told` are the facts that thin events, by their ids,
-    told: they count at once where their object has been seen, and wait for it otherwise. Three round trips: the locks of `reach`, which may have
+    The metadata of `deployment` binds. Asks for the re-reads that are needed, and for those of `also_read`. `told` are the facts
+    that thin events, by their ids, told: they count at once where their object has been seen, and wait for it otherwise. Three round trips: the locks of `reach`, which may have
     been sent with something else before; everything else that is locked and loaded; what is written, with the commit. One more
     where a Stripe customer is new, or an object hangs on one of another.
     """
     reached = reached or reach(connection, arrivals, context.plans, told.values())
-    bound = await bind(connection, reached, arrivals, context.deployment)
+    bound = await bind(connection, reached, arrivals, deployment)
     ids = {arrival.state.object_id for arrival in arrivals}
     new_links = {arrival.state.object_id: arrival.anchors for arrival in arrivals if arrival.anchors}
     if new_links:

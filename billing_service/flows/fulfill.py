@@ -7,27 +7,23 @@ writers are tasks of their own, so one caller's cancellation never cancels its n
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
-import msgspec
 import structlog
 
 from billing_service import tracing
 from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.errors import BillingError, DatabaseUnavailableError, OverloadedError
 from billing_service.domain.frozen import frozen
-from billing_service.domain.json_fields import MalformedError, is_mapping
 from billing_service.domain.merge import of_event, of_notice
-from billing_service.domain.observation import Event, Observation, read_event
+from billing_service.domain.observation import Event, Observation
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows import event_spans
 from billing_service.flows.apply import Context, apply
 from billing_service.flows.arrival import Arrival
+from billing_service.flows.event_bodies import ParsedEvent, parse
 from billing_service.flows.lanes import BACKLOG, LIVE, Lane, LaneQueue, lane_of
 from billing_service.flows.prices import Prices
 from billing_service.flows.reach import reach
@@ -46,8 +42,6 @@ PRICE_TYPES = (
     "v1.product.",
     "v1.price.",
 )  # without effect on what anybody holds; they only hint that prices may have moved
-
-_EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
 
 log = structlog.get_logger(__name__)
 
@@ -75,16 +69,6 @@ class EventResult:
     outcome: Outcome
 
 
-@frozen
-class _Parsed:
-    """One event of a batch: understood, or malformed with what is wrong."""
-
-    key: str
-    payload: bytes
-    event: Event | None
-    problem: str = ""
-
-
 class _Call:
     """What one caller brought: a result for each event, and when all are there."""
 
@@ -108,7 +92,7 @@ class _Call:
 class _Waiting:
     """One event in a queue, and where its result goes."""
 
-    parsed: _Parsed
+    parsed: ParsedEvent
     call: _Call
     position: int  # in its call
     span: tracing.Span | None = None
@@ -246,7 +230,7 @@ class Fulfill:
         """How many events wait in a lane."""
         return len(self._queues[lane])
 
-    def _tell(self, parsed: Sequence[_Parsed], results: Sequence[EventResult]) -> None:
+    def _tell(self, parsed: Sequence[ParsedEvent], results: Sequence[EventResult]) -> None:
         if self._told is None:
             return
         now = self._now().timestamp()
@@ -259,7 +243,9 @@ class Fulfill:
         for one in batch:
             await self._write([one])
 
-    async def _transact(self, connection: Connection, batch: Sequence[_Parsed], plans: PlanIndex) -> list[EventResult]:
+    async def _transact(
+        self, connection: Connection, batch: Sequence[ParsedEvent], plans: PlanIndex
+    ) -> list[EventResult]:
         for one in sorted(batch, key=lambda one: one.key):
             if one.event is None:
                 await quarantine.keep(connection, one.key, one.payload, quarantine.Reason.MALFORMED, one.problem)
@@ -300,8 +286,8 @@ class Fulfill:
         told = {event_id: state for event_id, state in told.items() if outcomes.get(event_id) is Outcome.APPLIED}
         if used or told:
             arrivals = [_arrival(event, seen, receipts[event.event_id]) for event, seen in used]
-            context = Context(plans, self._now(), self._deployment)
-            parked = await apply(connection, arrivals, context, asks, reached, told)
+            context = Context(plans, self._now())
+            parked = await apply(connection, arrivals, context, self._deployment, asks, reached, told)
             outcomes |= {event.event_id: Outcome.PARKED for event, seen in used if seen.object_id in parked}
         elif asks:
             rereads.ask(connection, asks)
@@ -323,7 +309,7 @@ class Fulfill:
             payload=payload,
         )
 
-    async def _quarantine(self, one: _Parsed, reason: quarantine.Reason, detail: str) -> EventResult:
+    async def _quarantine(self, one: ParsedEvent, reason: quarantine.Reason, detail: str) -> EventResult:
         log.warning("event_quarantined", event_key=one.key, reason=reason.value, detail=detail)
         await self._database.run(lambda connection: quarantine.keep(connection, one.key, one.payload, reason, detail))
         return EventResult(one.event.event_id if one.event else None, Outcome.QUARANTINED)
@@ -344,52 +330,12 @@ def _given(result: EventResult | Exception | None) -> EventResult:
     raise result or DatabaseUnavailableError
 
 
-def parse(payload: bytes) -> _Parsed:
-    """Understand one body; one that cannot be is malformed, and its key is its id, or the hash of its bytes where it tells none."""
-    body: object = None
-    try:
-        body = _decode(payload)
-        event = read_event(body)
-        _check_key(event.event_id)
-    except MalformedError as error:
-        return _Parsed(_told_id(body) or hash_key(payload), payload, None, str(error))
-    return _Parsed(event.event_id, payload, event)
-
-
-def _told_id(body: object) -> str | None:
-    """Give the id that a malformed event tells: whoever brings it, in whichever bytes, it is one event."""
-    event_id = body.get("id") if is_mapping(body) else None
-    return event_id if isinstance(event_id, str) and _EVENT_ID.fullmatch(event_id) else None
-
-
-def _decode(payload: bytes) -> object:
-    try:
-        return msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:  # the standard library reads more: lone surrogates, which Stripe passes on from whoever wrote the metadata
-        return json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError("the body is not JSON") from error
-
-
-def _check_key(event_id: str) -> None:
-    """A key must be writable whatever else is wrong, or the event could not even be quarantined."""
-    if not event_id.isascii() or not event_id.isprintable() or len(event_id) > 255:
-        raise MalformedError("id is not an event id")
-
-
-def hash_key(payload: bytes) -> str:
-    """Give the key by which bytes are in quarantine that tell no event's id."""
-    return f"sha256:{hashlib.sha256(payload).hexdigest()}"
-
-
 def _arrival(event: Event, observation: Observation, receipt: int) -> Arrival:
     state = of_event(event, observation, receipt)
     return Arrival(state, observation.claim, observation.anchors, event.event_id, is_vague=observation.is_vague)
 
 
-def _results(batch: Sequence[_Parsed], outcomes: dict[str, Outcome]) -> list[EventResult]:
+def _results(batch: Sequence[ParsedEvent], outcomes: dict[str, Outcome]) -> list[EventResult]:
     """Give each event its outcome; of several copies the first has it, and the others are duplicates."""
     results = []
     left = dict(outcomes)

@@ -183,8 +183,8 @@ class Reads:
             if self.is_ours(one)
         ]
         if arrivals:
-            context = Context(await self._prices.plans(), self._now(), self.deployment)
-            await self._database.run(lambda connection: apply(connection, arrivals, context))
+            context = Context(await self._prices.plans(), self._now())
+            await self._database.run(lambda connection: apply(connection, arrivals, context, self.deployment))
         return seen
 
 

@@ -19,7 +19,8 @@ import structlog
 
 from billing_service.domain.errors import BillingError
 from billing_service.domain.observation import HANDLED_TYPES
-from billing_service.flows.fulfill import EventResult, Outcome, hash_key
+from billing_service.flows.event_bodies import hash_key
+from billing_service.flows.fulfill import EventResult, Outcome
 from billing_service.flows.reconcile_run import Progress, recorded
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.logs import named

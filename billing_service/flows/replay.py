@@ -15,7 +15,8 @@ import structlog
 
 from billing_service.domain.errors import BillingError
 from billing_service.domain.observation import HANDLED_TYPES, THIN_PREFIX
-from billing_service.flows.fulfill import Outcome, parse
+from billing_service.flows.event_bodies import parse
+from billing_service.flows.fulfill import Outcome
 from billing_service.flows.reconcile import FulfillBatch
 from billing_service.logs import named
 from billing_service.storage import quarantine

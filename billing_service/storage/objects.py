@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from billing_service.domain.facts import is_settled_purchase, past_invoice
+from billing_service.domain.bills import past_invoice
+from billing_service.domain.facts import is_settled_purchase
 from billing_service.domain.json_fields import words
 from billing_service.domain.merge import ObjectState, Payload, Read, is_absorbing, lifecycle_rank
 from billing_service.domain.observation import Fact

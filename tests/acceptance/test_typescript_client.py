@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -149,6 +149,19 @@ for await (const _ of createInterface({ input: process.stdin })) {
 """
 
 
+async def calling(script: str, address: str) -> asyncio.subprocess.Process:
+    """Build the client, and start a Node process that calls a service with it."""
+    with alone():
+        await asyncio.to_thread(run, "npm", "run", "--silent", "build")
+    return await asyncio.create_subprocess_exec(
+        *("node", "--input-type=module", "--eval", script),
+        env={**os.environ, "BILLING_CLIENT": str(FOLDER / "dist/index.js"), "BILLING_URL": f"http://{address}"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
 # As `CALLER`, but its connection is given up, as after a ping that was not answered, and at the same moment there is another call.
 LEAVER = """
 import http2 from "node:http2";
@@ -171,19 +184,8 @@ billing.close();
 @pytest.mark.usefixtures("installed")
 async def test_a_call_in_the_moment_in_which_its_connection_is_given_up_does_not_end_the_process() -> None:
     """Node tells of the end of a connection a moment later; by then the call has left it, and nobody of the library's listens."""
-    with alone():
-        await asyncio.to_thread(run, "npm", "run", "--silent", "build")
     async with serving(public_listener(Service())) as wire:
-        caller = await asyncio.create_subprocess_exec(
-            *("node", "--input-type=module", "--eval", LEAVER),
-            env={
-                **os.environ,
-                "BILLING_CLIENT": str(FOLDER / "dist/index.js"),
-                "BILLING_URL": f"http://{wire.address}",
-            },
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        caller = await calling(LEAVER, str(wire.address))
         said, wrong = await asyncio.wait_for(caller.communicate(), LIMIT_S)
         assert (said, caller.returncode) == (b"ann 2\n", 0), wrong.decode()
 
@@ -192,19 +194,8 @@ async def test_a_call_in_the_moment_in_which_its_connection_is_given_up_does_not
 @pytest.mark.usefixtures("installed")
 async def test_a_connection_that_was_forgotten_while_nobody_called_costs_the_next_call_nothing() -> None:
     """What lies between may forget it without a word; the client notices by itself, and does not wait for a deadline to find out."""
-    with alone():
-        await asyncio.to_thread(run, "npm", "run", "--silent", "build")
     async with serving(public_listener(Service())) as wire, Forgetful(wire.address.port).run() as forgetful:
-        caller = await asyncio.create_subprocess_exec(
-            *("node", "--input-type=module", "--eval", CALLER),
-            env={
-                **os.environ,
-                "BILLING_CLIENT": str(FOLDER / "dist/index.js"),
-                "BILLING_URL": f"http://{forgetful.address}",
-            },
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
+        caller = await calling(CALLER, forgetful.address)
         assert caller.stdin is not None
         assert caller.stdout is not None
         try:
@@ -217,5 +208,6 @@ async def test_a_connection_that_was_forgotten_while_nobody_called_costs_the_nex
                 caller.stdin.write(b"call\n")
                 assert await caller.stdout.readline() == b"ann\n"
         finally:
-            caller.kill()
+            with suppress(ProcessLookupError):  # it ended by itself, which the test is about to say
+                caller.kill()
             await caller.wait()

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from billing_service.domain import facts
 from billing_service.flows import rules
 
 BEFORE = '''
@@ -63,6 +64,14 @@ def test_what_is_only_said_otherwise_is_the_same_rule(release: Release, old: str
 @pytest.mark.parametrize(("old", "new"), [("3 * days", "4 * days"), ("two", "three"), ("One", "Two")])
 def test_what_is_done_otherwise_is_another_rule(release: Release, old: str, new: str) -> None:
     assert rules.told_apart(release(BEFORE)) != rules.told_apart(release(BEFORE.replace(old, new)))
+
+
+def test_what_a_module_imports_of_the_domain_is_of_its_rules(release: Release) -> None:
+    """Nobody has to remember to name it; what it imports of elsewhere says nothing of what customers have."""
+    used = "from billing_service.domain.facts import gather\n"
+    assert rules.told_apart(facts, release(BEFORE)) != rules.told_apart(release(BEFORE))
+    assert rules._read(release(used))[1] == ["billing_service.domain.facts"]
+    assert rules._read(release("from billing_service.storage import customers\n"))[1] == []
 
 
 def test_a_process_gathers_as_one_of_its_own_version() -> None:

@@ -11,7 +11,8 @@ import pytest
 from billing_service.domain.errors import EventNotFoundError, RequestIdReusedError
 from billing_service.domain.operator import Order
 from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
-from billing_service.flows.fulfill import Outcome, hash_key
+from billing_service.flows.event_bodies import hash_key
+from billing_service.flows.fulfill import Outcome
 from billing_service.flows.replay import Replay
 from billing_service.storage import quarantine, tally
 from billing_service.storage.quarantine import QuarantinedEvent, Reason

@@ -7,7 +7,8 @@ from itertools import permutations
 
 import pytest
 
-from billing_service.domain.facts import LATER_S, CustomerFacts, gather
+from billing_service.domain.bills import LATER_S
+from billing_service.domain.facts import CustomerFacts, gather
 from billing_service.domain.merge import ObjectState, join, of_event, of_read
 from billing_service.domain.observation import observe, read_event
 from billing_service.domain.payments import DisputeStanding
