@@ -177,9 +177,7 @@ def read_event(body: object) -> Event:
         notice = _notice(event_type, object_id)
     elif is_ours and (kind := HANDLED_TYPES.get(event_type)) is not None:
         data = mapping(mapping(envelope.get("data"), "data").get("object"), "data.object")
-        if kind is _SUBSCRIPTION and has_more_items(
-            data
-        ):  # half of it says nothing for sure: it is read, with all of them
+        if kind is _SUBSCRIPTION and has_more_items(data):  # what it shows says nothing for sure: it is read
             notice = _notice_of(kind, object_id)
         else:
             observation = _observed(event_type, kind, data)
