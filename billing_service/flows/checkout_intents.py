@@ -168,12 +168,11 @@ class CheckoutIntents:
         after = IntentState.EXPIRING if intent.state is IntentState.OPEN else given_up
         await checkouts.move(connection, intent.intent_id, intent.state, after)
 
-    async def payer_of_open_page(self, order: Order) -> str | None:
-        """Give the Stripe customer of the open page that this request would be given, if there is one."""
+    async def open_page(self, order: Order) -> Intent | None:
+        """Give the open page that this request would be given, if there is one."""
         customer_id = order.request.customer_id
         found = await self._database.run(lambda c: checkouts.unfinished(c, customer_id, order.group))
-        given = (one for one in found if one.state is IntentState.OPEN and self._is_same(one, order))
-        return next((one.stripe_customer_id for one in given), None)
+        return next((one for one in found if one.state is IntentState.OPEN and self._is_same(one, order)), None)
 
     def _new_intent(self, order: Order, price_id: str, *, trial: bool) -> Intent:
         now, intent_id = self._now(), uuid4()

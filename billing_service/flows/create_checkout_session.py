@@ -32,7 +32,7 @@ from billing_service.domain.errors import (
     StripeUnavailableError,
 )
 from billing_service.domain.json_fields import MalformedError
-from billing_service.domain.views import ObjectKind
+from billing_service.domain.views import ObjectKind, SessionStatus
 from billing_service.flows.checkout_intents import CheckoutIntents, Order
 from billing_service.flows.get_checkout_session import described
 from billing_service.flows.prices import Prices
@@ -54,10 +54,10 @@ from billing_service.stripe_api.errors import (
 )
 
 MAX_ROUNDS = 4  # of phases 2 and 3 in one call: a deleted customer, a key conflict and a price that rose each cost one
-PAYER_LIMIT_S = (
-    5.0  # for the question whether the customer of an open page is still there: the page is at hand without it
+PAGE_LIMIT_S = (
+    5.0  # for the question whether an open page can still be paid on: it is at hand without it
 )
-PAYER_SHARE = 0.5  # and at most this much of the caller's time
+PAGE_SHARE = 0.5  # and at most this much of the caller's time
 IN_PROGRESS_TRIES = 20  # looks at an intent that another call is carrying out
 IN_PROGRESS_PAUSE_S = 0.1
 
@@ -111,20 +111,22 @@ class CreateCheckoutSession:
         await self._superseded.hear_of_completed(customer_id, order.group)
         if order.has_one_trial:
             await self._superseded.hear_of_trials(customer_id, self._now())
-        await self._hear_of_payer(order)
+        await self._hear_of_page(order)
         return await self._intents.begin(order, price_id)
 
-    async def _hear_of_payer(self, order: Order) -> None:
-        """Ask after the Stripe customer of a page that is about to be given again: deleted, nobody can pay on it.
+    async def _hear_of_page(self, order: Order) -> None:
+        """Ask after a page that is about to be given again: paid, expired, or of a deleted Stripe customer, nobody can pay on it.
 
         Stripe being away changes nothing: then the page is given by what is remembered.
         """
-        payer = await self._intents.payer_of_open_page(order)
-        if payer is None:
+        page = await self._intents.open_page(order)
+        if page is None:
             return
         try:
-            with deadline_after(remaining_s(PAYER_LIMIT_S / PAYER_SHARE) * PAYER_SHARE):
-                await self._reads.object(ObjectKind.CUSTOMER, payer)
+            with deadline_after(remaining_s(PAGE_LIMIT_S / PAGE_SHARE) * PAGE_SHARE):
+                session = await self._reads.checkout_session(page.checkout_session_id or "")
+                if session.status is SessionStatus.OPEN and page.stripe_customer_id is not None:
+                    await self._reads.object(ObjectKind.CUSTOMER, page.stripe_customer_id)
         except (StripeCallError, MalformedError) as error:
             log.warning("stripe_read_failed", error=named(error))
 

@@ -13,6 +13,7 @@ import pytest
 
 from billing_service.deadline import deadline_after
 from billing_service.domain.checkout import CheckoutState
+from billing_service.domain.errors import AlreadySubscribedError
 from billing_service.flows.fulfill import Fulfill
 from tests.integration.flows.shop import REQUEST, Shop
 from tests.integration.flows.subscriber import KEY
@@ -76,11 +77,30 @@ async def test_who_was_deleted_at_stripe_buys_anew_though_nobody_told_us_that_th
     assert (await shop.create(replace(REQUEST, request_id="request-2"))).session.state is CheckoutState.OPEN
 
 
+async def test_whoever_has_paid_is_not_given_the_page_again_though_nobody_told_us(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/complete", outcome="paid")
+    with pytest.raises(AlreadySubscribedError):
+        await shop.create(replace(REQUEST, request_id="request-2"))
+    assert (await shop.read("ann")).plan_keys == ("pro",)
+
+
+async def test_a_page_that_expired_though_nobody_told_us_is_replaced_by_one_that_can_be_paid(shop: Shop) -> None:
+    first = await shop.create(REQUEST)
+    await shop.control(f"checkout/sessions/{first.session.checkout_session_id}/expire")
+    second = await shop.create(replace(REQUEST, request_id="request-2"))
+    states = {made["id"]: made["status"] for made in await shop.sessions()}
+    assert states == {first.session.checkout_session_id: "expired", second.session.checkout_session_id: "open"}
+    assert not second.reused
+
+
+@pytest.mark.parametrize("asked", ["session", "customer"])
 @pytest.mark.parametrize("fault", [lose_request, held(asyncio.Event(), asyncio.Event())], ids=["lost", "hangs"])
-async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop, fault: Any) -> None:
+async def test_an_open_page_is_given_again_while_stripe_is_away(shop: Shop, fault: Any, asked: str) -> None:
     first = await shop.create(REQUEST)
     (made,) = await shop.sessions()
-    shop.proxy.next("GET", f"/v1/customers/{made['customer']}", fault)
+    paths = {"session": f"/v1/checkout/sessions/{made['id']}", "customer": f"/v1/customers/{made['customer']}"}
+    shop.proxy.next("GET", paths[asked], fault)
     with deadline_after(6):
         assert (await shop.create(replace(REQUEST, request_id="request-2"))).session == first.session
 
