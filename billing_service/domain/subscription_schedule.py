@@ -80,12 +80,12 @@ def schedule_body(schedule: _Json, subscription: _Json, item: _Json, period: _Js
     https://docs.stripe.com/billing/subscriptions/subscription-schedules/use-cases
     """
     current = current_phase(schedule)
-    items = [_kept_item(one) for one in current["items"]]
-    after = [{**one, **change["item"]} if one["price"] == item["price"]["id"] else one for one in items]
+    items = _running_items(subscription, current)
+    after = [{**one, **change["item"]} if item_id == item["id"] else one for item_id, one in items.items()]
     first = {
         **_terms(current),
         **_trial(subscription),
-        "items": items,
+        "items": [*items.values()],
         "start_date": current["start_date"],
         "end_date": item["current_period_end"],
     }
@@ -112,6 +112,16 @@ def id_of(reference: Any) -> str:
 def _trial(subscription: _Json) -> Body:
     """Keep a trial that runs: a phase that does not name its end has none."""
     return {"trial_end": subscription["trial_end"]} if subscription["status"] == "trialing" else {}
+
+
+def _running_items(subscription: _Json, current: _Json) -> Mapping[str, Body]:
+    """Give the phase that runs its items by their ids: those of the subscription, which somebody may have changed past the schedule."""
+    planned = {id_of(one["price"]): one for one in current["items"]}
+    held: Sequence[_Json] = subscription["items"]["data"]
+    return {
+        one["id"]: {**_kept_item(planned.get(one["price"]["id"], one)), "quantity": one.get("quantity", 1)}
+        for one in held
+    }
 
 
 def _kept_item(item: _Json) -> Body:
@@ -142,6 +152,8 @@ def _terms(phase: _Json) -> Body:
     return kept
 
 
-def _discounts(discounts: Sequence[_Json]) -> list[Body]:
-    named = [next((name for name in _DISCOUNT_NAMES if one.get(name)), None) for one in discounts]
-    return [{name: id_of(one[name])} for one, name in zip(discounts, named, strict=True) if name is not None]
+def _discounts(discounts: Sequence[_Json | str]) -> list[Body]:
+    """Name the discounts of a phase, or of a subscription's item, which has them by their ids."""
+    given = [{"discount": one} if isinstance(one, str) else one for one in discounts]
+    named = [next((name for name in _DISCOUNT_NAMES if one.get(name)), None) for one in given]
+    return [{name: id_of(one[name])} for one, name in zip(given, named, strict=True) if name is not None]

@@ -54,9 +54,7 @@ from billing_service.stripe_api.errors import (
 )
 
 MAX_ROUNDS = 4  # of phases 2 and 3 in one call: a deleted customer, a key conflict and a price that rose each cost one
-PAGE_LIMIT_S = (
-    5.0  # for the question whether an open page can still be paid on: it is at hand without it
-)
+PAGE_LIMIT_S = 5.0  # for the question whether an open page can still be paid on: it is at hand without it
 PAGE_SHARE = 0.5  # and at most this much of the caller's time
 IN_PROGRESS_TRIES = 20  # looks at an intent that another call is carrying out
 IN_PROGRESS_PAUSE_S = 0.1

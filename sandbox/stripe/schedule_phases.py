@@ -40,7 +40,13 @@ def read(account: Account, schedule: Object, given: list[Params]) -> list[Object
     if any("discount" not in one for phase in given for one in phase.get("discounts") or ()):
         text = "The stand-in for Stripe takes only discounts that there are in a phase."
         raise ApiError(text, param="phases[0][discounts]")
-    count = len(running["items"])
+    held = account.find(Kind.SUBSCRIPTION, schedule["subscription"])["items"]["data"]
+    if [(one.get("price"), one.get("quantity", 1)) for one in given[0]["items"]] != [
+        (one["price"]["id"], one["quantity"]) for one in held
+    ]:  # Stripe would change the subscription at once; no caller of the stand-in means to
+        text = "The stand-in for Stripe does not change what runs through a schedule."
+        raise ApiError(text, param="phases[0][items]")
+    count = len(held)
     phases: list[Object] = []
     start = current["start_date"]
     for index, phase in enumerate(given):
@@ -48,18 +54,18 @@ def read(account: Account, schedule: Object, given: list[Params]) -> list[Object
             text = "The stand-in for Stripe takes as many items in each phase as the subscription has."
             raise ApiError(text, param=f"phases[{index}][items]")
         for number, item in enumerate(phase["items"]):
-            _check_price(account, item, running, f"phases[{index}][items][{number}][price]")
+            _check_price(account, item, held, f"phases[{index}][items][{number}][price]")
         end = _end_of(phase, start, index)
         phases.append(shaped(running["currency"], phase["items"], start, end, phase))
         start = end
     return phases
 
 
-def _check_price(account: Account, item: Params, running: Object, param: str) -> None:
+def _check_price(account: Account, item: Params, held: list[Object], param: str) -> None:
     if "price" not in item:
         raise missing_param(param)
     price = account.find(Kind.PRICE, item["price"], param=param)
-    if not price["active"] and item["price"] not in {held["price"] for held in running["items"]}:
+    if not price["active"] and item["price"] not in {one["price"]["id"] for one in held}:
         raise ApiError("The price specified is inactive. This field only accepts active prices.", param=param)
     if not price["recurring"]:
         raise ApiError(f"The price specified is not recurring: {price['id']}", param=param)

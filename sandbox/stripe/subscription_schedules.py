@@ -155,6 +155,7 @@ def _update(account: Account, call: Call) -> Object:
         changes["end_behavior"] = call.params["end_behavior"]
     if "phases" in call.params:
         changes["phases"] = schedule_phases.read(account, schedule, call.params["phases"])
+        changes["current_phase"] = {name: changes["phases"][0][name] for name in ("start_date", "end_date")}
     account.change(schedule, changes, event="subscription_schedule.updated")
     return shown(schedule)
 

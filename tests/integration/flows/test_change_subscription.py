@@ -385,6 +385,29 @@ async def test_a_smaller_quantity_at_period_end_is_replaced_by_a_later_one(ann: 
     assert resumed.scheduled_change == changed.scheduled_change
 
 
+@pytest.mark.parametrize(
+    "since", [{"lookup_key": "pro_monthly", "quantity": 1}, {"quantity": 6}], ids=["plan", "seats"]
+)
+async def test_a_change_at_period_end_is_of_what_there_is_by_now_whatever_the_schedule_says_of_it(
+    ann: Subscriber, since: dict[str, Any]
+) -> None:
+    """Somebody in the dashboard has changed a subscription past the schedule under which a change waits: it stays changed."""
+    subscription_id = await ann.subscribed(plan_key="team", quantity=4)
+    await ann.update(subscription_id, at_period_end=True, quantity=3)
+    await ann.control(f"subscriptions/{subscription_id}/change", **since)
+    before = (await ann.subscription(subscription_id))["items"]
+    changed = await ann.update(
+        subscription_id, at_period_end=True, request_id="u-2", plan_key="pro", price_key="yearly"
+    )
+    assert (await ann.subscription(subscription_id))["items"] == before
+    waiting = changed.scheduled_change
+    assert waiting is not None
+    assert (waiting.plan_key, waiting.price_key, waiting.quantity) == ("pro", "yearly", 1)
+    await ann.control(f"subscriptions/{subscription_id}/renew", outcome="paid")
+    (item,) = (await ann.subscription(subscription_id))["items"]["data"]
+    assert (item["price"]["lookup_key"], item["quantity"]) == ("pro_yearly", 1)
+
+
 @pytest.mark.parametrize("step", ["", "/{schedule}"], ids=["schedule", "phases"])
 async def test_a_lost_answer_between_the_steps_of_a_schedule_is_resumed(ann: Subscriber, step: str) -> None:
     subscription_id = await ann.subscribed(plan_key="team", quantity=4)
