@@ -37,6 +37,11 @@ async def refuse(_request: web.Request, _forward: Forward) -> web.StreamResponse
     return web.json_response({"error": {"type": "invalid_request_error", "code": "lock_timeout"}}, status=400)
 
 
+async def unauthorized(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+    """Answer 401 in Stripe's form, and do nothing."""
+    return web.json_response({"error": {"type": "invalid_request_error", "message": "Expired API Key"}}, status=401)
+
+
 async def forward(_request: web.Request, forward: Forward) -> web.StreamResponse:
     """Pass the request on: a fault that is none, before one that is."""
     return await forward()

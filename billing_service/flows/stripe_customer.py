@@ -27,6 +27,7 @@ from billing_service.stripe_api.errors import (
     StripeBusy,
     StripeCallError,
     StripeDefinite,
+    StripeDenied,
     StripeKeyConflict,
     StripeNoAnswer,
 )
@@ -62,9 +63,13 @@ class StripeCustomers:
             made = await self._stripe.create_customer(dict(draft.request), str(draft.idempotency_key))
         except (StripeNoAnswer, StripeBusy) as error:
             raise StripeUnavailableError from error
-        except StripeCallError as error:
-            await self.forget(customer_id, draft)
+        except StripeDenied as error:  # Stripe has not looked at the idempotency key: the next call goes on with it
             raise _refusal(error) from error
+        except StripeCallError as error:
+            bound = await self._database.run(lambda connection: _without(connection, customer_id, draft))
+            if bound is None:
+                raise _refusal(error) from error
+            return bound
         plans = await self._prices.plans()
         return await self._database.run(lambda connection: self._bind(connection, customer_id, made, plans))
 
@@ -73,12 +78,8 @@ class StripeCustomers:
         draft = await self._database.run(lambda connection: customers.stripe_customer(connection, customer_id))
         if draft is not None and draft.stripe_customer_id == gone:
             log.warning("stripe_customer_gone", stripe_customer_id=gone)
-            await self.forget(customer_id, draft)
-
-    async def forget(self, customer_id: str, draft: StripeCustomerDraft) -> None:
-        """Drop a draft, unless another call has done so and made a new one."""
-        key = draft.idempotency_key
-        await self._database.run(lambda connection: customers.forget_stripe_customer(connection, customer_id, key))
+            key = draft.idempotency_key
+            await self._database.run(lambda connection: customers.forget_stripe_customer(connection, customer_id, key))
 
     async def _draft(self, connection: Connection, customer_id: str, email: str | None) -> StripeCustomerDraft:
         found = await customers.stripe_customer(connection, customer_id)
@@ -105,6 +106,13 @@ class StripeCustomers:
         await refold(connection, {customer_id}, context, Cause(CauseKind.BINDING, made))
         draft = await customers.stripe_customer(connection, customer_id)
         return made if draft is None or draft.stripe_customer_id is None else draft.stripe_customer_id
+
+
+async def _without(connection: Connection, customer_id: str, draft: StripeCustomerDraft) -> str | None:
+    """Drop a draft that came to nothing; give the Stripe customer where another call has got one by the same key."""
+    await customers.drop_draft(connection, customer_id, draft.idempotency_key)
+    now = await customers.stripe_customer(connection, customer_id)
+    return None if now is None else now.stripe_customer_id
 
 
 def _refusal(error: StripeCallError) -> Exception:

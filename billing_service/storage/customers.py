@@ -125,6 +125,10 @@ _FORGET_STRIPE_CUSTOMER = sa.text("""
     UPDATE customers SET stripe_customer_id = NULL, stripe_customer_key = NULL, stripe_customer_request = NULL
     WHERE customer_id = :customer_id AND stripe_customer_key = :key
 """)
+_DROP_DRAFT = sa.text("""
+    UPDATE customers SET stripe_customer_key = NULL, stripe_customer_request = NULL
+    WHERE customer_id = :customer_id AND stripe_customer_key = :key AND stripe_customer_id IS NULL
+""")
 _SET_STRIPE_CUSTOMER = sa.text("""
     UPDATE customers SET stripe_customer_id = :stripe_customer_id
     WHERE customer_id = :customer_id AND stripe_customer_id IS NULL
@@ -253,6 +257,11 @@ async def set_stripe_customer(connection: Connection, customer_id: str, stripe_c
     """Name the Stripe customer that a locked customer buys with, unless one was named meanwhile."""
     values = {"customer_id": customer_id, "stripe_customer_id": stripe_customer_id}
     await connection.execute(_SET_STRIPE_CUSTOMER, values)
+
+
+async def drop_draft(connection: Connection, customer_id: str, key: UUID) -> None:
+    """Drop what was prepared under a key, unless another call has got a Stripe customer by it."""
+    await connection.execute(_DROP_DRAFT, {"customer_id": customer_id, "key": key})
 
 
 async def forget_stripe_customer(connection: Connection, customer_id: str, key: UUID) -> None:

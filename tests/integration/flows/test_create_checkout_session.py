@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import psycopg
 import pytest
+from aiohttp import web
 
 from billing_service.deadline import deadline_after
 from billing_service.domain.access import SourceState
@@ -24,6 +25,7 @@ from billing_service.domain.errors import (
     PriceNotAvailableError,
     PriceNotFoundError,
     RequestIdReusedError,
+    StripeRefusedError,
     StripeUnavailableError,
 )
 from billing_service.domain.facts import OVER
@@ -34,7 +36,7 @@ from tests.integration.flows.conftest import running
 from tests.integration.flows.shop import CUSTOMERS, REQUEST, SESSIONS, Shop, grouped, opened, selling
 from tests.integration.flows.subscriber import KEY, Clock
 from tests.stripe_events import event, purchase, subscription
-from tests.stripe_proxy import fail, held, lose_answer, lose_request, refuse
+from tests.stripe_proxy import Forward, fail, held, lose_answer, lose_request, refuse, unauthorized
 
 
 async def test_a_session_carries_our_ids_and_the_catalogs_price(shop: Shop) -> None:
@@ -288,6 +290,35 @@ async def test_calls_of_two_processes_at_once_make_one_customer_and_one_session_
         (made,) = await one.sessions()
         assert {answer.session.checkout_session_id for answer in created} == {made["id"]}
         assert [customer["id"] for customer in (await one.at_stripe("customers"))["data"]] == [made["customer"]]
+
+
+async def test_a_call_that_fails_takes_nobody_the_stripe_customer_that_another_has_made_meanwhile(shop: Shop) -> None:
+    """With the same key: one is answered, and bound, before the other hears of an error."""
+    asked, made = asyncio.Event(), asyncio.Event()
+
+    async def fail_late(request: web.Request, forward: Forward) -> web.StreamResponse:
+        asked.set()
+        await made.wait()
+        return await fail(request, forward)
+
+    shop.proxy.next(*CUSTOMERS, fail_late)
+    failing = asyncio.create_task(shop.create(REQUEST))
+    await asked.wait()
+    page = await shop.create(replace(REQUEST, request_id="request-2"))
+    made.set()
+    assert (await failing).session == page.session
+    await shop.create(replace(REQUEST, request_id="request-3", plan_key="export_pass"))
+    assert len((await shop.at_stripe("customers"))["data"]) == 1
+
+
+async def test_an_api_key_that_is_refused_for_a_moment_makes_no_second_stripe_customer(shop: Shop) -> None:
+    """Stripe has made one, its answer was lost, and then it does not look at the idempotency key."""
+    shop.proxy.next(*CUSTOMERS, lose_answer, unauthorized)
+    for error in (StripeUnavailableError, StripeRefusedError):
+        with pytest.raises(error):
+            await shop.create(REQUEST)
+    await shop.create(REQUEST)
+    assert len((await shop.at_stripe("customers"))["data"]) == 1
 
 
 async def test_what_was_parked_under_a_stripe_customer_counts_once_its_making_is_heard_of(
