@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 STUBS := clients/python
 
-.PHONY: help setup run test test-slow check runtime tracked lint types contracts protos generate generated typescript docs manifests images torture watch-torture bench compose-smoke failover rolling lock clean
+.PHONY: help setup run test test-slow check runtime tracked lint types contracts protos generate generated typescript docs manifests images torture watch-torture callers bench compose-smoke failover rolling lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ torture: $(STAMP) ## random lives, every fault, programs killed: SEED=1 DELIVERI
 CHANGES ?= 10000
 watch-torture: $(STAMP) ## watches while everything is killed: SEED=1 CHANGES=10000 (about five minutes)
 	@$(BIN)/python -m tests.watch_torture --seed $(SEED) --changes $(CHANGES)
+
+LIVES ?= 500
+callers: $(STAMP) ## lives through the API with faults, checked after each call: SEED=1 LIVES=500 (about fifteen minutes)
+	@$(BIN)/python -m tests.callers --seed $(SEED) --lives $(LIVES)
 
 RESULTS := benchmarks/results
 bench: $(STAMP) ## webhooks beside pgbench and a Node mirror, reads, watching; writes the tables and plots of docs/benchmarks.md
