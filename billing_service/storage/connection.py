@@ -178,7 +178,7 @@ class Connection:
         await self._settle_all()
         # PostgreSQL answers the COMMIT of a transaction in which something failed with "ROLLBACK", and without an error.
         if answer.result is None or answer.result.command_status != b"COMMIT":
-            raise psycopg.InternalError("the transaction was not committed")
+            raise self._ended_by or psycopg.InternalError("the transaction was not committed")
 
     async def rollback(self) -> None:
         """Undo the transaction, whatever state it is in. Raises where that was not done."""
