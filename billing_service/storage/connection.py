@@ -272,8 +272,12 @@ class Connection:
         if result is None:
             if not self._results:
                 return False
-            self._answer(self._results[-1])
+            said = self._results[-1]
             self._results.clear()
+            if not self._sent:  # everything was answered: it is what a server says as it ends the connection
+                self._lose(psycopg.errors.error_from_result(said))
+                return False
+            self._answer(said)
         elif result.status == pq.ExecStatus.PIPELINE_SYNC:
             self._wake()
             return False

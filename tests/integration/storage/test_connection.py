@@ -316,6 +316,29 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(database: D
     assert await database.run(lambda connection: connection.scalar(sa.text("SELECT pg_backend_pid()"))) != own
 
 
+async def test_a_server_that_ends_the_connection_when_all_was_answered_raises_nothing_in_the_loop(
+    database: Database, database_url: str
+) -> None:
+    """It is told after a failure was heard and before the transaction is undone; the next one finds another connection."""
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: raised.append(about))
+
+    async def work(connection: Connection) -> None:
+        process = await connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        failing = connection.send(_FAILS)
+        connection.push()
+        while failing.error is None:  # noqa: ASYNC110 - nothing but the answer itself says that it came
+            await asyncio.sleep(0)
+        with psycopg.connect(database_url) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 10000)", (process,))
+        await failing
+
+    with pytest.raises(UnwritableError, match="22012"):
+        await database.run(work)
+    assert (await database.run(lambda connection: connection.execute(_ROW))).scalar_one() == 1
+    assert raised == []
+
+
 async def test_who_waited_for_a_lock_reads_what_its_holder_wrote(database: Database, database_url: str) -> None:
     """A lock and the load behind it leave together; the load is of the moment at which the lock was given."""
     lock, load = sa.text("SELECT pg_advisory_xact_lock(7)"), sa.text("SELECT count(*) FROM kept")
