@@ -125,9 +125,13 @@ _FORGET_STRIPE_CUSTOMER = sa.text("""
     UPDATE customers SET stripe_customer_id = NULL, stripe_customer_key = NULL, stripe_customer_request = NULL
     WHERE customer_id = :customer_id AND stripe_customer_key = :key
 """)
+# Whoever was not made here has a key all the same, by which it is forgotten.
 _SET_STRIPE_CUSTOMER = sa.text("""
-    UPDATE customers SET stripe_customer_id = :stripe_customer_id
-    WHERE customer_id = :customer_id AND stripe_customer_id IS NULL
+    UPDATE customers
+    SET stripe_customer_id = coalesce(stripe_customer_id, :stripe_customer_id),
+        stripe_customer_key = coalesce(stripe_customer_key, gen_random_uuid()),
+        stripe_customer_request = coalesce(stripe_customer_request, '{}')
+    WHERE customer_id = :customer_id AND (stripe_customer_id IS NULL OR stripe_customer_key IS NULL)
 """)
 _LEAVE_STRIPE_CUSTOMER = sa.text("""
     UPDATE customers SET stripe_customer_id = NULL, stripe_customer_key = NULL, stripe_customer_request = NULL
