@@ -75,6 +75,10 @@ class StripeProxy:
         """Have the next requests to a path meet these faults, one each."""
         self._faults.setdefault((method, path), []).extend(faults)
 
+    def mend(self, method: str, path: str) -> None:
+        """Have no request to a path meet a fault any more."""
+        self._faults.pop((method, path), None)
+
     def nth(self, number: int, fault: Fault) -> None:
         """Have the nth request from now on (1: the next), whatever it is for, meet a fault."""
         self._at = (self.calls.total() + number, fault)

@@ -2,7 +2,8 @@
 
 The window is cut into slices, the oldest first; each is finished, and recorded as finished, before the next begins. So a
 run can be stopped anywhere and resumed, and one that failed anywhere is never recorded as complete. It begins where those before
-cover everything without a gap, less some minutes, because events become visible in Stripe's list out of order.
+cover everything without a gap, less some minutes, because events become visible in Stripe's list out of order. What failed is in
+quarantine, and so is covered too: walked again until somebody acts, it would make each walk longer than the one before.
 """
 
 from __future__ import annotations

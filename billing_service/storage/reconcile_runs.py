@@ -82,8 +82,8 @@ _LAST_UNFINISHED = sa.text(f"""
       AND (CAST(:within AS interval) IS NULL OR update_time > now() - CAST(:within AS interval))
     ORDER BY run_id DESC LIMIT 1
 """)  # noqa: S608
-# Every run in which nothing failed covers what it came through, also one that was stopped. Its last minutes do not count: events
-# become visible out of order. A run that began later than the cover reached leaves a gap, and what lies behind it does not count.
+# A run covers what it came through, also one that was stopped: each event of that is recorded, or in quarantine. Its last minutes do not
+# count: events become visible out of order. A run that began later than the cover reached leaves a gap, and what lies behind it does not count.
 _COVERED = sa.text("""
     WITH first AS (
         SELECT until - :lead AS first, greatest(until - :lead, :oldest) AS begin
@@ -91,7 +91,7 @@ _COVERED = sa.text("""
     runs AS (
         SELECT since, done_until - :overlap AS done, greatest(begin, max(done_until - :overlap) OVER (
             ORDER BY since, done_until ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS before
-        FROM reconcile_runs, first WHERE scope = 'events' AND failed = 0 AND done_until - :overlap > begin)
+        FROM reconcile_runs, first WHERE scope = 'events' AND done_until - :overlap > begin)
     SELECT first, coalesce((SELECT min(before) FROM runs WHERE since > before), (SELECT max(done) FROM runs), begin) AS until FROM first
 """)
 _UNKNOWN = sa.text("""

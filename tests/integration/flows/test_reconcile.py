@@ -218,6 +218,24 @@ async def test_the_first_walk_is_a_whole_one_though_somebody_looked_at_the_last_
     assert (await world.read("ann")).plan_keys == ("pro",)
 
 
+async def test_an_event_in_quarantine_makes_no_later_walk_longer_and_is_not_lost(world: World) -> None:  # noqa: F811
+    """It stays where it is, with its bytes and an alert of its own; what is walked again and again would be up to a month."""
+    walks = Walks(world)
+    await world.buy("ann")
+    world.proxy.next("GET", "/v1/events", *[spoil] * 1000)
+    run = await walks.reconcile.events()
+    assert (run.state, run.failed) == (RunState.FAILED, 2)
+    for failed in (2, 0, 0):  # the next walk has its minutes again
+        await walks.advance(timedelta(days=1))
+        before, run = run, await walks.reconcile.events()
+        assert (run.since, run.failed) == (before.until - OVERLAP_S, failed)
+    assert run.state is RunState.COMPLETE
+    assert world.sql("SELECT count(*) FROM quarantined_events") == [(2,)]
+    world.proxy.mend("GET", "/v1/events")
+    assert (await walks.lately(timedelta(days=4))).failed == 0, "who asks has it looked at once more"
+    assert world.sql("SELECT count(*) FROM quarantined_events") == [(0,)]
+
+
 DAYS = 86_400
 COVERS: dict[
     str, tuple[list[tuple[float, float, float, str, int]], float | None]
@@ -227,7 +245,8 @@ COVERS: dict[
     "a gap is not": ([(9, 12, 12, "complete", 0), (14, 15, 15, "complete", 0), (14, 16, 16, "complete", 0)], 12),
     "the last minutes do not count": ([(9, 12, 12, "complete", 0), (12, 15, 15, "complete", 0)], 12),
     "what was stopped counts as far as it came": ([(9, 12, 12, "complete", 0), (11, 15, 14, "stopped", 0)], 14),
-    "in what failed anything may be missing": ([(9, 12, 12, "complete", 0), (11, 15, 15, "failed", 1)], 12),
+    "what failed is in quarantine": ([(9, 12, 12, "complete", 0), (11, 15, 15, "failed", 1)], 15),
+    "what was broken off counts as far as it came": ([(9, 12, 12, "complete", 0), (11, 15, 14, "failed", 0)], 14),
     "a longer one covers a shorter": ([(9, 15, 15, "complete", 0), (11, 12, 12, "complete", 0)], 15),
     "nothing within reach": ([(1, 9, 9, "complete", 0)], None),
 }
