@@ -22,7 +22,7 @@ class Reason(StrEnum):
     """Why an event is here."""
 
     MALFORMED = "malformed"  # not an event, or of a shape that is not known
-    UNWRITABLE = "unwritable"  # understood, and the database refuses it
+    UNWRITABLE = "unwritable"  # understood, and the database refuses it; or nobody sends it again, and it fails alone for another reason
     IGNORED = "ignored"  # recorded without effect when its type was not used; it is now
 
 

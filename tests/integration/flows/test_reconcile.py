@@ -14,11 +14,13 @@ from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.domain.operator import Order
 from billing_service.flows import reconcile_objects
 from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
-from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, Reconcile
+from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, FulfillBatch, Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
+from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.flows.tallies import Tallies
 from billing_service.storage import reconcile_runs, tally
+from billing_service.storage.quarantine import Reason
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
@@ -154,11 +156,12 @@ async def test_text_that_is_not_unicode_keeps_no_walk_from_its_end(world: World,
 class Walks:
     """Walks of the events, by a clock of the test's own and of the stand-in together."""
 
-    def __init__(self, world: World) -> None:  # noqa: F811
+    def __init__(self, world: World, fulfill: FulfillBatch | None = None) -> None:  # noqa: F811
         self._world = world
         self._now = later()
         budget = RequestBudget(world.database, PLENTY)
-        self.reconcile = Reconcile(world.database, world.stripe.listing, world.fulfill, budget, lambda: self._now)
+        fulfill = fulfill or world.fulfill
+        self.reconcile = Reconcile(world.database, world.stripe.listing, fulfill, budget, lambda: self._now)
 
     async def advance(self, time: timedelta) -> None:
         """Let time pass."""
@@ -535,3 +538,43 @@ async def test_a_read_that_stripe_does_not_answer_is_tried_again(
     ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
     world.proxy.next("GET", f"/v1/subscriptions/{subscription_id}", fault)
     assert (await objects.subscriptions()).state is RunState.COMPLETE
+
+
+async def test_an_event_of_whom_a_newer_release_wrote_keeps_no_walk_from_its_end(world: World) -> None:  # noqa: F811
+    """It was taken back since. Nobody sends the event again, so it is put aside, and taken in when that release is there once more."""
+    walks = Walks(world, world.fulfill.backlog)
+    await world.buy("ann")
+    await world.fulfill(await world.events())
+    ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
+    known = world.sql("SELECT payload_view ->> 'status' FROM stripe_objects WHERE kind = 'subscription'")
+    assert known == [("active",)]
+    written = "UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{{status}}', '\"{}\"') WHERE object_id = '{}'"
+    world.sql(written.format("of_next_year", subscription_id))
+    await walks.advance(timedelta(minutes=5))
+    await world.call("DELETE", f"/v1/subscriptions/{subscription_id}")
+    await walks.advance(timedelta(days=1))
+    await world.buy("bob")
+    run = await walks.reconcile.events()
+    assert (run.state, run.failed > 0) == (RunState.FAILED, True)
+    assert (await world.read("bob")).plan_keys == ("pro",)
+    put_aside = world.sql("SELECT reason, detail FROM quarantined_events")
+    assert set(put_aside) == {("unwritable", "cannot be taken in: what is kept of a subscription is not understood")}
+    await walks.advance(timedelta(days=1))
+    assert (await walks.reconcile.events()).until > run.until
+    world.sql(written.format("active", subscription_id))
+    await Replay(world.database, world.fulfill.backlog).reasons([Reason.UNWRITABLE])
+    assert (await world.read("ann")).plan_keys == ("free",)
+    assert world.sql("SELECT 1 FROM quarantined_events") == []
+
+
+async def test_an_object_that_a_newer_release_wrote_fails_alone(world: World, objects: ReconcileObjects) -> None:  # noqa: F811
+    """It was taken back. Its neighbours are read, and the run says that it failed."""
+    for name in ("ann", "bob", "eve"):
+        await world.buy(name)
+    await world.fulfill(await world.events())
+    world.sql("""
+        UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{status}', '"of_next_year"')
+        WHERE object_id = (SELECT min(object_id) FROM stripe_objects WHERE kind = 'subscription')
+    """)
+    run = await objects.subscriptions()
+    assert (run.state, run.found, run.failed) == (RunState.FAILED, 2, 1)

@@ -559,3 +559,21 @@ async def test_every_request_of_the_way_back_is_taken_from_the_budget_of_the_bac
     made = world.proxy.calls.total()
     assert world.sql("SELECT tokens FROM stripe_budget") == [(20 - made,)]
     assert made == 4, "the dispute, two lists, and what ties its payment to an invoice that is known"
+
+
+async def test_an_object_that_a_newer_release_wrote_is_put_off_and_holds_up_no_other(world: World) -> None:
+    """It was taken back, and what it wrote is not understood; it is read when there is a release that does."""
+    for name in ("ann", "bob"):
+        await world.buy(name)
+    await world.fulfill(await world.events())
+    ((whose,),) = world.sql("""
+        UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{status}', '"of_next_year"')
+        WHERE object_id = (SELECT min(object_id) FROM stripe_objects WHERE kind = 'subscription') RETURNING stripe_customer_id
+    """)
+    world.sql("UPDATE rereads SET due_time = now() - interval '1 second'")
+    while await world.refresh.drain():
+        pass
+    left = world.sql("""
+        SELECT DISTINCT stripe_customer_id, lease_time, due_time > now() FROM rereads JOIN stripe_objects USING (object_id)
+    """)
+    assert left == [(whose, None, True)]
