@@ -39,6 +39,7 @@ from billing_service.stripe_api.errors import (
 )
 
 MOST_ASKED_FOR = 3  # Stripe customers, of those to whom somebody is bound: a person waits
+MOST_ROUNDS = MOST_ASKED_FOR + 2  # beside these one is made, and once more where that is somebody else's
 
 log = structlog.get_logger(__name__)
 
@@ -65,13 +66,19 @@ class StripeCustomers:
             StripeRefusedError: it refused for another reason.
         """
         gone: set[str] = set()
-        while isinstance(draft := await self._begun(customer_id, email, gone), str):
-            stripe_id = draft
-            if await self._exists(stripe_id):
-                return await self._database.run(lambda c, bound=stripe_id: _named(c, customer_id, bound))  # type: ignore[misc] # a default binds it now
-            gone.add(stripe_id)
-        if draft.stripe_customer_id is not None:
-            return draft.stripe_customer_id
+        for _ in range(MOST_ROUNDS):
+            known = await self._begun(customer_id, email, gone)
+            if isinstance(known, str):
+                found = await self._named_if_it_exists(customer_id, known)
+                gone.add(known)
+            else:
+                found = known.stripe_customer_id or await self._made(customer_id, known)
+            if found is not None:
+                return found
+        raise StripeUnavailableError
+
+    async def _made(self, customer_id: str, draft: StripeCustomerDraft) -> str | None:
+        """Have Stripe make the Stripe customer of a draft, and bind it; None where it is somebody else's by now, and the draft forgotten."""
         try:
             made = await self._stripe.create_customer(dict(draft.request), str(draft.idempotency_key))
         except (StripeNoAnswer, StripeBusy) as error:
@@ -80,7 +87,10 @@ class StripeCustomers:
             await self.forget(customer_id, draft)
             raise _refusal(error) from error
         plans = await self._prices.plans()
-        return await self._database.run(lambda connection: self._bind(connection, customer_id, made, plans))
+        bound = await self._database.run(lambda connection: self._bind(connection, customer_id, made, plans))
+        if bound is None:
+            await self.forget(customer_id, draft)
+        return bound
 
     async def replace(self, customer_id: str, gone: str) -> None:
         """Forget a Stripe customer that was deleted behind our back, so that the next `ensure` makes a new one."""
@@ -94,8 +104,16 @@ class StripeCustomers:
         key = draft.idempotency_key
         await self._database.run(lambda connection: customers.forget_stripe_customer(connection, customer_id, key))
 
+    async def _named_if_it_exists(self, customer_id: str, stripe_id: str) -> str | None:
+        """Have a customer buy as a Stripe customer that was not made here, if Stripe says that it is there still."""
+
+        async def name(connection: Connection) -> str | None:
+            owner = (await stripe_customers.lock(connection, [stripe_id]))[stripe_id]
+            return await _named(connection, customer_id, stripe_id) if owner == customer_id else None
+
+        return await self._database.run(name) if await self._exists(stripe_id) else None
+
     async def _exists(self, stripe_id: str) -> bool:
-        """Ask Stripe whether a Stripe customer that was not made here is there still."""
         try:
             return not is_deleted_customer((await self._reads.object(ObjectKind.CUSTOMER, stripe_id)).view)
         except (StripeNoAnswer, StripeBusy) as error:
@@ -125,12 +143,14 @@ class StripeCustomers:
             raise LookupError("a draft that was just written is gone")
         return drafted
 
-    async def _bind(self, connection: Connection, customer_id: str, made: str, plans: PlanIndex) -> str:
+    async def _bind(self, connection: Connection, customer_id: str, made: str, plans: PlanIndex) -> str | None:
         """Bind what Stripe made, and give what the customer buys with: that, or what another call was quicker to bind.
 
-        What was parked under the Stripe customer has its effect at once.
+        What was parked under the Stripe customer has its effect at once. None where an operator has bound it to somebody else meanwhile.
         """
-        await stripe_customers.lock(connection, [made])
+        owner = (await stripe_customers.lock(connection, [made]))[made]
+        if owner not in {None, customer_id}:
+            return None
         await customers.lock(connection, [customer_id])
         await stripe_customers.bind(connection, {made: customer_id})
         context = Context(plans, self._now())

@@ -64,11 +64,16 @@ class World:
             return body
 
     async def buy(
-        self, customer: str, lookup_key: str = "pro_monthly", mode: str = "subscription", outcome: str = "paid"
+        self,
+        customer: str,
+        lookup_key: str = "pro_monthly",
+        mode: str = "subscription",
+        outcome: str = "paid",
+        cus: str | None = None,
     ) -> str:
-        """Have a customer buy at Stripe, as the service would have sent him; gives the session's id."""
+        """Have a customer buy at Stripe, as the service would have sent him; gives the session's id. `cus`: as whom, where he is known there."""
         price = (await self.call("GET", f"/v1/prices?lookup_keys[]={lookup_key}"))["data"][0]["id"]
-        cus = (await self.call("POST", "/v1/customers", **{"metadata[billing_customer_id]": customer}))["id"]
+        cus = cus or (await self.call("POST", "/v1/customers", **{"metadata[billing_customer_id]": customer}))["id"]
         ours = {
             "billing_deployment": "default", "billing_customer_id": customer,
             "billing_plan_key": "pro" if mode == "subscription" else "export_pass", "billing_quantity": "1",
@@ -88,6 +93,10 @@ class World:
         """Give the bodies of Stripe's events of these types, the oldest first; of all where none is named."""
         found = (await self.call("GET", "/v1/events?limit=100"))["data"]
         return [json.dumps(event).encode() for event in found[::-1] if not types or event["type"] in types]
+
+    async def hear_all(self) -> None:
+        """Have every event come that Stripe has sent so far."""
+        await self.fulfill(await self.events())
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement and give its rows."""
