@@ -132,7 +132,10 @@ class StripeCustomers:
     async def _draft(
         self, connection: Connection, customer_id: str, email: str | None, gone: Collection[str]
     ) -> StripeCustomerDraft | str:
-        found = await customers.stripe_customer(connection, customer_id) or await _bound(connection, customer_id, gone)
+        draft = await customers.stripe_customer(connection, customer_id)
+        if draft is not None and draft.stripe_customer_id is not None:
+            return draft
+        found = await _bound(connection, customer_id, gone) or draft
         if found is not None:
             return found
         await customers.lock(connection, [customer_id])

@@ -24,7 +24,7 @@ from billing_service.storage.database import Database
 from billing_service.storage.reconcile_runs import RunState
 from tests.integration.flows.subscriber import Clock, Subscriber, subscriber
 from tests.integration.flows.test_refresh import PLENTY
-from tests.stripe_proxy import deny, lose_request
+from tests.stripe_proxy import deny, lose_answer, lose_request
 
 TABLES = """
     SELECT quote_ident(relname) FROM pg_class
@@ -232,3 +232,19 @@ async def test_what_is_bought_again_before_it_is_reconciled_is_told_to_a_person(
     ((detail,),) = backup.sql("SELECT detail FROM findings WHERE kind = 'bought_twice'")
     assert first in detail["stripe_subscription_ids"]
     assert len(await process.customers()) == 2
+
+
+async def test_who_was_being_made_known_to_stripe_at_the_backup_is_not_made_twice(
+    process: Process, database_url: str
+) -> None:
+    """Stripe keeps the key for a day; whom it made by it is bound by what was bought since."""
+    process.flows.proxy.next("POST", "/v1/customers", lose_answer)
+    with pytest.raises(StripeUnavailableError):
+        await process.flows.subscribed()
+    backup = Backup(database_url)
+    await process.flows.subscribed()
+    backup.restore()
+    await process.everything()
+    process.flows.clock.ahead += timedelta(hours=25)
+    await process.flows.buy(request("export_pass"))
+    assert len(await process.customers()) == 1
