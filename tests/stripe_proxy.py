@@ -32,6 +32,11 @@ async def fail(_request: web.Request, _forward: Forward) -> web.StreamResponse:
     return web.json_response({"error": {"type": "api_error", "message": "sorry"}}, status=500)
 
 
+async def busy(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+    """Answer 429 in Stripe's form, and do nothing."""
+    return web.json_response({"error": {"type": "invalid_request_error", "code": "rate_limit"}}, status=429)
+
+
 async def refuse(_request: web.Request, _forward: Forward) -> web.StreamResponse:
     """Answer 400 in Stripe's form, and do nothing."""
     return web.json_response({"error": {"type": "invalid_request_error", "code": "lock_timeout"}}, status=400)

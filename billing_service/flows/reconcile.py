@@ -21,6 +21,7 @@ from billing_service.domain.errors import BillingError
 from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.flows.event_bodies import hash_key
 from billing_service.flows.fulfill import EventResult, Outcome
+from billing_service.flows.patience import Patience
 from billing_service.flows.reconcile_run import Progress, Walk, recorded
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.logs import named
@@ -73,7 +74,7 @@ class Reconcile:
     ) -> None:
         """`now` is the one clock of the process; `interval_s` lies between the runs of `run`."""
         self._database = database
-        self._listing = listing.paced(budget.wait)
+        self._listing = listing.through(Patience(budget))
         self._fulfill = fulfill
         self._now = now
         self._interval_s = interval_s

@@ -7,8 +7,7 @@ we missed is in no list of live ones.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +17,7 @@ import structlog
 from billing_service.domain.json_fields import MalformedError, reference
 from billing_service.domain.observation import METADATA_DEPLOYMENT, Observation
 from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.flows.patience import Patience
 from billing_service.flows.payment_ties import ties_of
 from billing_service.flows.reads import Reads, Verified
 from billing_service.flows.reconcile_run import Progress, Walk, recorded
@@ -28,12 +28,10 @@ from billing_service.storage.database import Connection, Database
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.reconcile_runs import Run, RunState, Scope
 from billing_service.storage.unwritable import UnwritableError
-from billing_service.stripe_api.errors import StripeBusy, StripeDefinite, StripeNoAnswer
+from billing_service.stripe_api.errors import StripeDefinite
 from billing_service.stripe_api.listing import Page, StripeListing
 
 MOST = 50  # objects between two recorded positions
-TRIES = 4  # of one read that Stripe did not answer
-PAUSE_S = 1.0  # after the first of them, twice as long after each
 LEFT_LIMIT = timedelta(days=1)  # what was read before that says little of today, and a restored backup may tell of it
 OURS, THEIRS = "ours:", "theirs:"  # the two halves of a walk, as a recorded position begins
 
@@ -54,9 +52,9 @@ class ReconcileObjects:
     ) -> None:
         """`now` is the one clock of the process."""
         self._database = database
-        self._listing = listing.paced(budget.wait)
+        self._patience = Patience(budget)
+        self._listing = listing.through(self._patience)
         self._reads = reads
-        self._budget = budget
         self._deployment = deployment
         self._now = now
 
@@ -205,7 +203,7 @@ class ReconcileObjects:
         """Read one object and count what came of it."""
         place = await self._database.run(history.tip)
         try:
-            verified = await self._patiently(lambda: self._reads.verify(kind, object_id))
+            verified = await self._patience(lambda: self._reads.verify(kind, object_id))
         except StripeDefinite as error:
             if not error.missing:
                 raise
@@ -228,21 +226,3 @@ class ReconcileObjects:
             await findings.note(connection, kind, subject, customer_id, detail)
 
         await self._database.run(note)
-
-    async def _patiently(self, read: Callable[[], Awaitable[Verified]]) -> Verified:
-        """Read within the budget, and again where Stripe does not answer or asks to wait.
-
-        Raises:
-            StripeCallError: Stripe answers something else, or nothing each time.
-        """
-        for attempt in range(1, TRIES):
-            await self._budget.wait()
-            try:
-                return await read()
-            except (StripeNoAnswer, StripeBusy, StripeDefinite) as error:
-                if isinstance(error, StripeDefinite) and not error.is_server_error:
-                    raise
-                log.info("reconcile_read_again", attempt=attempt, error=named(error))
-                await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
-        await self._budget.wait()
-        return await read()

@@ -12,7 +12,7 @@ from aiohttp import web
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.domain.operator import Order
-from billing_service.flows import reconcile_objects
+from billing_service.flows import patience, reconcile_objects
 from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
 from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, FulfillBatch, Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
@@ -24,7 +24,7 @@ from billing_service.storage.quarantine import Reason
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
-from tests.stripe_proxy import Fault, Forward, fail, held, lose_answer
+from tests.stripe_proxy import Fault, Forward, busy, fail, held, lose_answer
 
 
 def later() -> datetime:
@@ -64,6 +64,13 @@ async def test_everything_that_was_lost_comes_back_and_is_counted(
     assert (again.repaired, again.drift) == (0, 0)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one bad answer of Stripe's break a run off."""
+    monkeypatch.setattr(patience, "TRIES", 1)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_run_that_fails_is_never_complete_and_is_resumed(world: World, reconcile: Reconcile) -> None:  # noqa: F811
     await world.buy("ann")
     world.proxy.next("GET", "/v1/events", fail)
@@ -199,6 +206,7 @@ async def test_a_run_that_is_gone_on_with_looks_once_more_at_its_last_minutes(wo
     assert (await walks.lately(timedelta(hours=2))).since == now - 3600 - OVERLAP_S
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_failed_walk_is_not_forgotten_for_a_shorter_one(world: World) -> None:  # noqa: F811
     walks = Walks(world)
     await world.buy("ann")
@@ -525,19 +533,27 @@ async def test_a_run_that_breaks_off_for_whatever_reason_says_so(world: World, o
     assert world.sql("SELECT state FROM reconcile_runs") == [("failed",)]
 
 
-@pytest.mark.parametrize("fault", [fail, lose_answer])
-async def test_a_read_that_stripe_does_not_answer_is_tried_again(
+@pytest.mark.parametrize("fault", [fail, lose_answer, busy])
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/subscriptions", "/v1/checkout/sessions", "/v1/refunds", "one"])
+async def test_what_stripe_does_not_answer_is_asked_again(
     world: World,  # noqa: F811
+    reconcile: Reconcile,
     objects: ReconcileObjects,
     monkeypatch: pytest.MonkeyPatch,
     fault: Fault,
+    path: str,
 ) -> None:
-    monkeypatch.setattr(reconcile_objects, "PAUSE_S", 0)
+    """A list as well as a single object: a run of hours does not end by one bad answer."""
+    monkeypatch.setattr(patience, "PAUSE_S", 0)
     await world.buy("ann")
+    await world.buy("bob", "export_pass", "payment")
     await world.fulfill(await world.events())
     ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
-    world.proxy.next("GET", f"/v1/subscriptions/{subscription_id}", fault)
-    assert (await objects.subscriptions()).state is RunState.COMPLETE
+    faulty = f"/v1/subscriptions/{subscription_id}" if path == "one" else path
+    world.proxy.next("GET", faulty, *[fault] * (patience.TRIES - 1))
+    for run in (await reconcile.events(), await objects.subscriptions(), await objects.purchases()):
+        assert run.state is RunState.COMPLETE
+    assert world.proxy.calls["GET", faulty] >= patience.TRIES
 
 
 async def test_an_event_of_whom_a_newer_release_wrote_keeps_no_walk_from_its_end(world: World) -> None:  # noqa: F811

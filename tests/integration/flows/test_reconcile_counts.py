@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from aiohttp import web
 
-from billing_service.flows import reconcile, reconcile_objects
+from billing_service.flows import patience, reconcile, reconcile_objects
 from billing_service.flows.reconcile import Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
 from billing_service.flows.request_budget import RequestBudget
@@ -17,15 +16,10 @@ from billing_service.stripe_api import listing
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_reconcile import later
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
-from tests.stripe_proxy import Fault, Forward, fail, held, lose_answer, refuse
+from tests.stripe_proxy import Fault, busy, fail, held, lose_answer, refuse
 
 NAMES = ("ann", "bob", "eve")
 MOST_BREAKS = 200  # more requests than any of these walks makes
-
-
-async def busy(_request: web.Request, _forward: Forward) -> web.StreamResponse:
-    """Answer 429 in Stripe's form, and do nothing."""
-    return web.json_response({"error": {"type": "invalid_request_error", "code": "rate_limit"}}, status=429)
 
 
 FAULTS: dict[str, Fault | None] = {"429": busy, "500": fail, "400": refuse, "cut": lose_answer, "stopped": None}
@@ -37,7 +31,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "PAGE_SIZE", 2)
     monkeypatch.setattr(reconcile, "FULFILL_MOST", 1)
     monkeypatch.setattr(reconcile_objects, "MOST", 2)
-    monkeypatch.setattr(reconcile_objects, "TRIES", 1)
+    monkeypatch.setattr(patience, "TRIES", 1)
 
 
 async def broken(world: World, number: int, fault: Fault | None, walk: Callable[[], Awaitable[Run]]) -> Run | None:  # noqa: F811
