@@ -79,6 +79,7 @@ async def recorded(
     tell = progress or _silent
     walk = Walk(database, run)
     try:
+        await walk.reach()  # that it is under way again, before anybody else takes it up
         tell(walk.run)
         while walk.run.done_until < walk.run.until:
             await step(walk)

@@ -12,6 +12,9 @@ import sqlalchemy as sa
 
 from billing_service.storage.database import Connection
 
+# Who says nothing for longer was killed: each object is recorded, which is asked for four times at the most.
+ALIVE = timedelta(minutes=2)
+
 
 class Scope(StrEnum):
     """What a run goes through."""
@@ -80,6 +83,7 @@ _LAST_UNFINISHED = sa.text(f"""
     WHERE scope = :scope AND run_id > coalesce(
         (SELECT max(run_id) FROM reconcile_runs WHERE scope = :scope AND state = 'complete'), 0)
       AND (CAST(:within AS interval) IS NULL OR update_time > now() - CAST(:within AS interval))
+      AND (state <> 'running' OR update_time < now() - CAST(:alive AS interval))
     ORDER BY run_id DESC LIMIT 1
 """)  # noqa: S608
 # A run covers what it came through, also one that was stopped: each event of that is recorded, or in quarantine. Its last minutes do not
@@ -141,8 +145,12 @@ async def save(connection: Connection, run: Run) -> None:
 
 
 async def last_unfinished(connection: Connection, scope: Scope, within: timedelta | None = None) -> Run | None:
-    """Give the latest run of a scope that did not come to its end, unless one after it did; only one that went on `within` that time."""
-    row = (await connection.execute(_LAST_UNFINISHED, {"scope": scope.value, "within": within})).one_or_none()
+    """Give the latest run of a scope that did not come to its end, unless one after it did; only one that went on `within` that time.
+
+    Not one at which another process is: two would write into one run.
+    """
+    values = {"scope": scope.value, "within": within, "alive": ALIVE}
+    row = (await connection.execute(_LAST_UNFINISHED, values)).one_or_none()
     return None if row is None else _run(row)
 
 

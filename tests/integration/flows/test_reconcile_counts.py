@@ -139,3 +139,32 @@ async def test_a_purchase_at_which_a_walk_was_broken_off_is_read_with_all_that_b
     assert "export_pass" in (await world.read("ann")).plan_keys
     assert (await objects.purchases()).state is RunState.COMPLETE
     assert [source.state.value for source in (await world.read("ann")).sources if source.stripe_id] == ["refunded"]
+
+
+async def test_two_at_once_do_not_write_into_one_run(world: World) -> None:  # noqa: F811
+    """An operator began one in another process, where it is under way: neither takes over what the other counts, nor where it is."""
+    await gone_and_unheard(world, "subscription")
+    budget = RequestBudget(world.database, PLENTY)
+    arrived, go = asyncio.Event(), asyncio.Event()
+    world.proxy.nth(3, held(arrived, go))
+    first, second = (
+        ReconcileObjects(world.database, world.stripe.listing, world.reads, budget, "default", later) for _ in range(2)
+    )
+    walking = asyncio.create_task(first.subscriptions())
+    await arrived.wait()
+    other = await second.subscriptions()
+    go.set()
+    one = await walking
+    assert (one.state, other.state) == (RunState.COMPLETE, RunState.COMPLETE)
+    assert one.run_id != other.run_id
+    assert world.sql("SELECT sum(repaired), sum(drift) FROM reconcile_runs") == [(4, 4)]
+
+
+async def test_one_that_was_killed_is_gone_on_with_once_it_was_quiet_for_a_while(world: World) -> None:  # noqa: F811
+    await gone_and_unheard(world, "subscription")
+    objects = ReconcileObjects(
+        world.database, world.stripe.listing, world.reads, RequestBudget(world.database, PLENTY), "default", later
+    )
+    await broken(world, 5, None, objects.subscriptions)
+    world.sql("UPDATE reconcile_runs SET state = 'running', update_time = now() - interval '5 minutes'")
+    assert ((await objects.subscriptions()).found, world.sql("SELECT count(*) FROM reconcile_runs")) == (6, [(1,)])
