@@ -39,9 +39,8 @@ class TimeChanges:
         self._database = database
         self._prices = prices
         self._now = now
-        self._not_understood: set[str] = (
-            set()
-        )  # whoever a newer release wrote, which was taken back: he is due for as long
+        # Whoever a newer release wrote, which was taken back: he is due for as long.
+        self._not_understood: set[str] = set()
 
     async def run(self) -> None:
         """Log changes as they fall due, for ever."""

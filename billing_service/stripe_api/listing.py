@@ -35,9 +35,8 @@ EXPANDED: Mapping[str, tuple[str, ...]] = {
 
 Permit = Callable[[], Awaitable[None]]
 _Answer = tuple[dict[str, Any], int]
-Through = Callable[
-    [Callable[[], Awaitable[_Answer]]], Awaitable[_Answer]
-]  # makes a request when it may, and as often as it should
+# Makes a request when it may, and as often as it should.
+Through = Callable[[Callable[[], Awaitable[_Answer]]], Awaitable[_Answer]]
 
 
 @dataclass(frozen=True)
