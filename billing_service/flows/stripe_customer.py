@@ -183,9 +183,8 @@ async def _bound(connection: Connection, customer_id: str, gone: Collection[str]
 def _refusal(error: StripeCallError) -> Exception:
     log.warning("stripe_customer_refused", error=named(error))
     if isinstance(error, StripeKeyConflict):
-        return (
-            StripeUnavailableError()
-        )  # an erasing took the address out after an answer that was lost: the next key is new
+        # An erasing took the address out after an answer that was lost: the next key is new.
+        return StripeUnavailableError()
     if isinstance(error, StripeDefinite):
         if error.is_server_error:
             return StripeUnavailableError()

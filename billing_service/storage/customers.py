@@ -30,12 +30,10 @@ class CustomerRow:
     next_change_time: datetime | None = None
 
 
-NEVER_LOOKED_AT = datetime(
-    1970, 1, 1, tzinfo=UTC
-)  # as next_change_time: of somebody whom a changed catalog has looked at again
-PRICE_RESOLVED = NEVER_LOOKED_AT + timedelta(
-    seconds=1
-)  # the same, of somebody who holds a price that stands for a plan since
+# As next_change_time: of somebody whom a changed catalog has looked at again.
+NEVER_LOOKED_AT = datetime(1970, 1, 1, tzinfo=UTC)
+# The same, of somebody who holds a price that stands for a plan since.
+PRICE_RESOLVED = NEVER_LOOKED_AT + timedelta(seconds=1)
 
 
 class NextCustomers(NamedTuple):

@@ -15,9 +15,8 @@ from sandbox.stripe.settings import AfterDunning, settings_of
 
 _DAY_S = 24 * 3600
 RETRY_GAPS_S = (3 * _DAY_S, 5 * _DAY_S, 7 * _DAY_S)  # from each failed try to the next; then it is over
-AFTER_DUE_S = (
-    30 * _DAY_S
-)  # from when an invoice that was sent was due until it is over; the least that the dashboard offers
+# From when an invoice that was sent was due until it is over; the least that the dashboard offers.
+AFTER_DUE_S = 30 * _DAY_S
 INCOMPLETE_S = 23 * 3600  # how long a first payment may take before the subscription expires
 
 _RETURNED = ("payment_intent_payment_attempt_failed", "The bank returned the debit: insufficient funds.")
