@@ -26,6 +26,7 @@ from billing_service.domain.json_fields import (
     optional_whole,
     reference,
     seconds,
+    signed,
     text,
     whole,
     words,
@@ -179,6 +180,8 @@ class InvoiceView:
     attempted: bool = False  # whether a payment was tried
     due_date: int | None = None  # of one that is sent to the customer to pay
     asks_nothing: bool = False  # it was free, or a credit covers it
+    credits: bool = False  # less than nothing: what it credits is in the customer's balance since
+    from_balance: bool = False  # it asks for nothing because the customer's balance paid for the rest of it
 
 
 @frozen
@@ -354,6 +357,7 @@ def _item_view(value: object, subscription: Mapping[str, Any]) -> ItemView:
 
 def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
     transitions = optional_mapping(data, "status_transitions")
+    asks_nothing = data.get("amount_due") == 0
     return InvoiceView(
         status=one_of(_INVOICE_STATUSES, data, "status"),
         created=seconds(data, "created"),
@@ -362,8 +366,19 @@ def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
         finalized_at=optional_seconds(transitions, "finalized_at"),
         attempted=data.get("attempted") is True,
         due_date=optional_seconds(data, "due_date"),
-        asks_nothing=data.get("amount_due") == 0,
+        asks_nothing=asks_nothing,
+        credits=asks_nothing and signed(data, "total") < 0,
+        from_balance=asks_nothing and _is_from_balance(data),
     )
+
+
+def _is_from_balance(data: Mapping[str, Any]) -> bool:
+    """Say whether an invoice that asks for nothing took what it cost, if not credit notes did, from what the customer had.
+
+    A balance below zero is the customer's: https://docs.stripe.com/billing/customer/balance.
+    """
+    cost = signed(data, "total") - signed(data, "pre_payment_credit_notes_amount")
+    return cost > 0 and signed(data, "starting_balance") < 0
 
 
 def invoice_parent(data: Mapping[str, Any]) -> Mapping[str, Any]:

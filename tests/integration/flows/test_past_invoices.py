@@ -18,7 +18,13 @@ from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_p
 
 STATUSES = ("open", "uncollectible", "draft")
 ENDS = ("paid", "paid", "void", "void")  # of which nothing leads out
-REASONS = ("subscription_cycle", "subscription_update", "subscription_update", "subscription_create")
+REASONS = ("subscription_cycle", "subscription_update", "subscription_update", "subscription_create", "manual")
+AMOUNTS = (  # asked for, free, credited, from the customer's balance
+    {"amount_due": 900, "total": 900},
+    {"amount_due": 0, "total": 0},
+    {"amount_due": 0, "total": -900},
+    {"amount_due": 0, "total": 900, "starting_balance": -900},
+)
 TYPES = {
     "paid": "invoice.paid",
     "void": "invoice.voided",
@@ -159,7 +165,7 @@ async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(servi
 def happenings(draw: random.Random) -> Iterator[bytes]:
     """Give events of a subscription and its invoices as they could come from a Stripe that knows hardly any rules."""
     ends = [(draw.choice(ENDS), START + draw.randrange(40) * 86_400) for _ in range(INVOICES)]
-    kinds = [{"billing_reason": draw.choice(REASONS), "amount_due": draw.choice((0, 900))} for _ in range(INVOICES)]
+    kinds = [{"billing_reason": draw.choice(REASONS)} | draw.choice(AMOUNTS) for _ in range(INVOICES)]
     for _ in range(EVENTS):
         number, at = draw.randrange(INVOICES), START + draw.randrange(40) * 86_400
         match draw.randrange(4):

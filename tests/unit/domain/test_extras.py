@@ -1,0 +1,131 @@
+"""Money that is asked for, or credited, beside what a period costs: it neither pays for a period nor takes a paid one away."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import permutations
+
+import pytest
+
+from billing_service.domain.access import SourceState, accesses
+from billing_service.domain.facts import CustomerFacts
+from billing_service.domain.payments import DisputeStanding
+from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_payment, session, subscription
+from tests.unit.domain.test_facts import CREATED, DAY, gathered
+from tests.unit.domain.test_first_payments import CATALOG, PAGE, PRO, RETURNED, VOIDED
+
+EXTRAS = ("manual", "automatic_pending_invoice_item_invoice")
+PAID = event("invoice.paid", invoice("ann"))
+AT = START + 9 * DAY
+LATEST = event("customer.subscription.updated", subscription("ann", latest_invoice="in_2"), created=AT)
+
+
+def state_at(facts: CustomerFacts, seconds: int) -> SourceState:
+    (access,) = accesses(facts, lambda *_: PRO, CATALOG.plans.get)
+    return access.at(datetime.fromtimestamp(seconds, UTC)).state
+
+
+def second(status: str, reason: str, **more: object) -> dict[str, object]:
+    return invoice("ann", status, id="in_2", created=AT, billing_reason=reason, amount_due=500) | more
+
+
+@pytest.mark.parametrize("reason", EXTRAS)
+@pytest.mark.parametrize(("ends", "told"), [("void", "voided"), ("uncollectible", "marked_uncollectible")])
+def test_an_extra_that_was_given_up_takes_no_paid_period_away(reason: str, ends: str, told: str) -> None:
+    """Somebody is asked for setting-up by hand, on an invoice of the subscription; the card is declined, and it is let go."""
+    bodies = [
+        LATEST,
+        event("invoice.payment_failed", second("open", reason, attempted=True), created=AT + 1),
+        event(f"invoice.{told}", second(ends, reason, attempted=True), created=AT + 2),
+    ]
+    for order in permutations([CREATED, PAID, *bodies]):
+        assert state_at(gathered(*order), START + 29 * DAY) is SourceState.ACTIVE
+
+
+@pytest.mark.parametrize("reason", EXTRAS)
+def test_an_extra_that_asked_for_nothing_is_no_first_payment(reason: str) -> None:
+    credited = event("invoice.paid", second("paid", reason, amount_due=0), created=AT)
+    for order in permutations([CREATED, PAGE, credited, LATEST]):
+        assert state_at(gathered(*order), AT) is SourceState.PENDING_PAYMENT
+        assert state_at(gathered(*order, RETURNED, VOIDED), AT) is SourceState.PAYMENT_OVERDUE
+
+
+@pytest.mark.parametrize("reason", EXTRAS)
+def test_an_extra_hides_no_first_payment_that_is_awaited(reason: str) -> None:
+    """Somebody made the subscription in the dashboard; its first debit is on its way."""
+    first = event("invoice.finalization_failed", invoice("ann", "open"))
+    asked = event("invoice.payment_failed", second("open", reason), created=AT)
+    for order in permutations([CREATED, first, asked, LATEST]):
+        assert state_at(gathered(*order), AT) is SourceState.PENDING_PAYMENT
+
+
+@pytest.mark.parametrize("reason", EXTRAS)
+def test_who_was_there_before_us_keeps_what_was_paid_when_an_extra_is_not(reason: str) -> None:
+    asked = event("invoice.payment_failed", second("open", reason), created=AT)
+    for order in permutations([LATEST, asked]):
+        assert state_at(gathered(*order), AT) is SourceState.ACTIVE
+
+
+def test_a_first_invoice_of_a_quote_is_awaited_like_any_other() -> None:
+    """Stripe's reason of it says neither that it is the first nor that it is not; its period does."""
+    first = event("invoice.payment_failed", invoice("ann", "open", billing_reason="quote_accept"))
+    for order in permutations([CREATED, first]):
+        assert state_at(gathered(*order), AT) is SourceState.PENDING_PAYMENT
+
+
+@pytest.mark.parametrize(
+    ("reason", "amount_due", "stands"),
+    [("subscription_update", 0, True), ("manual", 0, True), ("manual", 500, False)],
+)
+def test_a_lost_dispute_is_not_made_up_for_by_a_credit(reason: str, amount_due: int, stands: bool) -> None:
+    """The next month is open, as its debit is on its way; meanwhile somebody takes a seat less."""
+    began = START + MONTH
+    renewed = subscription("ann", latest_invoice="in_3", start=began) | {"start_date": START}
+    later = second("paid", reason, id="in_3", created=began + DAY, amount_due=amount_due)
+    bodies = [
+        event("invoice_payment.paid", invoice_payment("ann")),
+        event("charge.dispute.closed", dispute("ann", "lost"), created=START + 20 * DAY),
+        event("customer.subscription.updated", renewed, created=began),
+        event("invoice.paid", later, created=began + DAY),
+    ]
+    for order in permutations([CREATED, PAID, *bodies]):
+        (facts,) = gathered(*order).subscriptions
+        assert facts.dispute is (DisputeStanding.LOST if stands else None)
+
+
+def from_balance(reason: str, **more: object) -> dict[str, object]:
+    """An invoice of which everything was taken from the customer's balance."""
+    return second("paid", reason, amount_due=0, total=1900, starting_balance=-5000, ending_balance=-3100) | more
+
+
+def test_what_a_balance_pays_for_is_paid_whatever_the_invoice_is_of() -> None:
+    """The first debit came back, money was sent to the bank account instead, and a period was begun with it by hand."""
+    anew = subscription("ann", latest_invoice="in_2", start=AT) | {"start_date": START}
+    restarted = event("customer.subscription.updated", anew, created=AT)
+    for reason in ("subscription_update", "subscription_cycle"):
+        paid = event("invoice.paid", from_balance(reason), created=AT)
+        for order in permutations([CREATED, PAGE, RETURNED, VOIDED, restarted, paid]):
+            assert state_at(gathered(*order), AT + 20 * DAY) is SourceState.ACTIVE
+
+
+@pytest.mark.parametrize("reason", ["subscription_update", "subscription_cycle", "manual"])
+def test_a_credit_for_what_was_never_paid_pays_for_nothing(reason: str) -> None:
+    """A year by a bank debit; before that comes back, from yearly to monthly. Stripe credits the year, which pays for months."""
+    monthly = subscription("ann", latest_invoice="in_3", start=START + DAY) | {"start_date": START}
+    began = START + DAY + MONTH
+    renewed = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    credit = invoice(
+        "ann", id="in_3", created=START + DAY, billing_reason="subscription_update", amount_due=0, total=-17000
+    )  # fmt: skip
+    bodies = [
+        event("customer.subscription.updated", monthly, created=START + DAY),
+        event("invoice.paid", credit, created=START + DAY),
+        event("customer.subscription.updated", renewed, created=began),
+        event("invoice.paid", from_balance(reason, created=began), created=began),
+        event("checkout.session.async_payment_failed", session("ann", payment_status="unpaid"), created=START + 5 * DAY),
+    ]
+    for order in permutations(bodies):
+        assert state_at(gathered(CREATED, PAGE, VOIDED, *order), began) is SourceState.PAYMENT_OVERDUE
+    arrived = event("invoice.paid", invoice("ann"), created=START + 5 * DAY)
+    for order in permutations(bodies[:-1]):
+        assert state_at(gathered(CREATED, PAGE, arrived, *order), began) is SourceState.ACTIVE
