@@ -31,8 +31,9 @@ _FIRST, _RENEWAL, _CHANGE = (
     "subscription_update",
 )  # Stripe's billing_reason
 # Asked for beside what a period costs: items that were put on the subscription by hand, or wait for their own interval.
-_EXTRAS = frozenset({"manual", "automatic_pending_invoice_item_invoice"})
-_AMID = _EXTRAS | {_CHANGE}  # another invoice came before one of these
+_BY_HAND = "manual"
+_EXTRAS = frozenset({_BY_HAND, "automatic_pending_invoice_item_invoice"})
+_AMID = _EXTRAS | {_CHANGE, "subscription_threshold"}  # another invoice came before one of these
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
 LATER_S = 5  # at Stripe the invoice of a change is made a second or so after the period that it begins
 RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
@@ -85,7 +86,7 @@ class Bills:
         # A page that was completed: where nothing was paid, its payment is awaited, or failed; the first invoice may never have been told of.
         self._never_began = {view.subscription_id for _, view in sessions if view.status is _COMPLETE}
         self._first_owed = set(self._never_began)
-        self._credited = _credited([view for _, view in invoices])
+        self._from_balance = _from_balance([view for _, view in invoices])
         for _, view in invoices:
             if view.status is not _PAID and view.billing_reason == _FIRST:
                 self._first_owed.add(view.subscription_id)
@@ -97,12 +98,12 @@ class Bills:
     def _is_payment(self, view: InvoiceView) -> bool:
         """Say whether an invoice shows that something was paid, if not by itself then before it.
 
-        What came from the customer's balance was, unless a credit for what was never paid may be in that.
+        What came from the customer's balance was, unless it is the credit for what was never paid.
         """
         return view.status is _PAID and (view.subscription_id not in self._first_owed or self._took_money(view))
 
     def _took_money(self, view: InvoiceView) -> bool:
-        return not _is_free(view) or (view.from_balance and view.subscription_id not in self._credited)
+        return not _is_free(view) or (view.from_balance > 0 and self._from_balance.get(view.subscription_id, 0) > 0)
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
         """Give an invoice; None where nobody told us of it."""
@@ -255,18 +256,24 @@ def _is_dropped(subscription: SubscriptionView, view: InvoiceView) -> bool:
 
 def _is_free(view: InvoiceView) -> bool:
     """Say whether an invoice is paid because it asked for nothing, for what is credited now or was before; not where a period is free."""
-    is_credit = view.credits or view.from_balance or view.billing_reason in _AMID
-    return is_credit and view.asks_nothing and view.status is _PAID
+    return view.asks_nothing and view.status is _PAID and (view.from_balance != 0 or view.billing_reason in _AMID)
 
 
-def _credited(invoices: Sequence[InvoiceView]) -> set[str | None]:
-    """Give the subscriptions of which more was credited than asked for since anything was paid for them, as far as is known."""
+def _from_balance(invoices: Sequence[InvoiceView]) -> Mapping[str | None, int]:
+    """Say how much more was taken of the customer's balance for each subscription than it credited, in minor units.
+
+    Since money was last paid for it: what is loaded of past invoices goes no further back. What somebody credits by hand is given.
+    """
     paid: dict[str | None, int] = {}
     for view in invoices:
         if view.status is _PAID and not _is_free(view):
             paid[view.subscription_id] = max(view.created, paid.get(view.subscription_id, 0))
-    credits = [view for view in invoices if view.credits and _is_free(view)]
-    return {view.subscription_id for view in credits if view.created >= paid.get(view.subscription_id, 0)}
+    sums: dict[str | None, int] = {}
+    for view in invoices:
+        is_given = view.from_balance < 0 and view.billing_reason == _BY_HAND
+        if _is_free(view) and not is_given and view.created >= paid.get(view.subscription_id, 0):
+            sums[view.subscription_id] = sums.get(view.subscription_id, 0) + view.from_balance
+    return sums
 
 
 def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:

@@ -180,8 +180,9 @@ class InvoiceView:
     attempted: bool = False  # whether a payment was tried
     due_date: int | None = None  # of one that is sent to the customer to pay
     asks_nothing: bool = False  # it was free, or a credit covers it
-    credits: bool = False  # less than nothing: what it credits is in the customer's balance since
-    from_balance: bool = False  # it asks for nothing because the customer's balance paid for the rest of it
+    from_balance: int = (
+        0  # of one that asks for nothing: what it took of the customer's balance; below zero, what it left there
+    )
 
 
 @frozen
@@ -367,18 +368,18 @@ def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
         attempted=data.get("attempted") is True,
         due_date=optional_seconds(data, "due_date"),
         asks_nothing=asks_nothing,
-        credits=asks_nothing and signed(data, "total") < 0,
-        from_balance=asks_nothing and _is_from_balance(data),
+        from_balance=_from_balance(data) if asks_nothing else 0,
     )
 
 
-def _is_from_balance(data: Mapping[str, Any]) -> bool:
-    """Say whether an invoice that asks for nothing took what it cost, if not credit notes did, from what the customer had.
+def _from_balance(data: Mapping[str, Any]) -> int:
+    """Say by how much less a customer has in his balance since an invoice; a draft has moved nothing.
 
-    A balance below zero is the customer's: https://docs.stripe.com/billing/customer/balance.
+    Below zero it is the customer's: https://docs.stripe.com/billing/customer/balance.
     """
-    cost = signed(data, "total") - signed(data, "pre_payment_credit_notes_amount")
-    return cost > 0 and signed(data, "starting_balance") < 0
+    if data.get("ending_balance") is None:
+        return 0
+    return min(signed(data, "ending_balance"), 0) - min(signed(data, "starting_balance"), 0)
 
 
 def invoice_parent(data: Mapping[str, Any]) -> Mapping[str, Any]:

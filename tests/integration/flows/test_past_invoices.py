@@ -20,10 +20,11 @@ STATUSES = ("open", "uncollectible", "draft")
 ENDS = ("paid", "paid", "void", "void")  # of which nothing leads out
 REASONS = ("subscription_cycle", "subscription_update", "subscription_update", "subscription_create", "manual")
 AMOUNTS = (  # asked for, free, credited, from the customer's balance
-    {"amount_due": 900, "total": 900},
-    {"amount_due": 0, "total": 0},
-    {"amount_due": 0, "total": -900},
-    {"amount_due": 0, "total": 900, "starting_balance": -900},
+    {"amount_due": 900},
+    {"amount_due": 0},
+    {"amount_due": 0, "starting_balance": 0, "ending_balance": -900},
+    {"amount_due": 0, "starting_balance": -900, "ending_balance": 0},
+    {"amount_due": 0, "starting_balance": -1500, "ending_balance": 0},
 )
 TYPES = {
     "paid": "invoice.paid",
@@ -160,6 +161,27 @@ async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(servi
     again = subscription("ann", latest_invoice="in_ann_2", start=START + 2 * MONTH) | {"start_date": START}
     await service.outcomes(event("customer.subscription.updated", again, created=START + 2 * MONTH + 9))
     assert (await kept(service, "ann")).subscriptions[0].first_payment
+
+
+async def test_a_credit_for_what_was_never_paid_is_remembered_while_it_pays(service: Service) -> None:
+    """The first debit came back, and what was credited of it by a change covers month after month."""
+    created, _, updated, _ = purchase("ann")
+    credit = {"amount_due": 0, "starting_balance": 0, "ending_balance": -9000}
+    changed = invoice("ann", id="in_ann_0", created=START + 2, billing_reason="subscription_update", **credit)
+    await service.outcomes(created, updated, event("invoice.paid", changed, created=START + 2))
+    await service.outcomes(event("invoice.voided", invoice("ann", "void"), created=START + 5))
+    for number in range(1, 7):
+        at, moved = START + number * MONTH, {"starting_balance": -9000, "ending_balance": -7800}
+        bill = invoice("ann", id=f"in_ann_{number}", created=at, billing_reason="subscription_cycle", amount_due=0)
+        there = subscription("ann", latest_invoice=f"in_ann_{number}", start=at) | {"start_date": START}
+        await service.outcomes(
+            event("invoice.paid", bill | moved, created=at), event("customer.subscription.updated", there, created=at)
+        )
+        facts = (await kept(service, "ann")).subscriptions[0]
+        assert (facts.first_payment, facts.first_payment_settled) == (True, False)
+    bill = invoice("ann", id="in_ann_7", created=START + 7 * MONTH, billing_reason="subscription_cycle")
+    await service.outcomes(event("invoice.paid", bill, created=START + 7 * MONTH))
+    assert (await kept(service, "ann")).subscriptions[0].first_payment_settled
 
 
 def happenings(draw: random.Random) -> Iterator[bytes]:

@@ -10,7 +10,18 @@ import pytest
 from billing_service.domain.access import SourceState, accesses
 from billing_service.domain.facts import CustomerFacts
 from billing_service.domain.payments import DisputeStanding
-from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_payment, session, subscription
+from tests.stripe_events import (
+    MONTH,
+    START,
+    charge,
+    dispute,
+    event,
+    invoice,
+    invoice_payment,
+    refund,
+    session,
+    subscription,
+)
 from tests.unit.domain.test_facts import CREATED, DAY, gathered
 from tests.unit.domain.test_first_payments import CATALOG, PAGE, PRO, RETURNED, VOIDED
 
@@ -95,7 +106,7 @@ def test_a_lost_dispute_is_not_made_up_for_by_a_credit(reason: str, amount_due: 
 
 def from_balance(reason: str, **more: object) -> dict[str, object]:
     """An invoice of which everything was taken from the customer's balance."""
-    return second("paid", reason, amount_due=0, total=1900, starting_balance=-5000, ending_balance=-3100) | more
+    return second("paid", reason, amount_due=0, starting_balance=-5000, ending_balance=-3100) | more
 
 
 def test_what_a_balance_pays_for_is_paid_whatever_the_invoice_is_of() -> None:
@@ -115,17 +126,71 @@ def test_a_credit_for_what_was_never_paid_pays_for_nothing(reason: str) -> None:
     began = START + DAY + MONTH
     renewed = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
     credit = invoice(
-        "ann", id="in_3", created=START + DAY, billing_reason="subscription_update", amount_due=0, total=-17000
+        "ann", id="in_3", created=START + DAY, billing_reason="subscription_update", amount_due=0, starting_balance=0, ending_balance=-17000
     )  # fmt: skip
     bodies = [
         event("customer.subscription.updated", monthly, created=START + DAY),
         event("invoice.paid", credit, created=START + DAY),
         event("customer.subscription.updated", renewed, created=began),
         event("invoice.paid", from_balance(reason, created=began), created=began),
-        event("checkout.session.async_payment_failed", session("ann", payment_status="unpaid"), created=START + 5 * DAY),
+        event(
+            "checkout.session.async_payment_failed", session("ann", payment_status="unpaid"), created=START + 5 * DAY
+        ),
     ]
     for order in permutations(bodies):
         assert state_at(gathered(CREATED, PAGE, VOIDED, *order), began) is SourceState.PAYMENT_OVERDUE
     arrived = event("invoice.paid", invoice("ann"), created=START + 5 * DAY)
     for order in permutations(bodies[:-1]):
         assert state_at(gathered(CREATED, PAGE, arrived, *order), began) is SourceState.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("reason", "credited", "expected"),
+    [
+        ("manual", 1900, SourceState.ACTIVE),  # somebody gave it
+        ("automatic_pending_invoice_item_invoice", 1900, SourceState.PAYMENT_OVERDUE),  # left over from changes
+        ("subscription_cycle", 1900, SourceState.PAYMENT_OVERDUE),  # the same, with a renewal
+        ("subscription_update", 1899, SourceState.ACTIVE),  # more was taken than that: it was there before
+    ],
+)
+def test_a_credit_by_hand_is_given_and_what_was_in_the_balance_before_is_the_customers(
+    reason: str, credited: int, expected: SourceState
+) -> None:
+    began = START + MONTH
+    renewed = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    credit = {"amount_due": 0, "starting_balance": -1, "ending_balance": -1 - credited}
+    bodies = [
+        event("invoice.paid", second("paid", reason, id="in_3", **credit), created=AT),
+        event("customer.subscription.updated", renewed, created=began),
+        event("invoice.paid", from_balance("subscription_cycle", created=began), created=began),
+    ]
+    for order in permutations(bodies):
+        assert state_at(gathered(CREATED, PAGE, RETURNED, VOIDED, *order), began) is expected
+
+
+def test_what_is_given_back_of_a_subscription_takes_nothing() -> None:
+    """By a refund or a credit note: whoever is to have it no more is cancelled."""
+    bodies = [
+        event("invoice_payment.paid", invoice_payment("ann")),
+        event("charge.refunded", charge("ann", 2500), created=AT),
+        event("refund.created", refund("ann", 2500), created=AT),
+    ]
+    for order in permutations([CREATED, PAID, *bodies]):
+        assert state_at(gathered(*order), AT + DAY) is SourceState.ACTIVE
+
+
+def test_a_payment_outside_stripe_and_one_in_parts_tie_what_is_disputed_of_them() -> None:
+    parts = [
+        invoice_payment("ann") | {"id": f"inpay_{number}", "payment": payment}
+        for number, payment in enumerate(
+            (
+                {"type": "payment_record", "payment_record": "pr_1"},
+                {"type": "payment_intent", "payment_intent": "pi_part"},
+                {"type": "payment_intent", "payment_intent": "pi_ann"},
+            )
+        )
+    ]
+    bodies = [*(event("invoice_payment.paid", part) for part in parts), event("charge.dispute.created", dispute("ann"))]
+    for order in permutations([CREATED, PAID, *bodies]):
+        (facts,) = gathered(*order).subscriptions
+        assert facts.dispute is DisputeStanding.OPEN
