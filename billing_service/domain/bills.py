@@ -262,7 +262,7 @@ def _is_free(view: InvoiceView) -> bool:
 def _from_balance(invoices: Sequence[InvoiceView]) -> Mapping[str | None, int]:
     """Say how much more was taken of the customer's balance for each subscription than it credited, in minor units.
 
-    Since money was last paid for it: what is loaded of past invoices goes no further back. What somebody credits by hand is given.
+    Since money was last paid for it, as then the balance had nothing more in it. What somebody credits by hand is given.
     """
     paid: dict[str | None, int] = {}
     for view in invoices:

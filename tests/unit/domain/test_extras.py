@@ -9,7 +9,10 @@ import pytest
 
 from billing_service.domain.access import SourceState, accesses
 from billing_service.domain.facts import CustomerFacts
+from billing_service.domain.json_fields import MalformedError
+from billing_service.domain.observation import observe
 from billing_service.domain.payments import DisputeStanding
+from billing_service.domain.views import InvoiceView, ObjectKind
 from tests.stripe_events import (
     MONTH,
     START,
@@ -113,7 +116,7 @@ def test_what_a_balance_pays_for_is_paid_whatever_the_invoice_is_of() -> None:
     """The first debit came back, money was sent to the bank account instead, and a period was begun with it by hand."""
     anew = subscription("ann", latest_invoice="in_2", start=AT) | {"start_date": START}
     restarted = event("customer.subscription.updated", anew, created=AT)
-    for reason in ("subscription_update", "subscription_cycle"):
+    for reason in ("subscription_update", "subscription_cycle", "manual"):
         paid = event("invoice.paid", from_balance(reason), created=AT)
         for order in permutations([CREATED, PAGE, RETURNED, VOIDED, restarted, paid]):
             assert state_at(gathered(*order), AT + 20 * DAY) is SourceState.ACTIVE
@@ -194,3 +197,73 @@ def test_a_payment_outside_stripe_and_one_in_parts_tie_what_is_disputed_of_them(
     for order in permutations([CREATED, PAID, *bodies]):
         (facts,) = gathered(*order).subscriptions
         assert facts.dispute is DisputeStanding.OPEN
+
+
+def test_what_is_past_due_is_settled_by_a_renewal_that_a_balance_pays_for() -> None:
+    """The subscription itself says so with a later event. By a change that a balance pays for it is not: what is overdue is another invoice."""
+    began = START + MONTH
+    late = subscription("ann", "past_due", latest_invoice="in_2", start=began) | {"start_date": START}
+    for reason, expected in (("subscription_cycle", SourceState.ACTIVE), ("subscription_update", SourceState.GRACE)):
+        bodies = [
+            event("customer.subscription.updated", late, created=began),
+            event("invoice.paid", from_balance(reason, created=began), created=began),
+        ]
+        for order in permutations([CREATED, PAID, *bodies]):
+            assert state_at(gathered(*order), began) is expected
+
+
+@pytest.mark.parametrize("running", ["renewal", "credit"])
+def test_a_lost_dispute_is_made_up_for_by_what_a_balance_pays_for_and_not_by_what_goes_into_it(running: str) -> None:
+    """The balance was used up before money was paid: a credit of then is not in it any more."""
+    began = START + 2 * MONTH
+    there = subscription("ann", latest_invoice="in_5", start=began) | {"start_date": START}
+    lost = invoice("ann", id="in_ann", created=START + 3 * DAY, billing_reason="subscription_update")
+    credit = second("paid", "subscription_update", id="in_2", created=START, amount_due=0, ending_balance=-9000)
+    month = {"created": began if running == "renewal" else START + MONTH}
+    bodies = [
+        event("invoice.paid", from_balance("subscription_cycle", id="in_3", **month), created=month["created"]),
+        event("invoice.paid", invoice("ann", id="in_zero"), created=START),
+        event("charge.dispute.closed", dispute("ann", "lost"), created=began),
+        event("customer.subscription.updated", there, created=began),
+    ]
+    if running == "credit":
+        back = {"amount_due": 0, "starting_balance": -3100, "ending_balance": -3200}
+        credited = second("paid", "subscription_update", id="in_5", created=began + DAY, **back)
+        bodies.append(event("invoice.paid", credited, created=began + DAY))
+    known = [
+        event("invoice.paid", lost),
+        event("invoice.paid", credit),
+        event("invoice_payment.paid", invoice_payment("ann")),
+    ]
+    for order in permutations(bodies):
+        (facts,) = gathered(*known, *order).subscriptions
+        assert facts.dispute is (None if running == "renewal" else DisputeStanding.LOST)
+
+
+@pytest.mark.parametrize(
+    ("told", "moved"),
+    [
+        ({"amount_due": 0, "starting_balance": -500, "ending_balance": -200}, 300),
+        ({"amount_due": 0, "starting_balance": -500, "ending_balance": -600}, -100),
+        (
+            {"amount_due": 0, "starting_balance": -10, "ending_balance": 30},
+            10,
+        ),  # the rest is too little to be charged, and owed
+        ({"amount_due": 0, "starting_balance": 100, "ending_balance": -50}, -50),
+        ({"amount_due": 0, "starting_balance": -500, "ending_balance": None}, 0),  # a draft
+        ({"amount_due": 700, "starting_balance": -500, "ending_balance": 0}, 0),
+        ({"amount_due": 0}, 0),
+    ],
+)
+def test_what_an_invoice_that_asks_for_nothing_took_of_a_balance_is_told_by_it(
+    told: dict[str, int | None], moved: int
+) -> None:
+    view = observe(invoice("ann", **told), ObjectKind.INVOICE).view
+    assert isinstance(view, InvoiceView)
+    assert view.from_balance == moved
+
+
+@pytest.mark.parametrize("wrong", ["-500", 1.5, True, 10**19])
+def test_a_balance_that_is_no_amount_is_not_half_read(wrong: object) -> None:
+    with pytest.raises(MalformedError, match="ending_balance"):
+        observe(invoice("ann", amount_due=0, ending_balance=wrong), ObjectKind.INVOICE)
