@@ -46,7 +46,7 @@ class PastInvoice:
     void since that may still say anything: a customer may have hundreds, and what an event costs is not to grow with them.
     """
 
-    subscription_id: str | None
+    subscription_id: str | None  # None: it says nothing of any, unless that names it as the latest
     # None: it may still say something. Void, and the first one or one of a change, which may have begun a period that was never paid;
     # or it asked for nothing, being of a change or an extra, or as a balance covered it.
     paid: bool | None
@@ -66,7 +66,8 @@ def past_invoice(state: ObjectState) -> PastInvoice | None:
         return None
     may_have_begun = view.status is _VOID and view.billing_reason in {_FIRST, _CHANGE}
     paid = None if may_have_begun or _is_free(view) else view.status is _PAID
-    return PastInvoice(view.subscription_id, paid, view.created)
+    says_nothing = view.status is _VOID and view.billing_reason in _EXTRAS
+    return PastInvoice(None if says_nothing else view.subscription_id, paid, view.created)
 
 
 class Bills:
@@ -117,8 +118,8 @@ class Bills:
         https://docs.stripe.com/billing/subscriptions/pending-updates
         A change that was made began a period with its invoice, if it was to be paid by it at once; that one counts also where
         another change was dropped since.
-        Nor does one of a change that asked for nothing, while the first payment is owed or another is overdue: Stripe credits what
-        nobody paid as well. https://docs.stripe.com/billing/subscriptions/prorations
+        Nor does one of a change that asked for nothing, where another is known that does, of the periods that run: Stripe credits
+        what nobody paid as well. https://docs.stripe.com/billing/subscriptions/prorations
         An extra that was given up took nothing along.
         None: it is one that nobody told us of.
         """
@@ -131,14 +132,21 @@ class Bills:
             for state, view in self._invoices
             if view.subscription_id == subscription_id and self._speaks(subscription_id, subscription, view)
         ]
-        return max(others)[1] if others else None
+        created, found = max(others, default=(0, None))
+        begun = min(item.period_start for item in subscription.items)
+        if _is_free(latest) and created < begun and self._is_settled_and_current(subscription_id, subscription):
+            return latest_id
+        return found
+
+    def _is_settled_and_current(self, subscription_id: str, subscription: SubscriptionView) -> bool:
+        return subscription_id in self._settled and subscription.status is not SubscriptionStatus.PAST_DUE
 
     def _speaks(self, subscription_id: str, subscription: SubscriptionView, view: InvoiceView) -> bool:
+        if _is_free(view) and view.billing_reason not in _AMID:
+            return subscription_id in self._settled
         if _is_free(view):
-            is_renewal = view.billing_reason not in _AMID
-            return subscription_id in self._settled and (
-                is_renewal or subscription.status is not SubscriptionStatus.PAST_DUE
-            )
+            pays = view.from_balance > 0 or (view.from_balance == 0 and _began(subscription, view))
+            return pays and self._is_settled_and_current(subscription_id, subscription)
         return not _is_dropped(subscription, view)
 
     def unpaid(

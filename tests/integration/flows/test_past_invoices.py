@@ -163,6 +163,24 @@ async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(servi
     assert (await kept(service, "ann")).subscriptions[0].first_payment
 
 
+async def test_a_renewal_that_was_given_up_decides_although_an_extra_was_since(service: Service) -> None:
+    """And something that asked for nothing is the latest: that nobody pays for the period is not forgotten with the extra."""
+    await service.outcomes(*purchase("ann"))
+    for number, reason in ((1, "subscription_cycle"), (2, "manual")):
+        at = START + MONTH + number
+        bill = invoice("ann", "open", id=f"in_ann_{number}", created=at, billing_reason=reason)
+        await service.outcomes(event("invoice.payment_failed", bill, created=at))
+        await service.outcomes(event("invoice.voided", bill | {"status": "void"}, created=at + 5))
+    at = START + MONTH + 90
+    free = invoice("ann", id="in_ann_3", created=at, billing_reason="subscription_update", amount_due=0)
+    await service.outcomes(event("invoice.paid", free, created=at))
+    there = subscription("ann", latest_invoice="in_ann_3", start=START + MONTH) | {"start_date": START}
+    for later in (0, 1):  # once more, from what was kept
+        await service.outcomes(event("customer.subscription.updated", there, created=at + later))
+        facts = (await kept(service, "ann")).subscriptions[0]
+        assert (facts.invoice_status, facts.invoice_failed, facts.failed_time) == ("void", True, START + MONTH + 1)
+
+
 async def test_a_credit_for_what_was_never_paid_is_remembered_while_it_pays(service: Service) -> None:
     """The first debit came back, and what was credited of it by a change covers month after month."""
     created, _, updated, _ = purchase("ann")

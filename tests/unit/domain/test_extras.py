@@ -267,3 +267,55 @@ def test_what_an_invoice_that_asks_for_nothing_took_of_a_balance_is_told_by_it(
 def test_a_balance_that_is_no_amount_is_not_half_read(wrong: object) -> None:
     with pytest.raises(MalformedError, match="ending_balance"):
         observe(invoice("ann", amount_due=0, ending_balance=wrong), ObjectKind.INVOICE)
+
+
+def written_off(reason: str, **more: object) -> list[bytes]:
+    """A renewal that was declined and given up, and then something that asked for nothing."""
+    began = START + MONTH
+    owed = invoice("ann", "open", id="in_3", created=began, billing_reason="subscription_cycle", attempted=True)
+    later = second("paid", reason, created=began + 2 * DAY, amount_due=0, **more)
+    there = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    return [
+        event("invoice.payment_failed", owed, created=began + 1),
+        event("invoice.marked_uncollectible", owed | {"status": "uncollectible"}, created=began + DAY),
+        event("invoice.paid", later, created=began + 2 * DAY),
+        event("customer.subscription.updated", there, created=began + 2 * DAY),
+    ]
+
+
+@pytest.mark.parametrize("reason", ["subscription_update", *EXTRAS])
+def test_what_asked_for_nothing_pays_for_no_period_that_was_given_up(reason: str) -> None:
+    """Stripe says that the subscription is active, and that its latest invoice is paid: by the credit for what nobody paid."""
+    for order in permutations([CREATED, PAID, *written_off(reason, starting_balance=0, ending_balance=-100)]):
+        facts = gathered(*order)
+        assert state_at(facts, START + MONTH + 3 * DAY) is SourceState.GRACE
+        assert state_at(facts, START + MONTH + 9 * DAY) is SourceState.PAYMENT_OVERDUE
+
+
+def test_a_period_that_is_begun_anew_for_nothing_is_free() -> None:
+    """By a coupon for all of it, after the one before was given up; and what a balance pays for is paid."""
+    began = START + MONTH + 2 * DAY
+    *owed, _, _ = written_off("subscription_update")
+    there = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    for more in ({}, {"starting_balance": -1900, "ending_balance": 0}):
+        free = second("paid", "subscription_update", created=began, amount_due=0, **more)
+        bodies = [
+            event("invoice.paid", free, created=began),
+            event("customer.subscription.updated", there, created=began),
+        ]
+        for order in permutations([CREATED, PAID, *owed, *bodies]):
+            assert state_at(gathered(*order), START + MONTH + 20 * DAY) is SourceState.ACTIVE
+
+
+def test_what_was_given_up_of_an_earlier_period_says_nothing_of_one_that_nobody_told_of() -> None:
+    """The renewal since was paid, and lost on its way to us; then somebody takes a seat less."""
+    began = START + 2 * MONTH
+    *owed, _, _ = written_off("subscription_update")
+    there = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
+    credit = second("paid", "subscription_update", created=began + DAY, amount_due=0, ending_balance=-100)
+    bodies = [
+        event("invoice.paid", credit, created=began + DAY),
+        event("customer.subscription.updated", there, created=began + DAY),
+    ]
+    for order in permutations([CREATED, PAID, *owed, *bodies]):
+        assert state_at(gathered(*order), began + 20 * DAY) is SourceState.ACTIVE
