@@ -133,10 +133,9 @@ class Bills:
             if view.subscription_id == subscription_id and self._speaks(subscription_id, subscription, view)
         ]
         created, found = max(others, default=(0, None))
-        begun = min(item.period_start for item in subscription.items)
-        if _is_free(latest) and created < begun and self._is_settled_and_current(subscription_id, subscription):
-            return latest_id
-        return found
+        may_stand = _is_free(latest) and self._is_settled_and_current(subscription_id, subscription)
+        is_told = found is not None and (_began(subscription, latest) or created >= _first_begun(subscription))
+        return latest_id if may_stand and not is_told else found
 
     def _is_settled_and_current(self, subscription_id: str, subscription: SubscriptionView) -> bool:
         return subscription_id in self._settled and subscription.status is not SubscriptionStatus.PAST_DUE
@@ -199,6 +198,11 @@ class Bills:
             return False
         latest = self.invoice(subscription.latest_invoice_id)
         return latest is None or latest.billing_reason not in _AMID or subscription_id in self._first_owed
+
+
+def _first_begun(subscription: SubscriptionView) -> int:
+    """Say when the first of the periods that run began."""
+    return min(item.period_start for item in subscription.items)
 
 
 def is_of_running(subscription: SubscriptionView, invoice: InvoiceView | None) -> bool:

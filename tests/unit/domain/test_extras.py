@@ -292,12 +292,32 @@ def test_what_asked_for_nothing_pays_for_no_period_that_was_given_up(reason: str
         assert state_at(facts, START + MONTH + 9 * DAY) is SourceState.PAYMENT_OVERDUE
 
 
+@pytest.mark.parametrize("how", ["another item", "another interval"])
+def test_a_credit_does_so_whatever_begins_with_it(how: str) -> None:
+    """An item that was added a day before has a period of its own; a change of the interval begins one, by the credit for what nobody paid."""
+    at = START + MONTH + 2 * DAY
+    *owed, _, _ = written_off("subscription_update")
+    there = subscription("ann", latest_invoice="in_2", start=START + MONTH) | {"start_date": START}
+    (item,) = there["items"]["data"]
+    if how == "another item":
+        there["items"]["data"].append(item | {"id": "si_2", "current_period_start": at - DAY})
+    else:
+        item["current_period_start"] = at
+    credit = second("paid", "subscription_update", created=at, amount_due=0, ending_balance=-100)
+    bodies = [event("invoice.paid", credit, created=at), event("customer.subscription.updated", there, created=at)]
+    for order in permutations([CREATED, PAID, *owed, *bodies]):
+        given = accesses(gathered(*order), lambda *_: PRO, CATALOG.plans.get)
+        assert {one.state for one in given} == {SourceState.GRACE}
+
+
 def test_a_period_that_is_begun_anew_for_nothing_is_free() -> None:
     """By a coupon for all of it, after the one before was given up; and what a balance pays for is paid."""
     began = START + MONTH + 2 * DAY
     *owed, _, _ = written_off("subscription_update")
     there = subscription("ann", latest_invoice="in_2", start=began) | {"start_date": START}
-    for more in ({}, {"starting_balance": -1900, "ending_balance": 0}):
+    balance = {"starting_balance": -1900, "ending_balance": 0}
+    for start, more in ((began, {}), (began, balance), (began - 2 * DAY, balance)):
+        there["items"]["data"][0]["current_period_start"] = start
         free = second("paid", "subscription_update", created=began, amount_due=0, **more)
         bodies = [
             event("invoice.paid", free, created=began),
