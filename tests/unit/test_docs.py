@@ -10,7 +10,7 @@ import pytest
 from billing_service.domain.catalog_file import _FEATURE_KEYS, _FILE_KEYS
 from billing_service.domain.catalog_plan import _PLAN_KEYS, _POLICY_KEYS
 from billing_service.domain.catalog_price import _PRICE_KEYS
-from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.domain.webhook_endpoint import WANTED_TYPES
 from billing_service.settings import PREFIX, SECRETS_DIR
 from billing_service.settings import Settings as ServiceSettings
 from billing_service.stripe_api.sdk import API_VERSION
@@ -26,12 +26,12 @@ def read(page: str) -> str:
     return (DOCS / page).read_text(encoding="utf-8")
 
 
-def test_the_events_to_subscribe_to_are_those_handled() -> None:
+def test_the_events_to_subscribe_to_are_those_used() -> None:
     """Somebody who makes the endpoint as told gets every event that is used, and no other, in the version that we read."""
     page = read("getting-started.md")
     listed = page.split("<!-- events:", 1)[1].split("<!-- /events -->", 1)[0]
-    assert set(re.findall(r"^- `(.+)`$", listed, re.MULTILINE)) == set(HANDLED_TYPES)
-    assert set(re.findall(r"enabled_events\[\]=([a-z._]+)", page)) == set(HANDLED_TYPES)
+    assert set(re.findall(r"^- `(.+)`$", listed, re.MULTILINE)) == set(WANTED_TYPES)
+    assert set(re.findall(r"enabled_events\[\]=([a-z._]+)", page)) == set(WANTED_TYPES)
     assert f"--api-version={API_VERSION}" in page
 
 

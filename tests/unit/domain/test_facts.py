@@ -129,10 +129,16 @@ def test_a_purchase_that_is_only_read_was_paid_before_its_page_expired() -> None
 
 
 def test_a_delayed_payment_that_only_a_read_tells_of_was_paid_by_then() -> None:
+    """Where an event had told that its page was completed. One that was only seen open may have been paid on for a day."""
+    (page,) = states(event("checkout.session.completed", export_pass("ann", payment_status="unpaid")))
+    shown = observe(export_pass("ann", status="open", payment_status="unpaid"), ObjectKind.CHECKOUT_SESSION)
+    opened = of_read(shown, fence=1, request_time=START, server_time=START, known_created=None)
     seen = observe(export_pass("ann"), ObjectKind.CHECKOUT_SESSION)
     time = START + 7 * DAY
-    read = of_read(seen, fence=1, request_time=time, server_time=time, known_created=START, was_told=True)
-    assert gather([read]).purchases[0].paid_time == time
+    for known, paid_time in ((page, time), (opened, START + DAY)):
+        told = known.tells_of_completion
+        read = of_read(seen, fence=2, request_time=time, server_time=time, known_created=START, was_told=told)
+        assert gather([join(known, read)]).purchases[0].paid_time == paid_time
 
 
 def test_a_delayed_payment_that_was_read_before_anybody_told_of_it_was_paid_when_its_event_says() -> None:

@@ -7,20 +7,26 @@ from typing import Any
 
 import pytest
 
-from billing_service.domain.observation import HANDLED_TYPES
+from billing_service.domain.observation import HANDLED_TYPES, PRICE_TYPES
 from billing_service.domain.webhook_endpoint import Endpoint, create_body, request_key, state_of, update_body
 
 URL = "https://billing.example.com/webhooks/stripe"
 VERSION = "2026-10-28.endive"
 GOOD = Endpoint(
-    "we_1", URL, enabled=True, api_version=VERSION, types=frozenset(HANDLED_TYPES), livemode=False, ours=True
+    "we_1",
+    URL,
+    enabled=True,
+    api_version=VERSION,
+    types=frozenset({*HANDLED_TYPES, *PRICE_TYPES}),
+    livemode=False,
+    ours=True,
 )
 
 
 def test_the_types_are_those_that_the_code_uses() -> None:
-    """What is made needs no mending, and gets each type that has an effect and no other."""
+    """What is made needs no mending, and gets each type that has an effect, those of prices too, and no other."""
     body = create_body(URL, VERSION, "default")
-    assert set(body["enabled_events"]) == set(HANDLED_TYPES)
+    assert set(body["enabled_events"]) == {*HANDLED_TYPES, *PRICE_TYPES}
     made = replace(GOOD, types=frozenset(body["enabled_events"]), api_version=body["api_version"])
     assert state_of([made], URL, VERSION).problems == ()
 
@@ -30,6 +36,11 @@ def test_the_types_are_those_that_the_code_uses() -> None:
     [
         ({"enabled": False}, "disabled", True),
         ({"types": GOOD.types - {"invoice.paid"}}, "it does not get invoice.paid", True),
+        (
+            {"types": frozenset(HANDLED_TYPES)},
+            "it does not get price.created, price.deleted, price.updated, product.",
+            True,
+        ),
         ({"types": GOOD.types | {"invoice.created"}}, "holds invoices back", True),
         ({"types": frozenset({"*"})}, "it gets every type", True),
         ({"api_version": None}, "the account's default", False),
@@ -46,8 +57,8 @@ def test_names_what_is_wrong(other: dict[str, Any], said: str, *, mendable: bool
 
 
 def test_types_that_do_no_harm_stay_when_it_is_mended() -> None:
-    body = update_body(replace(GOOD, types=frozenset({"price.updated", "invoice.created", "*"})))
-    assert set(body["enabled_events"]) == {"price.updated", *HANDLED_TYPES}
+    body = update_body(replace(GOOD, types=frozenset({"payout.paid", "invoice.created", "*"})))
+    assert set(body["enabled_events"]) == {"payout.paid", *GOOD.types}
 
 
 def test_an_endpoint_elsewhere_is_none_and_two_are_one_too_many() -> None:
