@@ -184,8 +184,8 @@ async def test_a_renewal_that_was_given_up_decides_although_an_extra_was_since(s
 async def test_a_credit_for_what_was_never_paid_is_remembered_while_it_pays(service: Service) -> None:
     """The first debit came back, and what was credited of it by a change covers month after month."""
     created, _, updated, _ = purchase("ann")
-    credit = {"amount_due": 0, "starting_balance": 0, "ending_balance": -9000}
-    changed = invoice("ann", id="in_ann_0", created=START + 2, billing_reason="subscription_update", **credit)
+    changed = invoice("ann", id="in_ann_0", created=START + 2, billing_reason="subscription_update")
+    changed |= {"amount_due": 0, "starting_balance": 0, "ending_balance": -9000}
     await service.outcomes(created, updated, event("invoice.paid", changed, created=START + 2))
     await service.outcomes(event("invoice.voided", invoice("ann", "void"), created=START + 5))
     for number in range(1, 7):

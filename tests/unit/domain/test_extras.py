@@ -258,7 +258,7 @@ def test_a_lost_dispute_is_made_up_for_by_what_a_balance_pays_for_and_not_by_wha
 def test_what_an_invoice_that_asks_for_nothing_took_of_a_balance_is_told_by_it(
     told: dict[str, int | None], moved: int
 ) -> None:
-    view = observe(invoice("ann", **told), ObjectKind.INVOICE).view
+    view = observe(invoice("ann") | told, ObjectKind.INVOICE).view
     assert isinstance(view, InvoiceView)
     assert view.from_balance == moved
 
