@@ -37,6 +37,18 @@ def collect(account: Account, invoice: Object, subscription: Object, outcome: Ca
         _fail(account, invoice, subscription, cards.DECLINED)
 
 
+def forgo(account: Account, invoice: Object, subscription: Object) -> None:
+    """Have an open invoice paid of which nothing remains to be asked for."""
+    invoices.pay(account, invoice)
+    _recover(account, invoice, subscription)
+
+
+def take_payment_elsewhere(account: Account, invoice: Object, subscription: Object) -> None:
+    """Have an invoice paid outside Stripe. Raises ApiError for one that cannot be."""
+    invoices.pay_elsewhere(account, invoice)
+    _recover(account, invoice, subscription)
+
+
 def settle(account: Account, invoice: Object, subscription: Object, *, succeeded: bool) -> None:
     """End a bank debit that is on its way. Raises ApiError when none is."""
     if invoice["status"] != "open" or invoice.get("_settles_at") is None:
@@ -54,6 +66,8 @@ def settle(account: Account, invoice: Object, subscription: Object, *, succeeded
 
 def void(account: Account, invoice: Object, subscription: Object) -> None:
     """Take an open invoice back. A first one that nobody paid takes its subscription with it. Raises ApiError."""
+    if invoice["amount_paid"]:
+        raise ApiError("A part of this invoice is paid; it cannot be voided.")
     invoices.void(account, invoice)
     if pending_updates.waits_for(subscription, invoice):
         pending_updates.give_up(account, subscription)
