@@ -25,11 +25,12 @@ _COMPLETE = SessionStatus.COMPLETE
 _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
+# Stripe's billing_reason.
 _FIRST, _RENEWAL, _CHANGE = (
     "subscription_create",
     "subscription_cycle",
     "subscription_update",
-)  # Stripe's billing_reason
+)
 # Asked for beside what a period costs: items that were put on the subscription by hand, or wait for their own interval.
 _BY_HAND = "manual"
 _EXTRAS = frozenset({_BY_HAND, "automatic_pending_invoice_item_invoice"})

@@ -245,10 +245,11 @@ def test_a_lost_dispute_is_made_up_for_by_what_a_balance_pays_for_and_not_by_wha
     [
         ({"amount_due": 0, "starting_balance": -500, "ending_balance": -200}, 300),
         ({"amount_due": 0, "starting_balance": -500, "ending_balance": -600}, -100),
+        # The rest is too little to be charged, and owed.
         (
             {"amount_due": 0, "starting_balance": -10, "ending_balance": 30},
             10,
-        ),  # the rest is too little to be charged, and owed
+        ),
         ({"amount_due": 0, "starting_balance": 100, "ending_balance": -50}, -50),
         ({"amount_due": 0, "starting_balance": -500, "ending_balance": None}, 0),  # a draft
         ({"amount_due": 700, "starting_balance": -500, "ending_balance": 0}, 0),
