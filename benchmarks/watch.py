@@ -328,9 +328,8 @@ def main() -> int:
                 ROOT / "catalog.toml",
                 storefront=False,
                 postgres_settings={"track_commit_timestamp": "on"},
-                service_settings={
-                    "BILLING_LOG_LEVEL": "WARNING"
-                },  # a line for each call, through a pipe, is the sandbox's
+                # A line for each call, through a pipe, is the sandbox's.
+                service_settings={"BILLING_LOG_LEVEL": "WARNING"},
             )
         )
         stack.start()

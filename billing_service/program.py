@@ -72,9 +72,8 @@ DRAIN_S: Final = 10.0  # for calls in flight at the stop: the longest that a cal
 WRITER_DRAIN_S: Final = 5.0  # for events that wait for the writer then, beside the time that their calls had
 TASKS_END_S: Final = 1.0  # for tasks that were told to end: twice, the looks at readiness and all others
 CLOSE_S: Final = 2.0  # for connections
-STOP_LIMIT_S: Final = (
-    TELL_LIMIT_S + LISTENER_STOP_S + DRAIN_S + WRITER_DRAIN_S + 2 * TASKS_END_S + CLOSE_S
-)  # beside the delay of the settings
+# Beside the delay of the settings.
+STOP_LIMIT_S: Final = TELL_LIMIT_S + LISTENER_STOP_S + DRAIN_S + WRITER_DRAIN_S + 2 * TASKS_END_S + CLOSE_S
 BACKGROUND_PAUSE_S: Final = 5.0  # before the next try after a defect
 
 _log = structlog.stdlib.get_logger(__name__)

@@ -333,9 +333,8 @@ _Settings = TypeVar("_Settings", bound=EnvironmentSettings)
 
 
 _NOT_SET: Final = "is not set"
-_IN_FOLDER: Final = frozenset(
-    {"database_url", "stripe_api_key", "internal_token"}
-)  # the required ones that are secrets
+# The required ones that are secrets.
+_IN_FOLDER: Final = frozenset({"database_url", "stripe_api_key", "internal_token"})
 
 
 def load_settings(kind: type[_Settings]) -> _Settings:

@@ -32,6 +32,11 @@ async def fail(_request: web.Request, _forward: Forward) -> web.StreamResponse:
     return web.json_response({"error": {"type": "api_error", "message": "sorry"}}, status=500)
 
 
+async def busy(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+    """Answer 429 in Stripe's form, and do nothing."""
+    return web.json_response({"error": {"type": "invalid_request_error", "code": "rate_limit"}}, status=429)
+
+
 async def refuse(_request: web.Request, _forward: Forward) -> web.StreamResponse:
     """Answer 400 in Stripe's form, and do nothing."""
     return web.json_response({"error": {"type": "invalid_request_error", "code": "lock_timeout"}}, status=400)
@@ -79,6 +84,10 @@ class StripeProxy:
     def next(self, method: str, path: str, *faults: Fault) -> None:
         """Have the next requests to a path meet these faults, one each."""
         self._faults.setdefault((method, path), []).extend(faults)
+
+    def mend(self, method: str, path: str) -> None:
+        """Have no request to a path meet a fault any more."""
+        self._faults.pop((method, path), None)
 
     def nth(self, number: int, fault: Fault) -> None:
         """Have the nth request from now on (1: the next), whatever it is for, meet a fault."""

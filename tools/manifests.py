@@ -19,10 +19,11 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = ROOT / "deploy" / "kubernetes"
 KUSTOMIZATION: Final = "kustomization.yaml"
+# The oldest that the manifests are for (preStop sleep, matchLabelKeys), and the newest known.
 VERSIONS: Final = (
     "1.32",
     "1.37",
-)  # the oldest that the manifests are for (preStop sleep, matchLabelKeys), and the newest known
+)
 RENDER_LIMIT_S: Final = 60
 
 Document = Mapping[str, Any]

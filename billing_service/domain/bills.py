@@ -25,11 +25,16 @@ _COMPLETE = SessionStatus.COMPLETE
 _PAID, _OPEN, _VOID = InvoiceStatus.PAID, InvoiceStatus.OPEN, InvoiceStatus.VOID
 _PAST = frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID})  # one that was written off may still be paid
 GIVEN_UP = frozenset({InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID})
+# Stripe's billing_reason.
 _FIRST, _RENEWAL, _CHANGE = (
     "subscription_create",
     "subscription_cycle",
     "subscription_update",
-)  # Stripe's billing_reason
+)
+# Asked for beside what a period costs: items that were put on the subscription by hand, or wait for their own interval.
+_BY_HAND = "manual"
+_EXTRAS = frozenset({_BY_HAND, "automatic_pending_invoice_item_invoice"})
+_AMID = _EXTRAS | {_CHANGE, "subscription_threshold"}  # another invoice came before one of these
 BEGAN_S = 60  # a change is made at once: its invoice and the period that begins with it are of one moment
 LATER_S = 5  # at Stripe the invoice of a change is made a second or so after the period that it begins
 RENEWED_S = 12 * 3600  # within which a renewal has its invoice; the shortest period is of a day
@@ -42,9 +47,9 @@ class PastInvoice:
     void since that may still say anything: a customer may have hundreds, and what an event costs is not to grow with them.
     """
 
-    subscription_id: str | None
+    subscription_id: str | None  # None: it says nothing of any, unless that names it as the latest
     # None: it may still say something. Void, and the first one or one of a change, which may have begun a period that was never paid;
-    # or of a change that asked for nothing.
+    # or it asked for nothing, being of a change or an extra, or as a balance covered it.
     paid: bool | None
     created: int
 
@@ -61,8 +66,9 @@ def past_invoice(state: ObjectState) -> PastInvoice | None:
     if not isinstance(view, InvoiceView):
         return None
     may_have_begun = view.status is _VOID and view.billing_reason in {_FIRST, _CHANGE}
-    paid = None if may_have_begun or _is_free_change(view) else view.status is _PAID
-    return PastInvoice(view.subscription_id, paid, view.created)
+    paid = None if may_have_begun or _is_free(view) else view.status is _PAID
+    says_nothing = view.status is _VOID and view.billing_reason in _EXTRAS
+    return PastInvoice(None if says_nothing else view.subscription_id, paid, view.created)
 
 
 class Bills:
@@ -82,6 +88,7 @@ class Bills:
         # A page that was completed: where nothing was paid, its payment is awaited, or failed; the first invoice may never have been told of.
         self._never_began = {view.subscription_id for _, view in sessions if view.status is _COMPLETE}
         self._first_owed = set(self._never_began)
+        self._from_balance = _from_balance([view for _, view in invoices])
         for _, view in invoices:
             if view.status is not _PAID and view.billing_reason == _FIRST:
                 self._first_owed.add(view.subscription_id)
@@ -91,8 +98,14 @@ class Bills:
         self._settled.update([view.subscription_id for _, view in invoices if self._is_payment(view)])
 
     def _is_payment(self, view: InvoiceView) -> bool:
-        """Say whether an invoice shows that something was paid, if not by itself then before it."""
-        return view.status is _PAID and not (view.subscription_id in self._first_owed and _is_free_change(view))
+        """Say whether an invoice shows that something was paid, if not by itself then before it.
+
+        What came from the customer's balance was, unless it is the credit for what was never paid.
+        """
+        return view.status is _PAID and (view.subscription_id not in self._first_owed or self._took_money(view))
+
+    def _took_money(self, view: InvoiceView) -> bool:
+        return not _is_free(view) or (view.from_balance > 0 and self._from_balance.get(view.subscription_id, 0) > 0)
 
     def invoice(self, invoice_id: str | None) -> InvoiceView | None:
         """Give an invoice; None where nobody told us of it."""
@@ -106,8 +119,9 @@ class Bills:
         https://docs.stripe.com/billing/subscriptions/pending-updates
         A change that was made began a period with its invoice, if it was to be paid by it at once; that one counts also where
         another change was dropped since.
-        Nor does one of a change that asked for nothing, while the first payment is owed or another is overdue: Stripe credits what
-        nobody paid as well. https://docs.stripe.com/billing/subscriptions/prorations
+        Nor does one of a change that asked for nothing, where another is known that does, of the periods that run: Stripe credits
+        what nobody paid as well. https://docs.stripe.com/billing/subscriptions/prorations
+        An extra that was given up took nothing along.
         None: it is one that nobody told us of.
         """
         latest_id = subscription.latest_invoice_id
@@ -119,11 +133,20 @@ class Bills:
             for state, view in self._invoices
             if view.subscription_id == subscription_id and self._speaks(subscription_id, subscription, view)
         ]
-        return max(others)[1] if others else None
+        created, found = max(others, default=(0, None))
+        may_stand = _is_free(latest) and self._is_settled_and_current(subscription_id, subscription)
+        is_told = found is not None and (_began(subscription, latest) or created >= _first_begun(subscription))
+        return latest_id if may_stand and not is_told else found
+
+    def _is_settled_and_current(self, subscription_id: str, subscription: SubscriptionView) -> bool:
+        return subscription_id in self._settled and subscription.status is not SubscriptionStatus.PAST_DUE
 
     def _speaks(self, subscription_id: str, subscription: SubscriptionView, view: InvoiceView) -> bool:
-        if _is_free_change(view):
-            return subscription_id in self._settled and subscription.status is not SubscriptionStatus.PAST_DUE
+        if _is_free(view) and view.billing_reason not in _AMID:
+            return subscription_id in self._settled
+        if _is_free(view):
+            pays = view.from_balance > 0 or (view.from_balance == 0 and _began(subscription, view))
+            return pays and self._is_settled_and_current(subscription_id, subscription)
         return not _is_dropped(subscription, view)
 
     def unpaid(
@@ -148,10 +171,11 @@ class Bills:
             return None
         own = [(state.object_id, view) for state, view in self._invoices if view.subscription_id == subscription_id]
         found = [(self.payments.dispute_of_invoice(id_), view) for id_, view in own if id_ in self._disputed]
+        paid = [view for _, view in own if view.status is _PAID and self._took_money(view)]
         return worst(
             standing
             for standing, view in found
-            if standing is DisputeStanding.OPEN or not _is_made_up_for(view, subscription, [other for _, other in own])
+            if standing is DisputeStanding.OPEN or not _is_made_up_for(view, subscription, paid)
         )
 
     def settled(self, subscription_id: str) -> bool:
@@ -169,12 +193,17 @@ class Bills:
         one before the change all the same, and it was most likely paid.
         """
         reason = invoice.billing_reason if invoice else None
-        if reason is not None and reason != _CHANGE:
+        if reason in {_FIRST, _RENEWAL}:
             return reason == _FIRST
         if any(item.period_start > subscription.start for item in subscription.items):
             return False
         latest = self.invoice(subscription.latest_invoice_id)
-        return latest is None or latest.billing_reason != _CHANGE or subscription_id in self._first_owed
+        return latest is None or latest.billing_reason not in _AMID or subscription_id in self._first_owed
+
+
+def _first_begun(subscription: SubscriptionView) -> int:
+    """Say when the first of the periods that run began."""
+    return min(item.period_start for item in subscription.items)
 
 
 def is_of_running(subscription: SubscriptionView, invoice: InvoiceView | None) -> bool:
@@ -182,11 +211,10 @@ def is_of_running(subscription: SubscriptionView, invoice: InvoiceView | None) -
     return invoice is not None and invoice.created >= max(item.period_start for item in subscription.items)
 
 
-def _is_made_up_for(lost: InvoiceView, subscription: SubscriptionView, own: Iterable[InvoiceView]) -> bool:
+def _is_made_up_for(lost: InvoiceView, subscription: SubscriptionView, paid: Iterable[InvoiceView]) -> bool:
     if any(_may_have_paid_for(lost, item) for item in subscription.items):
         return False
-    paid = [view for view in own if view.status is _PAID and view.created > lost.created]
-    return any(is_of_running(subscription, view) for view in paid)
+    return any(view.created > lost.created and is_of_running(subscription, view) for view in paid)
 
 
 def _may_have_paid_for(invoice: InvoiceView, item: ItemView) -> bool:
@@ -234,12 +262,31 @@ def due(unpaid: Iterable[InvoiceView]) -> int:
 
 
 def _is_dropped(subscription: SubscriptionView, view: InvoiceView) -> bool:
+    if view.billing_reason in _EXTRAS:
+        return view.status in GIVEN_UP
     return view.status is _VOID and view.billing_reason == _CHANGE and not _began(subscription, view)
 
 
-def _is_free_change(view: InvoiceView) -> bool:
-    """Say whether an invoice is paid because it asked for nothing: of a change to less, or for which something is credited."""
-    return view.asks_nothing and view.status is _PAID and view.billing_reason == _CHANGE
+def _is_free(view: InvoiceView) -> bool:
+    """Say whether an invoice is paid because it asked for nothing, for what is credited now or was before; not where a period is free."""
+    return view.asks_nothing and view.status is _PAID and (view.from_balance != 0 or view.billing_reason in _AMID)
+
+
+def _from_balance(invoices: Sequence[InvoiceView]) -> Mapping[str | None, int]:
+    """Say how much more was taken of the customer's balance for each subscription than it credited, in minor units.
+
+    Since money was last paid for it, as then the balance had nothing more in it. What somebody credits by hand is given.
+    """
+    paid: dict[str | None, int] = {}
+    for view in invoices:
+        if view.status is _PAID and not _is_free(view):
+            paid[view.subscription_id] = max(view.created, paid.get(view.subscription_id, 0))
+    sums: dict[str | None, int] = {}
+    for view in invoices:
+        is_given = view.from_balance < 0 and view.billing_reason == _BY_HAND
+        if _is_free(view) and not is_given and view.created >= paid.get(view.subscription_id, 0):
+            sums[view.subscription_id] = sums.get(view.subscription_id, 0) + view.from_balance
+    return sums
 
 
 def _began(subscription: SubscriptionView, invoice: InvoiceView) -> bool:

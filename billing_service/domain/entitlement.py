@@ -28,11 +28,12 @@ _ACTIVE, _GRACE, _SCHEDULED = SourceState.ACTIVE, SourceState.GRACE, SourceState
 _DEFAULT_PLAN, _SUM = SourceType.DEFAULT_PLAN, IntegerMerge.SUM
 MAX_INTEGER = 2**63 - 1  # what the contract's int64 can say
 ABOVE_EVERY_PLAN = 2**31  # the rank of a feature that was granted by itself: a person chose it for this customer
+# The value of a feature that no live source gives.
 NOTHING: Mapping[FeatureType, FeatureValue] = {
     FeatureType.BOOLEAN: False,
     FeatureType.INTEGER: 0,
     FeatureType.TEXT: "",
-}  # the value of a feature that no live source gives
+}
 
 
 @frozen

@@ -76,6 +76,14 @@ def optional_whole(data: Mapping[str, Any], key: str) -> int | None:
     return None if data.get(key) is None else whole(data, key)
 
 
+def signed(data: Mapping[str, Any], key: str) -> int:
+    """Give an amount in minor units that is below zero where it is owed the other way round; 0 where it is absent or null."""
+    value = data.get(key)
+    if value is not None and (type(value) is not int or abs(value) > LARGEST):
+        raise MalformedError(f"{key} is not an amount")
+    return value or 0
+
+
 def decimal(value: object, name: str) -> int:
     """Give a number that is written as text, as metadata must."""
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 9:

@@ -39,9 +39,8 @@ class Offers:
     """What is there at one moment."""
 
     prices: Mapping[str, OfferedPrice]  # by lookup key; those that the catalog names
-    products: Mapping[
-        str, OfferedProduct
-    ]  # by plan key; those that this deployment made, the oldest active one of each plan
+    # By plan key; those that this deployment made, the oldest active one of each plan.
+    products: Mapping[str, OfferedProduct]
     portals: frozenset[str]  # the contents (hashes) of this deployment's active portal configurations
 
     def product_of_price(self) -> Mapping[str, str]:

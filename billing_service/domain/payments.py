@@ -46,9 +46,8 @@ class Payments:
     """Refunds, charges and disputes of one customer, by payment intent (or charge, where they name no intent)."""
 
     _refunds: dict[str, int] = field(default_factory=dict)  # what the customers have of them
-    _returned: dict[str, list[tuple[int, int]]] = field(
-        default_factory=dict
-    )  # when each was told to have come back, and how much
+    # When each was told to have come back, and how much.
+    _returned: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     _charges: dict[str, tuple[int, ChargeView]] = field(default_factory=dict)  # when it said so, and what
     _disputes: dict[str, DisputeStanding] = field(default_factory=dict)
     _intents: dict[str, list[str]] = field(default_factory=dict)  # by invoice

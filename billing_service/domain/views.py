@@ -26,6 +26,7 @@ from billing_service.domain.json_fields import (
     optional_whole,
     reference,
     seconds,
+    signed,
     text,
     whole,
     words,
@@ -179,6 +180,9 @@ class InvoiceView:
     attempted: bool = False  # whether a payment was tried
     due_date: int | None = None  # of one that is sent to the customer to pay
     asks_nothing: bool = False  # it was free, or a credit covers it
+    from_balance: int = (
+        0  # of one that asks for nothing: what it took of the customer's balance; below zero, what it left there
+    )
 
 
 @frozen
@@ -354,6 +358,7 @@ def _item_view(value: object, subscription: Mapping[str, Any]) -> ItemView:
 
 def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
     transitions = optional_mapping(data, "status_transitions")
+    asks_nothing = data.get("amount_due") == 0
     return InvoiceView(
         status=one_of(_INVOICE_STATUSES, data, "status"),
         created=seconds(data, "created"),
@@ -362,8 +367,19 @@ def _invoice_view(data: Mapping[str, Any]) -> InvoiceView:
         finalized_at=optional_seconds(transitions, "finalized_at"),
         attempted=data.get("attempted") is True,
         due_date=optional_seconds(data, "due_date"),
-        asks_nothing=data.get("amount_due") == 0,
+        asks_nothing=asks_nothing,
+        from_balance=_from_balance(data) if asks_nothing else 0,
     )
+
+
+def _from_balance(data: Mapping[str, Any]) -> int:
+    """Say by how much less a customer has in his balance since an invoice; a draft has moved nothing.
+
+    Below zero it is the customer's: https://docs.stripe.com/billing/customer/balance.
+    """
+    if data.get("ending_balance") is None:
+        return 0
+    return min(signed(data, "ending_balance"), 0) - min(signed(data, "starting_balance"), 0)
 
 
 def invoice_parent(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -153,9 +153,8 @@ class ChangeSubscription:
         if change.state is not ChangeState.CHANGING or change.request_body is None:
             return change
         if change.operation is Operation.UPDATE_NOW and schedule is not None:
-            await self._intents.look_after(
-                change
-            )  # before anything is paid: `finish_left` lets the schedule go in any case
+            # Before anything is paid: `finish_left` lets the schedule go in any case.
+            await self._intents.look_after(change)
         return await self._answered(change, await self._steps.carry_out(change, found, schedule))
 
     async def finish_left(self, subscription_id: str) -> None:

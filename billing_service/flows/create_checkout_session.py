@@ -81,7 +81,7 @@ class CreateCheckoutSession:
         self._reads = reads
         self._intents = CheckoutIntents(database, prices, deployment, now)
         self._superseded = SupersededSessions(database, reads)
-        self._customers = StripeCustomers(database, stripe, prices, deployment, now)
+        self._customers = StripeCustomers(database, stripe, prices, reads, now)
         self._now = now
 
     async def __call__(self, request: CheckoutRequest) -> CreatedCheckout:

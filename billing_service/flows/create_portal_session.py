@@ -58,7 +58,7 @@ class CreatePortalSession:
         self._stripe = stripe
         self._prices = prices
         self._reads = reads
-        self._customers = StripeCustomers(database, stripe, prices, reads.deployment, now)
+        self._customers = StripeCustomers(database, stripe, prices, reads, now)
         self._configurations = PortalConfigurations(database, stripe, prices, reads.deployment)
 
     async def __call__(self, request: PortalRequest) -> str:

@@ -27,6 +27,7 @@ from billing_service.flows.event_bodies import ParsedEvent, parse
 from billing_service.flows.lanes import BACKLOG, LIVE, Lane, LaneQueue, lane_of
 from billing_service.flows.prices import Prices
 from billing_service.flows.reach import reach
+from billing_service.logs import named
 from billing_service.storage import events, quarantine, rereads
 from billing_service.storage.database import Connection, Database
 from billing_service.storage.events import EventRow, RecordedOutcome
@@ -139,12 +140,18 @@ class Fulfill:
         for one in _waiting(call, payloads, traceparents):
             created = one.parsed.event.created if one.parsed.event else None
             lanes.setdefault(lane_of(created, now), []).append(one)
-        return await self._written(call, lanes)
+        await self._answered(call, lanes)
+        return [_given(result) for result in call.results]
 
     async def backlog(self, payloads: Sequence[bytes]) -> Sequence[EventResult]:
-        """Apply events that nobody waits for, whatever their age. Raises as a call does."""
+        """Apply events that nobody waits for, whatever their age, and that nobody sends again: what fails alone is put aside, whatever it is.
+
+        Raises as a call does where that is no fault of any event.
+        """
         call = _Call(len(payloads))
-        return await self._written(call, {Lane.BACKLOG: _waiting(call, payloads)})
+        waiting = _waiting(call, payloads)
+        await self._answered(call, {Lane.BACKLOG: waiting})
+        return [await self._kept(one.parsed, result) for one, result in zip(waiting, call.results, strict=True)]
 
     async def run(self) -> None:
         """Write batch after batch, until `close` was called and the queues are empty."""
@@ -159,7 +166,8 @@ class Fulfill:
         for queue in self._queues.values():
             queue.close()
 
-    async def _written(self, call: _Call, lanes: Mapping[Lane, Sequence[_Waiting]]) -> Sequence[EventResult]:
+    async def _answered(self, call: _Call, lanes: Mapping[Lane, Sequence[_Waiting]]) -> None:
+        """Have events written, and wait until there is a result for each."""
         for lane, those in lanes.items():
             if self._closing or not self._queues[lane].has_room(len(those), sum(one.size for one in those)):
                 raise OverloadedError
@@ -171,7 +179,13 @@ class Fulfill:
                 await asyncio.wait_for(call.done, remaining_s(CALL_LIMIT_S))
             except TimeoutError:
                 raise DatabaseUnavailableError from None
-        return [_given(result) for result in call.results]
+
+    async def _kept(self, one: ParsedEvent, result: EventResult | Exception | None) -> EventResult:
+        """Give a result; of what failed alone, and for no reason that passes, after it was put aside."""
+        if not isinstance(result, Exception) or isinstance(result, BillingError):
+            return _given(result)
+        with deadline_after(BATCH_LIMIT_S):
+            return await self._quarantine(one, quarantine.Reason.UNWRITABLE, f"cannot be taken in: {named(result)}")
 
     async def _serve(self, queue: LaneQueue[_Waiting]) -> None:
         while batch := await queue.take():

@@ -220,8 +220,12 @@ class LookAgain:
             return _Page.DONE
         look = kept if cause == kept.cause else Look(cause)
         gathers = reason.gathers(cause)
-        most = 0 if look.is_at_end else min(max(most_gathered, 1) if gathers else MOST, MOST_LEFT - len(look.left))
-        last, taken, left = await customers.take_next(connection, look.after, most, look.left)
+        offered = look.left[: max(most_gathered, 1)] if gathers else look.left
+        is_alone = gathers and most_gathered <= 1
+        room = min(max(most_gathered, 1) if gathers else MOST, MOST_LEFT - len(look.left))
+        most = 0 if look.is_at_end or (is_alone and offered) else room
+        last, taken, locked = await customers.take_next(connection, look.after, most, offered)
+        left = [*look.left[len(offered) :], *locked]  # who is locked still comes after all others
         if gathers and most_gathered and taken:
             await refold(connection, taken, context, Cause(CauseKind.READ, None))
         await customers.make_due(connection, taken, context.now, cause.keys() if reason.holders else None)
@@ -236,7 +240,7 @@ class LookAgain:
         await looks.save(connection, reason.name, place)
         if count // TOLD_EACH > look.count // TOLD_EACH:
             log.info("looking_again", reason=reason.name, customers=count, gathered=gathers)
-        return _Page.WAIT if last is None and len(left) == len(look.left) else _Page.NEXT
+        return _Page.NEXT if taken or last is not None else _Page.WAIT
 
 
 def _prices_of(text: str | None) -> Mapping[str, str]:

@@ -7,8 +7,7 @@ we missed is in no list of live ones.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,9 +17,10 @@ import structlog
 from billing_service.domain.json_fields import MalformedError, reference
 from billing_service.domain.observation import METADATA_DEPLOYMENT, Observation
 from billing_service.domain.views import ObjectKind, SessionView
+from billing_service.flows.patience import Patience
 from billing_service.flows.payment_ties import ties_of
 from billing_service.flows.reads import Reads, Verified
-from billing_service.flows.reconcile_run import Progress, recorded
+from billing_service.flows.reconcile_run import Progress, Walk, recorded
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.logs import named
 from billing_service.storage import customers, findings, history, links, objects, reconcile_runs, stripe_customers
@@ -28,12 +28,10 @@ from billing_service.storage.database import Connection, Database
 from billing_service.storage.findings import FindingKind
 from billing_service.storage.reconcile_runs import Run, RunState, Scope
 from billing_service.storage.unwritable import UnwritableError
-from billing_service.stripe_api.errors import StripeBusy, StripeDefinite, StripeNoAnswer
+from billing_service.stripe_api.errors import StripeDefinite
 from billing_service.stripe_api.listing import Page, StripeListing
 
 MOST = 50  # objects between two recorded positions
-TRIES = 4  # of one read that Stripe did not answer
-PAUSE_S = 1.0  # after the first of them, twice as long after each
 LEFT_LIMIT = timedelta(days=1)  # what was read before that says little of today, and a restored backup may tell of it
 OURS, THEIRS = "ours:", "theirs:"  # the two halves of a walk, as a recorded position begins
 
@@ -54,9 +52,9 @@ class ReconcileObjects:
     ) -> None:
         """`now` is the one clock of the process."""
         self._database = database
-        self._listing = listing.paced(budget.wait)
+        self._patience = Patience(budget)
+        self._listing = listing.through(self._patience)
         self._reads = reads
-        self._budget = budget
         self._deployment = deployment
         self._now = now
 
@@ -82,30 +80,33 @@ class ReconcileObjects:
         until = int(self._now().timestamp())
         run = await self._database.run(lambda c: reconcile_runs.begin(c, Scope.CUSTOMER, 0, until))
 
-        async def everything(run: Run) -> Run:
-            return replace(await self._customer(run, customer_id), done_until=run.until)
+        async def everything(walk: Walk) -> None:
+            await self._customer(walk, customer_id)
+            await walk.reach(done_until=run.until)
 
         return await recorded(self._database, run, everything, progress)
 
-    async def _customer(self, run: Run, customer_id: str) -> Run:
+    async def _customer(self, walk: Walk, customer_id: str) -> None:
         stripe_ids = await self._database.run(lambda c: stripe_customers.of_customers(c, [customer_id]))
         held = (await self._database.run(lambda c: customers.load(c, [customer_id]))).get(customer_id)
         subscriptions = {one.subscription_id for one in held.facts.subscriptions} if held else set()
         sessions = {one.checkout_session_id for one in held.facts.purchases} if held else set()
         for stripe_id in sorted(stripe_ids):
             async for page in self._listing.subscriptions(stripe_id):
-                subscriptions |= self._ids(page)
+                subscriptions |= set(self._ids(page))
             async for page in self._listing.completed_sessions(stripe_id):
-                sessions |= self._ids(page)
-        run = await self._each(run, ObjectKind.CUSTOMER, sorted(stripe_ids))
-        run = await self._each(run, ObjectKind.SUBSCRIPTION, sorted(subscriptions))
-        run = await self._each(run, ObjectKind.CHECKOUT_SESSION, sorted(sessions))
+                sessions |= set(self._ids(page))
+        for stripe_id in sorted(stripe_ids):
+            await self._whole(walk, ObjectKind.CUSTOMER, stripe_id)
+        for subscription_id in sorted(subscriptions):
+            await self._whole(walk, ObjectKind.SUBSCRIPTION, subscription_id)
+        for session_id in sorted(sessions):
+            await self._whole(walk, ObjectKind.CHECKOUT_SESSION, session_id)
         payments = await self._database.run(lambda c: links.anchors_of(c, sessions))
         for stripe_id in sorted(stripe_ids):
-            run = await self._payments(run, stripe_id, payments)
-        return run
+            await self._payments(walk, stripe_id, payments)
 
-    async def _payments(self, run: Run, stripe_id: str, payments: Collection[str]) -> Run:
+    async def _payments(self, walk: Walk, stripe_id: str, payments: Collection[str]) -> None:
         """Read what came back of a Stripe customer's payments other than these: those of subscriptions."""
         async for page in self._listing.charges(stripe_id):
             for charge in page.data:
@@ -115,115 +116,113 @@ class ReconcileObjects:
                         ObjectKind.REFUND: charge.get("amount_refunded"),
                         ObjectKind.DISPUTE: charge.get("disputed"),
                     }
-                    run = await self._returned(run, payment, [kind for kind, is_there in kinds.items() if is_there])
-        return run
+                    await self._returned(walk, payment, [kind for kind, is_there in kinds.items() if is_there])
 
     async def _walk(
         self, scope: Scope, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]], progress: Progress | None
     ) -> Run:
         left = await self._database.run(lambda c: reconcile_runs.last_unfinished(c, scope, LEFT_LIMIT))
+        resumed_at = None if left is None or left.failed else left.position
         if left is None or left.failed:
             until = int(self._now().timestamp())
             left = await self._database.run(lambda c: reconcile_runs.begin(c, scope, 0, until))
             left = replace(left, position=OURS)
-        return await recorded(
-            self._database,
-            replace(left, state=RunState.RUNNING),
-            lambda run: self._ours(run, kind) if run.position.startswith(OURS) else self._theirs(run, kind, listed),
-            progress,
-        )
 
-    async def _ours(self, run: Run, kind: ObjectKind) -> Run:
-        after, mode = run.position.removeprefix(OURS), None if kind is ObjectKind.SUBSCRIPTION else "payment"
+        async def step(walk: Walk) -> None:
+            if walk.run.position.startswith(OURS):
+                await self._ours(walk, kind)
+            else:
+                await self._theirs(walk, kind, listed, resumed_at)
+
+        return await recorded(self._database, replace(left, state=RunState.RUNNING), step, progress)
+
+    async def _ours(self, walk: Walk, kind: ObjectKind) -> None:
+        after, mode = walk.run.position.removeprefix(OURS), None if kind is ObjectKind.SUBSCRIPTION else "payment"
         ids = await self._database.run(lambda c: objects.unfinished(c, kind, after=after, most=MOST, mode=mode))
-        run = await self._each(run, kind, ids)
-        return replace(run, position=f"{OURS}{ids[-1]}" if ids else THEIRS)
+        for object_id in ids:
+            await self._whole(walk, kind, object_id)
+            await walk.reach(position=f"{OURS}{object_id}")
+        if not ids:
+            await walk.reach(position=THEIRS)
 
-    async def _theirs(self, run: Run, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]]) -> Run:
-        """Take one page of Stripe's list; what we know of was read among ours."""
-        async for page in listed(run.position.removeprefix(THEIRS)):
+    async def _theirs(
+        self, walk: Walk, kind: ObjectKind, listed: Callable[[str], AsyncIterator[Page]], resumed_at: str | None
+    ) -> None:
+        """Take one page of Stripe's list, in its order; what we know of was read among ours.
+
+        The run may have been broken off while it read what bears on the next one, which is known since: that is read in any case.
+        """
+        passed = walk.run.position
+        async for page in listed(passed.removeprefix(THEIRS)):
             ids = self._ids(page)
             known = await self._database.run(lambda c, ids=ids: objects.known(c, ids))  # type: ignore[misc] # a default binds it now
-            run = await self._each(run, kind, sorted(ids - known))
+            for object_id in ids:
+                if object_id not in known or (passed == resumed_at and kind is ObjectKind.CHECKOUT_SESSION):
+                    await walk.reach(position=passed)
+                    await self._whole(walk, kind, object_id)
+                    await walk.reach(position=f"{THEIRS}{object_id}")
+                passed = f"{THEIRS}{object_id}"
             if page.data and page.has_more:
-                return replace(run, position=f"{THEIRS}{page.data[-1]['id']}")
-        return replace(run, done_until=run.until)
+                return await walk.reach(position=f"{THEIRS}{page.data[-1]['id']}")
+        return await walk.reach(done_until=walk.run.until)
 
-    def _ids(self, page: Page) -> set[str]:
+    def _ids(self, page: Page) -> list[str]:
         """Give the ids on a page of a list, but for those of other deployments and sessions that lead to a subscription."""
-        return {str(one["id"]) for one in page.data if self._is_ours(one) and one.get("mode", "payment") == "payment"}
+        return [str(one["id"]) for one in page.data if self._is_ours(one) and one.get("mode", "payment") == "payment"]
 
     def _is_ours(self, listed: Mapping[str, Any]) -> bool:
         metadata = listed.get("metadata")
         named = metadata.get(METADATA_DEPLOYMENT) if isinstance(metadata, Mapping) else None
         return named in {None, self._deployment}
 
-    async def _each(self, run: Run, kind: ObjectKind, ids: Iterable[str]) -> Run:
-        for object_id in ids:
-            run, verified = await self._one(run, kind, object_id)
-            if verified is not None and isinstance(verified.seen.view, SessionView):
-                run = await self._around(run, verified.seen, verified.seen.view)
-        return run
+    async def _whole(self, walk: Walk, kind: ObjectKind, object_id: str) -> None:
+        """Read an object, and what bears on it."""
+        verified = await self._one(walk, kind, object_id)
+        if verified is not None and isinstance(verified.seen.view, SessionView):
+            await self._around(walk, verified.seen, verified.seen.view)
 
-    async def _around(self, run: Run, session: Observation, view: SessionView) -> Run:
+    async def _around(self, walk: Walk, session: Observation, view: SessionView) -> None:
         """Read what bears on a purchase: refunds and disputes of its payment, and its customer."""
         if session.stripe_customer_id is not None:
-            run, _ = await self._one(run, ObjectKind.CUSTOMER, session.stripe_customer_id)
-        if view.payment_intent_id is None:
-            return run
-        return await self._returned(run, view.payment_intent_id, [ObjectKind.REFUND, ObjectKind.DISPUTE])
+            await self._one(walk, ObjectKind.CUSTOMER, session.stripe_customer_id)
+        if view.payment_intent_id is not None:
+            await self._returned(walk, view.payment_intent_id, [ObjectKind.REFUND, ObjectKind.DISPUTE])
 
-    async def _returned(self, run: Run, payment: str, kinds: Iterable[ObjectKind]) -> Run:
+    async def _returned(self, walk: Walk, payment: str, kinds: Iterable[ObjectKind]) -> None:
         """Read the refunds and disputes of a payment, and what it was paid for where that is not known."""
         lists = {ObjectKind.REFUND: self._listing.refunds_of, ObjectKind.DISPUTE: self._listing.disputes_of}
         for kind in kinds:
             async for page in lists[kind](payment):
                 for one in page.data:
-                    run, verified = await self._one(run, kind, str(one["id"]))
+                    verified = await self._one(walk, kind, str(one["id"]))
                     if verified is not None:
                         for tie, object_id in await ties_of(verified.seen, self._database, self._listing):
-                            run, _ = await self._one(run, tie, object_id)
-        return run
+                            await self._one(walk, tie, object_id)
 
-    async def _one(self, run: Run, kind: ObjectKind, object_id: str) -> tuple[Run, Verified | None]:
+    async def _one(self, walk: Walk, kind: ObjectKind, object_id: str) -> Verified | None:
         """Read one object and count what came of it."""
         place = await self._database.run(history.tip)
         try:
-            verified = await self._patiently(lambda: self._reads.verify(kind, object_id))
+            verified = await self._patience(lambda: self._reads.verify(kind, object_id))
         except StripeDefinite as error:
             if not error.missing:
                 raise
             detail = {"kind": kind.value, "answer": str(error)}
             await self._note(FindingKind.DENIED_BY_STRIPE, object_id, None, detail)
-            return run.plus(denied=1), None
+            await walk.count(denied=1)
+            return None
         except (MalformedError, UnwritableError) as error:
             log.warning("reconcile_object_malformed", object_id=object_id, error=named(error))
-            return run.plus(failed=1), None
+            await walk.count(failed=1)
+            return None
         moved = await self._database.run(lambda c: history.changed_by_read(c, object_id, place))
+        await walk.count(found=1, repaired=int(verified.differs), drift=len(moved))
         for customer_id in sorted(moved):
-            await self._note(FindingKind.DRIFT, object_id, customer_id, {"run_id": run.run_id, "kind": kind.value})
-        return run.plus(found=1, repaired=int(verified.differs), drift=len(moved)), verified
+            await self._note(FindingKind.DRIFT, object_id, customer_id, {"run_id": walk.run.run_id, "kind": kind.value})
+        return verified
 
     async def _note(self, kind: FindingKind, subject: str, customer_id: str | None, detail: Mapping[str, Any]) -> None:
         async def note(connection: Connection) -> None:
             await findings.note(connection, kind, subject, customer_id, detail)
 
         await self._database.run(note)
-
-    async def _patiently(self, read: Callable[[], Awaitable[Verified]]) -> Verified:
-        """Read within the budget, and again where Stripe does not answer or asks to wait.
-
-        Raises:
-            StripeCallError: Stripe answers something else, or nothing each time.
-        """
-        for attempt in range(1, TRIES):
-            await self._budget.wait()
-            try:
-                return await read()
-            except (StripeNoAnswer, StripeBusy, StripeDefinite) as error:
-                if isinstance(error, StripeDefinite) and not error.is_server_error:
-                    raise
-                log.info("reconcile_read_again", attempt=attempt, error=named(error))
-                await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
-        await self._budget.wait()
-        return await read()

@@ -2,6 +2,8 @@
 
 An event leaves the quarantine only after it was recorded; what fails again stays, with its new reason. So it can be broken
 off and begun again at any time. What was discarded is passed over, but where its own key is named.
+
+A process tries all of them when it starts: its release may understand what the one before did not.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 
@@ -27,6 +30,7 @@ from billing_service.storage.unwritable import UnwritableError
 MOST = 64  # events in one go, so that live webhooks do not queue behind them
 USED_TYPES = frozenset({*HANDLED_TYPES, *(f"{THIN_PREFIX}{one}" for one in HANDLED_TYPES)})
 PAUSE_S = 10.0  # before the next try where the database is away
+UNTRIED_FOR = timedelta(minutes=10)  # at a start: so that many processes that start together try each event once
 
 log = structlog.get_logger(__name__)
 
@@ -60,19 +64,21 @@ class Replay:
         self._fulfill = fulfill
 
     async def run(self) -> None:
-        """Take in what was ignored until this release used its type: once, at the start. Then wait for ever."""
+        """Take in what an earlier release could not, once, at the start: what it ignored, and what is in quarantine. Then wait for ever."""
         while not await self._at_start():  # noqa: ASYNC110 - nothing tells us that the database is back
             await asyncio.sleep(PAUSE_S)
         await asyncio.Event().wait()
 
     async def _at_start(self) -> bool:
         try:
-            replayed = await self.ignored()
+            ignored = await self.ignored()
+            others = await self._batches(frozenset(Reason) - {Reason.IGNORED}, None, None, UNTRIED_FOR)
         except (BillingError, UnwritableError) as error:
             log.warning("replay_interrupted", error=named(error))
             return False
-        if replayed.count:
-            log.info("ignored_events_replayed", count=replayed.count, failed=replayed.failed)
+        for replayed, line in ((ignored, "ignored_events_replayed"), (others, "quarantined_events_replayed")):
+            if replayed.count:
+                log.info(line, count=replayed.count, failed=replayed.failed)
         return True
 
     async def event(self, event_key: str) -> Replayed:
@@ -112,10 +118,16 @@ class Replay:
             after = max(batch)
         return replayed, after if await self._next(reasons, key, after, 1) else None
 
-    async def _batches(self, reasons: Collection[Reason], key: str | None, progress: Progress | None) -> Replayed:
+    async def _batches(
+        self,
+        reasons: Collection[Reason],
+        key: str | None,
+        progress: Progress | None,
+        untried_for: timedelta | None = None,
+    ) -> Replayed:
         replayed, after = Replayed(), ""
         moved: set[str] = set()  # those that were here by another key than this release keeps them by
-        while batch := await self._next(reasons, key, after, MOST):
+        while batch := await self._next(reasons, key, after, MOST, untried_for):
             await self._try(batch, moved, replayed)
             after = max(batch)
             if progress is not None:
@@ -136,5 +148,9 @@ class Replay:
                 moved.add(kept_as)
         await self._database.run(lambda c: quarantine.release(c, done))
 
-    async def _next(self, reasons: Collection[Reason], key: str | None, after: str, most: int) -> Mapping[str, bytes]:
-        return await self._database.run(lambda c: quarantine.payloads(c, reasons, key=key, after=after, most=most))
+    async def _next(
+        self, reasons: Collection[Reason], key: str | None, after: str, most: int, untried_for: timedelta | None = None
+    ) -> Mapping[str, bytes]:
+        return await self._database.run(
+            lambda c: quarantine.payloads(c, reasons, key=key, after=after, most=most, untried_for=untried_for)
+        )

@@ -21,9 +21,8 @@ from billing_service.storage.database import Database
 LOOK_S = 0.2  # between looks at an empty budget
 FLUSH_S = 0.2  # between tellings of what was spent: one statement for many requests, and nobody waits for it
 
-_taken: ContextVar[bool] = ContextVar(
-    "taken", default=False
-)  # whether the next request of this task was counted already
+# Whether the next request of this task was counted already.
+_taken: ContextVar[bool] = ContextVar("taken", default=False)
 
 
 class Spender(StrEnum):

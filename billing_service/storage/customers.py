@@ -30,12 +30,10 @@ class CustomerRow:
     next_change_time: datetime | None = None
 
 
-NEVER_LOOKED_AT = datetime(
-    1970, 1, 1, tzinfo=UTC
-)  # as next_change_time: of somebody whom a changed catalog has looked at again
-PRICE_RESOLVED = NEVER_LOOKED_AT + timedelta(
-    seconds=1
-)  # the same, of somebody who holds a price that stands for a plan since
+# As next_change_time: of somebody whom a changed catalog has looked at again.
+NEVER_LOOKED_AT = datetime(1970, 1, 1, tzinfo=UTC)
+# The same, of somebody who holds a price that stands for a plan since.
+PRICE_RESOLVED = NEVER_LOOKED_AT + timedelta(seconds=1)
 
 
 class NextCustomers(NamedTuple):
@@ -84,10 +82,13 @@ _SAVE = sa.text("""
 _IN_ORDER = sa.text("SET LOCAL enable_sort = off")
 _DUE = sa.text("""
     SELECT customer_id, revision, facts::text AS facts, next_change_time FROM customers
-    WHERE next_change_time > :after AND next_change_time <= :now
+    WHERE next_change_time > :after AND next_change_time <= :now AND customer_id <> ALL(CAST(:but_for AS text[]))
     ORDER BY next_change_time LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
-_NEXT_DUE = sa.text("SELECT min(next_change_time) FROM customers WHERE next_change_time IS NOT NULL")
+_NEXT_DUE = sa.text("""
+    SELECT min(next_change_time) FROM customers
+    WHERE next_change_time IS NOT NULL AND customer_id <> ALL(CAST(:but_for AS text[]))
+""")
 # Who cannot be locked is named, for whoever holds the lock may be about to write what he read before the cause of the look.
 _TAKE_NEXT = sa.text("""
     WITH passed AS MATERIALIZED (
@@ -129,9 +130,13 @@ _DROP_DRAFT = sa.text("""
     UPDATE customers SET stripe_customer_key = NULL, stripe_customer_request = NULL
     WHERE customer_id = :customer_id AND stripe_customer_key = :key AND stripe_customer_id IS NULL
 """)
+# Whoever was not made here has a key all the same, by which it is forgotten.
 _SET_STRIPE_CUSTOMER = sa.text("""
-    UPDATE customers SET stripe_customer_id = :stripe_customer_id
-    WHERE customer_id = :customer_id AND stripe_customer_id IS NULL
+    UPDATE customers
+    SET stripe_customer_id = coalesce(stripe_customer_id, :stripe_customer_id),
+        stripe_customer_key = coalesce(stripe_customer_key, gen_random_uuid()),
+        stripe_customer_request = coalesce(stripe_customer_request, '{}')
+    WHERE customer_id = :customer_id AND (stripe_customer_id IS NULL OR stripe_customer_key IS NULL)
 """)
 _LEAVE_STRIPE_CUSTOMER = sa.text("""
     UPDATE customers SET stripe_customer_id = NULL, stripe_customer_key = NULL, stripe_customer_request = NULL
@@ -185,23 +190,36 @@ def save(
     )
 
 
-async def due(connection: Connection, now: datetime, most: int) -> Sequence[tuple[CustomerRow, datetime]]:
-    """Lock and give customers of whom time alone has changed what they have, and since when, the longest due first.
+class Due(NamedTuple):
+    """Customers of whom time alone has changed what they have, and since when; and who of them is not understood."""
+
+    rows: Sequence[tuple[CustomerRow, datetime]]
+    not_understood: Sequence[str]
+
+
+async def due(connection: Connection, now: datetime, most: int, but_for: Collection[str] = ()) -> Due:
+    """Lock and give customers who are due but for these, the longest due first.
 
     Those that others have locked are left out. Those who are only looked at again come after them: they may be everybody.
     """
     connection.send(_IN_ORDER)
-    values = {"after": PRICE_RESOLVED, "now": now, "most": most}
-    found = [(_row(row), row.next_change_time) for row in await connection.execute(_DUE, values)]
+    values = {"after": PRICE_RESOLVED, "now": now, "most": most, "but_for": sorted(but_for)}
+    found = (await connection.execute(_DUE, values)).all()
     if len(found) < most:
         again = {"after": datetime.min.replace(tzinfo=UTC), "now": PRICE_RESOLVED, "most": most - len(found)}
-        found += [(_row(row), row.next_change_time) for row in await connection.execute(_DUE, again)]
-    return found
+        found = [*found, *await connection.execute(_DUE, values | again)]
+    rows, not_understood = [], []
+    for one in found:
+        try:
+            rows.append((_row(one), one.next_change_time))
+        except msgspec.ValidationError:  # of a newer release, which was taken back
+            not_understood.append(one.customer_id)
+    return Due(rows, not_understood)
 
 
-async def next_due(connection: Connection) -> datetime | None:
-    """Say when time alone changes anything next."""
-    found: datetime | None = await connection.scalar(_NEXT_DUE)
+async def next_due(connection: Connection, but_for: Collection[str] = ()) -> datetime | None:
+    """Say when time alone changes anything next, but for these customers."""
+    found: datetime | None = await connection.scalar(_NEXT_DUE, {"but_for": sorted(but_for)})
     return found
 
 

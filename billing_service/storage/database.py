@@ -53,12 +53,13 @@ _AWAY = frozenset({"55P03"})
 _READ_ONLY = "25006"
 _NO_STATEMENT = "26000"
 _NOT_SUPPORTED = "0A000"
+# The server closed the connection: shut down, or idle or in a transaction too long.
 _ENDED = (
     "08",
     "57P",
     "25P03",
     "25P04",
-)  # the server closed the connection: shut down, or idle or in a transaction too long
+)
 
 _ASK = sa.text("SELECT 1")
 

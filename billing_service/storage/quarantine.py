@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -22,7 +22,7 @@ class Reason(StrEnum):
     """Why an event is here."""
 
     MALFORMED = "malformed"  # not an event, or of a shape that is not known
-    UNWRITABLE = "unwritable"  # understood, and the database refuses it
+    UNWRITABLE = "unwritable"  # understood, and the database refuses it; or nobody sends it again, and it fails alone for another reason
     IGNORED = "ignored"  # recorded without effect when its type was not used; it is now
 
 
@@ -97,6 +97,7 @@ _PAYLOADS = sa.text("""
     SELECT event_key, payload FROM quarantined_events
     WHERE event_key > :after AND reason = ANY(CAST(:reasons AS text[]))
       AND CASE WHEN CAST(:key AS text) IS NULL THEN discard_time IS NULL ELSE event_key = :key END
+      AND (CAST(:untried_for AS interval) IS NULL OR update_time < now() - CAST(:untried_for AS interval))
     ORDER BY event_key LIMIT :most
 """)
 _TAKE_IGNORED = sa.text("""
@@ -196,10 +197,19 @@ async def counts(connection: Connection) -> Mapping[Reason, int]:
 
 
 async def payloads(
-    connection: Connection, reasons: Collection[Reason], *, key: str | None, after: str, most: int
+    connection: Connection,
+    reasons: Collection[Reason],
+    *,
+    key: str | None,
+    after: str,
+    most: int,
+    untried_for: timedelta | None = None,
 ) -> Mapping[str, bytes]:
-    """Give the bytes of the next events after a key, in the order of keys; of one alone where `key` is given, also a discarded one."""
-    values = {"reasons": sorted(reasons), "key": key, "after": after, "most": most}
+    """Give the bytes of the next events after a key, in the order of keys; of one alone where `key` is given, also a discarded one.
+
+    Only those that were not tried `untried_for` so long, where that is given.
+    """
+    values = {"reasons": sorted(reasons), "key": key, "after": after, "most": most, "untried_for": untried_for}
     return {row.event_key: bytes(row.payload) for row in await connection.execute(_PAYLOADS, values)}
 
 

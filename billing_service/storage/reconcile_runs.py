@@ -12,6 +12,9 @@ import sqlalchemy as sa
 
 from billing_service.storage.database import Connection
 
+# Who says nothing for longer was killed: each object is recorded, which is asked for four times at the most.
+ALIVE = timedelta(minutes=2)
+
 
 class Scope(StrEnum):
     """What a run goes through."""
@@ -80,10 +83,11 @@ _LAST_UNFINISHED = sa.text(f"""
     WHERE scope = :scope AND run_id > coalesce(
         (SELECT max(run_id) FROM reconcile_runs WHERE scope = :scope AND state = 'complete'), 0)
       AND (CAST(:within AS interval) IS NULL OR update_time > now() - CAST(:within AS interval))
+      AND (state <> 'running' OR update_time < now() - CAST(:alive AS interval))
     ORDER BY run_id DESC LIMIT 1
 """)  # noqa: S608
-# Every run in which nothing failed covers what it came through, also one that was stopped. Its last minutes do not count: events
-# become visible out of order. A run that began later than the cover reached leaves a gap, and what lies behind it does not count.
+# A run covers what it came through, also one that was stopped: each event of that is recorded, or in quarantine. Its last minutes do not
+# count: events become visible out of order. A run that began later than the cover reached leaves a gap, and what lies behind it does not count.
 _COVERED = sa.text("""
     WITH first AS (
         SELECT until - :lead AS first, greatest(until - :lead, :oldest) AS begin
@@ -91,7 +95,7 @@ _COVERED = sa.text("""
     runs AS (
         SELECT since, done_until - :overlap AS done, greatest(begin, max(done_until - :overlap) OVER (
             ORDER BY since, done_until ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS before
-        FROM reconcile_runs, first WHERE scope = 'events' AND failed = 0 AND done_until - :overlap > begin)
+        FROM reconcile_runs, first WHERE scope = 'events' AND done_until - :overlap > begin)
     SELECT first, coalesce((SELECT min(before) FROM runs WHERE since > before), (SELECT max(done) FROM runs), begin) AS until FROM first
 """)
 _UNKNOWN = sa.text("""
@@ -141,8 +145,12 @@ async def save(connection: Connection, run: Run) -> None:
 
 
 async def last_unfinished(connection: Connection, scope: Scope, within: timedelta | None = None) -> Run | None:
-    """Give the latest run of a scope that did not come to its end, unless one after it did; only one that went on `within` that time."""
-    row = (await connection.execute(_LAST_UNFINISHED, {"scope": scope.value, "within": within})).one_or_none()
+    """Give the latest run of a scope that did not come to its end, unless one after it did; only one that went on `within` that time.
+
+    Not one at which another process is: two would write into one run.
+    """
+    values = {"scope": scope.value, "within": within, "alive": ALIVE}
+    row = (await connection.execute(_LAST_UNFINISHED, values)).one_or_none()
     return None if row is None else _run(row)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import stripe
@@ -33,6 +34,9 @@ EXPANDED: Mapping[str, tuple[str, ...]] = {
 }
 
 Permit = Callable[[], Awaitable[None]]
+_Answer = tuple[dict[str, Any], int]
+# Makes a request when it may, and as often as it should.
+Through = Callable[[Callable[[], Awaitable[_Answer]]], Awaitable[_Answer]]
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,24 @@ class Page:
 class StripeListing:
     """Reads through the SDK's raw requests, so that one path serves every kind."""
 
-    def __init__(self, client: stripe.StripeClient, bounds: Bounds, permit: Permit | None = None) -> None:
-        """Take the client whose key and address are used, and what is awaited before each request."""
+    def __init__(self, client: stripe.StripeClient, bounds: Bounds, through: Through | None = None) -> None:
+        """Take the client whose key and address are used, and what each request goes through."""
         self._client = client
         self._bounds = bounds
-        self._permit = permit
+        self._through = through
 
     def paced(self, permit: Permit) -> StripeListing:
         """Give the same, awaiting a permit before each request."""
-        return StripeListing(self._client, self._bounds, permit)
+
+        async def permitted(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+            await permit()
+            return await ask()
+
+        return self.through(permitted)
+
+    def through(self, through: Through) -> StripeListing:
+        """Give the same, with each request made by what is given."""
+        return StripeListing(self._client, self._bounds, through)
 
     async def get(self, kind: str, object_id: str) -> Read:
         """Read one object, a subscription with all of its items.
@@ -137,9 +150,11 @@ class StripeListing:
         payment = {"type": "payment_intent", "payment_intent": payment_intent_id}
         return self.pages("invoice_payments.list", "/v1/invoice_payments", {"payment": payment})
 
-    async def _request(self, operation: str, path: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-        if self._permit is not None:
-            await self._permit()
+    async def _request(self, operation: str, path: str, params: Mapping[str, Any]) -> _Answer:
+        ask = partial(self._ask, operation, path, params)
+        return await (ask() if self._through is None else self._through(ask))
+
+    async def _ask(self, operation: str, path: str, params: Mapping[str, Any]) -> _Answer:
         call = self._client.raw_request_async("get", path, **params)
         answer = await bounded(operation, call, self._bounds)
         content = json.loads(answer.body)

@@ -154,9 +154,8 @@ async def _purchase(request: web.Request, session_id: str | None) -> entitlement
     """Wait for the visitor's purchase, so that the page never shows what they had before; None where there is none."""
     if session_id is None or not _SESSION_ID.fullmatch(session_id):
         return None
-    patient = (
-        "looks" not in request.query
-    )  # the first look waits; those that the page takes by itself come again anyway
+    # The first look waits; those that the page takes by itself come again anyway.
+    patient = "looks" not in request.query
     return await request.app[BILLING].purchase(request[VISITOR].customer_id, session_id, patient=patient)
 
 

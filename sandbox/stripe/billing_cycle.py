@@ -24,9 +24,8 @@ from sandbox.stripe.intervals import period_end
 from sandbox.stripe.objects import Kind, Object
 from sandbox.stripe.settings import settings_of
 
-TRIAL_WARNING_S = (
-    3 * 24 * 3600
-)  # https://docs.stripe.com/api/events/types#event_types-customer.subscription.trial_will_end
+# See https://docs.stripe.com/api/events/types#event_types-customer.subscription.trial_will_end
+TRIAL_WARNING_S = 3 * 24 * 3600
 _RUNNING = frozenset({"active", "trialing", "past_due", "unpaid"})
 
 

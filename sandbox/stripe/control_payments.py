@@ -6,7 +6,19 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from sandbox.stripe import cards, checkout_sessions, customers, discounts, disputes, dunning, purchase, refunds
+from sandbox.stripe import (
+    balances,
+    cards,
+    checkout_sessions,
+    credit_notes,
+    customers,
+    discounts,
+    disputes,
+    dunning,
+    invoices,
+    purchase,
+    refunds,
+)
 from sandbox.stripe.account import Account
 from sandbox.stripe.control_route import Body, Control, Nothing, Surroundings
 from sandbox.stripe.objects import Kind, Object
@@ -45,6 +57,18 @@ class _Settlement(Body):
 
 class _Card(Body):
     outcome: cards.CardOutcome
+
+
+class _Part(Body):
+    amount: int = Field(ge=1)
+
+
+class _Credit(_Part):
+    back: credit_notes.Back = credit_notes.Back.REFUND
+
+
+class _Balance(Body):
+    amount: int
 
 
 class _Refund(Body):
@@ -127,6 +151,30 @@ def _write_off(around: Surroundings, invoice_id: str, _: Nothing) -> Object:
     return invoice
 
 
+def _pay_part(around: Surroundings, invoice_id: str, body: _Part) -> Object:
+    invoice, _ = _billed(around.account, invoice_id)
+    invoices.pay_part(around.account, invoice, body.amount)
+    return invoice
+
+
+def _pay_elsewhere(around: Surroundings, invoice_id: str, _: Nothing) -> Object:
+    invoice, subscription = _billed(around.account, invoice_id)
+    dunning.take_payment_elsewhere(around.account, invoice, subscription)
+    return invoice
+
+
+def _credit(around: Surroundings, invoice_id: str, body: _Credit) -> Object:
+    invoice, subscription = _billed(around.account, invoice_id)
+    credit_notes.credit(around.account, invoice, subscription, body.amount, body.back)
+    return invoice
+
+
+def _add_to_balance(around: Surroundings, customer_id: str, body: _Balance) -> Object:
+    customer = customers.find_live(around.account, customer_id)
+    balances.add(around.account, customer, body.amount)
+    return customer
+
+
 def _refund(around: Surroundings, _: str, body: _Refund) -> Object:
     params = body.model_dump(exclude_none=True, exclude={"pending"})
     return refunds.create(around.account, params, pending=body.pending)
@@ -157,6 +205,18 @@ CONTROLS = (
     Control("POST", f"{_SESSION}/settle", "end a payment that is processing", _Settlement, _settle),
     Control("POST", f"{_SESSION}/expire", "expire an open session", Nothing, _expire),
     Control("POST", "/_control/customers/{id}/card", "what charging a customer comes to from now on", _Card, _set_card),
+    Control(
+        "POST",
+        "/_control/customers/{id}/balance",
+        "change a balance (minor units); below zero it is the customer's",
+        _Balance,
+        _add_to_balance,
+    ),
+    Control("POST", f"{_INVOICE}/pay_part", "pay a part of an open invoice (minor units)", _Part, _pay_part),
+    Control("POST", f"{_INVOICE}/pay_elsewhere", "pay an invoice outside Stripe", Nothing, _pay_elsewhere),
+    Control(
+        "POST", f"{_INVOICE}/credit", "take an amount (minor units) off an invoice, or give it back", _Credit, _credit
+    ),
     Control("POST", f"{_INVOICE}/collect", "try again to collect an open invoice", Collection, _collect),
     Control("POST", f"{_INVOICE}/settle", "end a bank debit that is on its way", _Settlement, _settle_debit),
     Control("POST", f"{_INVOICE}/void", "take an open invoice back", Nothing, _void),

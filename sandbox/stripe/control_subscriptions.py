@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sandbox.stripe import billing_cycle, prices, subscription_schedules, subscriptions
+from sandbox.stripe import billing_cycle, extras, prices, subscription_schedules, subscriptions
 from sandbox.stripe.control_payments import Collection
 from sandbox.stripe.control_route import Body, Control, Nothing, Surroundings
 from sandbox.stripe.errors import ApiError
@@ -21,6 +21,10 @@ class _Change(Body):
     lookup_key: str | None = None
     quantity: int | None = Field(default=None, ge=0)
     pending_if_incomplete: bool = False  # invoiced at once, and in effect only when that is paid
+
+
+class _Extra(Body):
+    amount: int
 
 
 def _renew(around: Surroundings, subscription_id: str, body: Collection) -> Object:
@@ -60,6 +64,12 @@ def _change(around: Surroundings, subscription_id: str, body: _Change) -> Object
     return update(around.account, Call({"id": subscription_id}, params))
 
 
+def _extra(around: Surroundings, subscription_id: str, body: _Extra) -> Object:
+    subscription = around.account.find(Kind.SUBSCRIPTION, subscription_id)
+    extras.ask(around.account, subscription, body.amount)
+    return subscription
+
+
 def _pause(around: Surroundings, subscription_id: str, _: Nothing) -> Object:
     subscription = around.account.find(Kind.SUBSCRIPTION, subscription_id)
     subscriptions.pause(around.account, subscription)
@@ -79,6 +89,7 @@ CONTROLS = (
     Control("POST", f"{_ONE}/cancel", "end a subscription, now or with its period", _Cancellation, _cancel),
     Control("POST", f"{_ONE}/keep", "take a cancellation at the period's end back", Nothing, _keep),
     Control("POST", f"{_ONE}/change", "change the first item's price (by lookup key) or quantity", _Change, _change),
+    Control("POST", f"{_ONE}/extra", "ask for an extra (minor units), below zero a credit, by hand", _Extra, _extra),
     Control("POST", f"{_ONE}/pause", "pause a subscription", Nothing, _pause),
     Control("POST", f"{_ONE}/resume", "resume a paused subscription with a new period", Nothing, _resume),
 )

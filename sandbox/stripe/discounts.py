@@ -1,6 +1,6 @@
 """Coupons, and the discounts that they make of what a subscription or a checkout session asks for.
 
-https://docs.stripe.com/billing/subscriptions/coupons. By share alone, one at a time; a code that a customer types stands for its coupon.
+https://docs.stripe.com/billing/subscriptions/coupons. One at a time; a code that a customer types stands for its coupon.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ ONCE, REPEATING = "once", "repeating"
 
 def share_of(coupon: Object, amount: int) -> int:
     """Tell what a coupon takes off an amount in minor units; nothing off a credit."""
+    if coupon["amount_off"]:
+        return min(max(0, amount), int(coupon["amount_off"]))
     return round(max(0, amount) * float(coupon["percent_off"]) / 100)
 
 
@@ -88,9 +90,11 @@ def redeem(account: Account, session: Object, coupon: Object) -> None:
 
 def _create(account: Account, call: Call) -> Object:
     params = call.params
-    if "percent_off" not in params:
-        raise missing_param("percent_off")
-    if not 0 < params["percent_off"] <= 100:
+    if ("percent_off" in params) == ("amount_off" in params):
+        raise ApiError("You must pass either amount_off or percent_off.", param="percent_off")
+    if "amount_off" in params and "currency" not in params:
+        raise missing_param("currency")
+    if not 0 < params.get("percent_off", 100) <= 100 or params.get("amount_off", 1) < 1:
         raise ApiError("Invalid decimal: must be greater than 0 and at most 100", param="percent_off")
     duration = params.get("duration", ONCE)
     if (duration == REPEATING) != ("duration_in_months" in params):
@@ -103,16 +107,16 @@ def _create(account: Account, call: Call) -> Object:
     coupon = {
         "id": coupon_id,
         "object": Kind.COUPON.value,
-        "amount_off": None,
+        "amount_off": params.get("amount_off"),
         "created": account.time(),
-        "currency": None,
+        "currency": params.get("currency"),
         "duration": duration,
         "duration_in_months": params.get("duration_in_months"),
         "livemode": False,
         "max_redemptions": None,
         "metadata": merged_metadata({}, params.get("metadata")),
         "name": params.get("name"),
-        "percent_off": params["percent_off"],
+        "percent_off": params.get("percent_off"),
         "redeem_by": None,
         "times_redeemed": 0,
         "valid": True,
@@ -126,7 +130,7 @@ ROUTES = (
         "/v1/coupons",
         _create,
         sdk.CouponCreateParams,
-        takes("duration", "duration_in_months", "id", "metadata.*", "name", "percent_off"),
+        takes("amount_off", "currency", "duration", "duration_in_months", "id", "metadata.*", "name", "percent_off"),
     ),
     Route(
         "GET",

@@ -15,9 +15,8 @@ from sandbox.stripe.settings import AfterDunning, settings_of
 
 _DAY_S = 24 * 3600
 RETRY_GAPS_S = (3 * _DAY_S, 5 * _DAY_S, 7 * _DAY_S)  # from each failed try to the next; then it is over
-AFTER_DUE_S = (
-    30 * _DAY_S
-)  # from when an invoice that was sent was due until it is over; the least that the dashboard offers
+# From when an invoice that was sent was due until it is over; the least that the dashboard offers.
+AFTER_DUE_S = 30 * _DAY_S
 INCOMPLETE_S = 23 * 3600  # how long a first payment may take before the subscription expires
 
 _RETURNED = ("payment_intent_payment_attempt_failed", "The bank returned the debit: insufficient funds.")
@@ -38,6 +37,18 @@ def collect(account: Account, invoice: Object, subscription: Object, outcome: Ca
         _fail(account, invoice, subscription, cards.DECLINED)
 
 
+def forgo(account: Account, invoice: Object, subscription: Object) -> None:
+    """Have an open invoice paid of which nothing remains to be asked for."""
+    invoices.pay(account, invoice)
+    _recover(account, invoice, subscription)
+
+
+def take_payment_elsewhere(account: Account, invoice: Object, subscription: Object) -> None:
+    """Have an invoice paid outside Stripe. Raises ApiError for one that cannot be."""
+    invoices.pay_elsewhere(account, invoice)
+    _recover(account, invoice, subscription)
+
+
 def settle(account: Account, invoice: Object, subscription: Object, *, succeeded: bool) -> None:
     """End a bank debit that is on its way. Raises ApiError when none is."""
     if invoice["status"] != "open" or invoice.get("_settles_at") is None:
@@ -55,6 +66,8 @@ def settle(account: Account, invoice: Object, subscription: Object, *, succeeded
 
 def void(account: Account, invoice: Object, subscription: Object) -> None:
     """Take an open invoice back. A first one that nobody paid takes its subscription with it. Raises ApiError."""
+    if invoice["amount_paid"]:
+        raise ApiError("A part of this invoice is paid; it cannot be voided.")
     invoices.void(account, invoice)
     if pending_updates.waits_for(subscription, invoice):
         pending_updates.give_up(account, subscription)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sandbox.stripe import discounts, payment_intents
+from sandbox.stripe import balances, discounts, payment_intents
 from sandbox.stripe.account import Account
 from sandbox.stripe.errors import ApiError
-from sandbox.stripe.identifiers import new_id
+from sandbox.stripe.identifiers import new_id, random_text
 from sandbox.stripe.invoice_shape import SUBTOTALS, TOTALS, Line, blank, shaped_line
 from sandbox.stripe.objects import Kind, Object, list_of
 
@@ -46,8 +46,7 @@ def compose(account: Account, subscription: Object, reason: str, lines: Iterable
     given = [{"amount": off, "discount": discount_id} for discount_id in subscription["discounts"]] if coupon else []
     discounted = {"discounts": [one["discount"] for one in given], "total_discount_amounts": given}
     totals = dict.fromkeys(SUBTOTALS, subtotal) | dict.fromkeys(TOTALS, subtotal - off)
-    # What is credited beyond what is charged is not asked for.
-    return invoice | discounted | totals | dict.fromkeys(("amount_due", "amount_remaining"), max(0, subtotal - off))
+    return invoice | discounted | totals | balances.applied(customer["balance"], subtotal - off)
 
 
 def announce(account: Account, invoice: Object, *, finalizes_in_s: int | None = None) -> None:
@@ -76,6 +75,7 @@ def finalize(account: Account, invoice: Object, *, method: str) -> None:
     }
     if is_sent(invoice):
         changes["due_date"] = now + invoice["_days_until_due"] * _DAY_S
+    balances.take(account, invoice)
     account.change(invoice, changes, event="invoice.finalized")
     if invoice["amount_due"]:
         _request_payment(account, invoice, method)
@@ -86,24 +86,80 @@ def finalize(account: Account, invoice: Object, *, method: str) -> None:
 def pay(account: Account, invoice: Object) -> None:
     """Have the invoice paid."""
     now = account.time()
-    if invoice["amount_due"]:
+    if invoice["amount_remaining"]:
         payment = _payment(account, invoice)
         payment_intents.succeed(account, _intent(account, payment))
         transitions = {**payment["status_transitions"], "paid_at": now}
-        changes: Object = {"status": "paid", "amount_paid": invoice["amount_due"], "status_transitions": transitions}
+        changes: Object = {
+            "status": "paid",
+            "amount_paid": invoice["amount_remaining"],
+            "status_transitions": transitions,
+        }
         account.change(payment, changes, event="invoice_payment.paid")
     changes = {
         "status": "paid",
         "amount_paid": invoice["amount_due"],
         "amount_remaining": 0,
         "attempted": True,
-        "attempt_count": invoice["attempt_count"] + bool(invoice["amount_due"]),
+        "attempt_count": invoice["attempt_count"] + bool(invoice["amount_remaining"]),
         "next_payment_attempt": None,
         "status_transitions": _reached(invoice, "paid_at", now),
         "_settles_at": None,
     }
     account.change(invoice, changes, event="invoice.paid")
     account.publish("invoice.payment_succeeded", invoice)
+
+
+def pay_part(account: Account, invoice: Object, amount: int) -> None:
+    """Have so many minor units of an invoice paid by themselves. Raises ApiError where that is not a part of what remains."""
+    _require_payable(invoice)
+    if amount >= invoice["amount_remaining"]:
+        raise ApiError("That is no part of what remains to be paid.", param="amount")
+    intent = payment_intents.create(
+        account,
+        amount=amount,
+        currency=invoice["currency"],
+        customer=invoice["customer"],
+        method=payment_intents.CARD,
+    )
+    payment_intents.succeed(account, intent)
+    account.change(intent, {"_invoice": invoice["id"]})
+    _add_paid(account, invoice, amount, {"payment_intent": intent["id"], "type": "payment_intent"})
+    ask_for(account, invoice, invoice["amount_remaining"] - amount, {"amount_paid": invoice["amount_paid"] + amount})
+
+
+def pay_elsewhere(account: Account, invoice: Object) -> None:
+    """Have what remains of an invoice paid outside Stripe. Raises ApiError for one that cannot be paid.
+
+    https://docs.stripe.com/api/invoices/pay#pay_invoice-paid_out_of_band
+    """
+    _require_payable(invoice)
+    if invoice["amount_remaining"]:
+        record = {"payment_record": f"pr_{random_text(14)}", "type": "payment_record"}
+        _add_paid(account, invoice, invoice["amount_remaining"], record)
+        ask_for(account, invoice, 0, {})
+    pay(account, invoice)
+
+
+def ask_for(account: Account, invoice: Object, remaining: int, changes: Object) -> None:
+    """Have only so many minor units of an open invoice remain to be paid; with none of them its payment is given up."""
+    payment = _payment(account, invoice)
+    if remaining:
+        account.change(payment, {"amount_requested": remaining})
+        account.change(_intent(account, payment), {"amount": remaining})
+    else:
+        _cancel(account, payment)
+    account.change(invoice, {"amount_remaining": remaining, **changes}, event="invoice.updated")
+
+
+def paying_intent(account: Account, invoice: Object) -> str:
+    """Name a payment intent by which an invoice was paid. Raises ApiError where none was."""
+    for payment in account.store.newest_first(Kind.INVOICE_PAYMENT):
+        if (payment["invoice"], payment["status"]) == (invoice["id"], "paid") and "payment_intent" in payment[
+            "payment"
+        ]:
+            return str(payment["payment"]["payment_intent"])
+    raise ApiError("This invoice was not paid at Stripe.")
 
 
 def process(account: Account, invoice: Object) -> None:
@@ -142,10 +198,8 @@ def void(account: Account, invoice: Object) -> None:
     """Take an open invoice back."""
     _require_open(invoice)
     if invoice["amount_due"]:
-        payment = _payment(account, invoice)
-        payment_intents.cancel(account, _intent(account, payment))
-        transitions = {**payment["status_transitions"], "canceled_at": account.time()}
-        account.change(payment, {"status": "canceled", "status_transitions": transitions})
+        _cancel(account, _payment(account, invoice))
+    balances.give_back(account, invoice)
     changes: Object = {"status": "void", "next_payment_attempt": None, "amount_remaining": 0, "_settles_at": None}
     changes["status_transitions"] = _reached(invoice, "voided_at", account.time())
     account.change(invoice, changes, event="invoice.voided")
@@ -174,6 +228,27 @@ def _require_open(invoice: Object) -> None:
         raise ApiError(f"This invoice is {invoice['status']}; only an open one can be changed so.")
 
 
+def _require_payable(invoice: Object) -> None:
+    if invoice["status"] not in {"open", "uncollectible"}:
+        raise ApiError(f"This invoice is {invoice['status']}; it cannot be paid.")
+    if invoice.get("_settles_at") is not None:
+        raise ApiError("This invoice has a payment on its way; it settles first.")
+
+
+def _cancel(account: Account, payment: Object) -> None:
+    payment_intents.cancel(account, _intent(account, payment))
+    transitions = {**payment["status_transitions"], "canceled_at": account.time()}
+    account.change(payment, {"status": "canceled", "status_transitions": transitions})
+
+
+def _add_paid(account: Account, invoice: Object, amount: int, by: Object) -> None:
+    """Keep a payment of an invoice beside its own one."""
+    shape = _shaped_payment(account, invoice, amount, by)
+    transitions = {**shape["status_transitions"], "paid_at": account.time()}
+    paid = {"amount_paid": amount, "is_default": False, "status": "paid", "status_transitions": transitions}
+    account.add(shape | paid, event="invoice_payment.paid")
+
+
 def _request_payment(account: Account, invoice: Object, method: str) -> None:
     intent = payment_intents.create(
         account,
@@ -183,28 +258,31 @@ def _request_payment(account: Account, invoice: Object, method: str) -> None:
         method=method,
         description="Subscription creation" if invoice["billing_reason"] == "subscription_create" else None,
     )
-    payment = account.add(
-        {
-            "id": new_id(Kind.INVOICE_PAYMENT),
-            "object": Kind.INVOICE_PAYMENT.value,
-            "amount_paid": None,
-            "amount_requested": invoice["amount_due"],
-            "created": account.time(),
-            "currency": invoice["currency"],
-            "invoice": invoice["id"],
-            "is_default": True,
-            "livemode": False,
-            "payment": {"payment_intent": intent["id"], "type": "payment_intent"},
-            "status": "open",
-            "status_transitions": {"canceled_at": None, "paid_at": None},
-        }
-    )
+    by = {"payment_intent": intent["id"], "type": "payment_intent"}
+    payment = account.add(_shaped_payment(account, invoice, invoice["amount_due"], by))
     account.change(invoice, {"_payment": payment["id"]})
     account.change(intent, {"_invoice": invoice["id"]})
 
 
+def _shaped_payment(account: Account, invoice: Object, amount: int, by: Object) -> Object:
+    return {
+        "id": new_id(Kind.INVOICE_PAYMENT),
+        "object": Kind.INVOICE_PAYMENT.value,
+        "amount_paid": None,
+        "amount_requested": amount,
+        "created": account.time(),
+        "currency": invoice["currency"],
+        "invoice": invoice["id"],
+        "is_default": True,
+        "livemode": False,
+        "payment": by,
+        "status": "open",
+        "status_transitions": {"canceled_at": None, "paid_at": None},
+    }
+
+
 def _payment(account: Account, invoice: Object) -> Object:
-    """Find the invoice's one payment; every invoice here that asks for money has exactly one."""
+    """Find the invoice's own payment, of what is not paid otherwise; every invoice here that asks for money has one."""
     return account.find(Kind.INVOICE_PAYMENT, invoice["_payment"])
 
 

@@ -1,7 +1,7 @@
 """What a change in the middle of a period costs: a credit for what is left of what was paid, a charge for the rest of the new.
 
 By the second, each line rounded by itself: https://docs.stripe.com/billing/subscriptions/prorations. There are neither taxes
-nor discounts here. A credit beyond the charge goes to the customer's balance, which no later invoice of the stand-in uses.
+nor discounts here. A credit beyond the charge goes to the customer's balance.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def charge(account: Account, subscription: Object, items: Sequence[Object]) -> O
 
     Raises ApiError, having changed nothing, when the card is declined: as `payment_behavior=error_if_incomplete` has it.
     """
-    asked = sum(line.amount for line in changed_lines(account, subscription, items))
+    balance = account.find(Kind.CUSTOMER, subscription["customer"])["balance"]
+    asked = sum(line.amount for line in changed_lines(account, subscription, items)) + balance
     is_charged = subscription["collection_method"] != invoices.SENT
     if asked > 0 and is_charged and outcome_of(account, subscription) is CardOutcome.DECLINED:
         raise ApiError(DECLINED[1], status=402, kind="card_error", code=DECLINED[0])
@@ -62,9 +63,6 @@ def invoice_change(account: Account, subscription: Object, items: Sequence[Objec
         invoices.process(account, invoice)
     else:
         invoices.fail(account, invoice, code=DECLINED[0], message=DECLINED[1])
-    if invoice["total"] < 0:
-        customer = account.find(Kind.CUSTOMER, subscription["customer"])
-        account.change(customer, {"balance": customer["balance"] + invoice["total"]}, event="customer.updated")
     return invoice
 
 

@@ -40,7 +40,7 @@ def complete(account: Account, session: Object, outcome: Outcome) -> Object | No
     """
     if session["status"] != "open":
         raise ApiError(f"This Checkout Session is {session['status']}; only an open one can be paid.")
-    if session["payment_status"] == "no_payment_required":
+    if session["payment_status"] == "no_payment_required" or _is_covered(account, session):
         outcome = Outcome.PAID  # nothing is asked for, so nothing can be declined or late
     if outcome is Outcome.DECLINED:
         code, message = _DECLINED
@@ -67,6 +67,12 @@ def complete(account: Account, session: Object, outcome: Outcome) -> Object | No
     if outcome is not Outcome.PROCESSING:
         _note(account, session, "_paid_at", event)
     return event
+
+
+def _is_covered(account: Account, session: Object) -> bool:
+    """Tell whether what the customer has pays for a subscription; other purchases do not ask for it."""
+    customer = account.store.get(Kind.CUSTOMER, session["customer"] or "")
+    return bool(customer and session["mode"] == "subscription" and customer["balance"] + session["amount_total"] <= 0)
 
 
 def _note(account: Account, session: Object, name: str, event: Object | None) -> None:

@@ -46,7 +46,7 @@ def _put_payments(account: Account, found: dict[str, Object], owners: dict[str, 
             if obj["payment_intent"] in intents:
                 _put(found[intents[obj["payment_intent"]]], name, obj)
     for payment in account.store.all(Kind.INVOICE_PAYMENT):
-        owner = intents.get(payment["payment"]["payment_intent"])
+        owner = intents.get(payment["payment"].get("payment_intent"))
         if owner is not None:
             _put(found[owner], "invoice_payments", payment)
 

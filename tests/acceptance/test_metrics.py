@@ -54,9 +54,8 @@ async def test_no_page_of_numbers_holds_anything_personal(world: World, customer
     await world.until_plan(customer_id, "pro")
     for address in (world.addresses["ops"], world.addresses["gateway_ops"]):
         lines = (await scraped(address)).splitlines()
-        page = b"\n".join(
-            line if line.startswith(b"#") else line.rpartition(b" ")[0] for line in lines
-        )  # not the numbers
+        # Not the numbers.
+        page = b"\n".join(line if line.startswith(b"#") else line.rpartition(b" ")[0] for line in lines)
         assert not _PERSONAL.search(page)
         assert customer_id.encode() not in page
 

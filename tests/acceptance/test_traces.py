@@ -97,9 +97,8 @@ async def test_a_webhook_is_one_trace_from_the_socket_to_postgres(traced: World,
     assert "INSERT stripe_events" in written[0]["attributes"]["db.query.summary"]
     assert written[-1]["attributes"]["db.query.summary"].endswith("COMMIT")
     assert {span["program"] for span in spans} == {"webhook-gateway", "billing-service"}
-    assert (
-        named(spans, "fulfill event")[0]["attributes"]["billing.event.outcome"] == "ignored"
-    )  # of a type that we do not use
+    # Of a type that we do not use.
+    assert named(spans, "fulfill event")[0]["attributes"]["billing.event.outcome"] == "ignored"
     lines = [line for line in sandbox.words().splitlines() if spans[0]["trace_id"] in line]
     assert {json.loads(line.partition("| ")[2])["event"] for line in lines} >= {"webhook_taken", "call"}
 

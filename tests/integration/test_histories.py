@@ -187,8 +187,12 @@ class History:
         return found
 
     def never_paid(self) -> set[str]:
-        """Give the subscriptions of which no invoice is paid; one that asks for nothing is, as of a trial or with a coupon for all of it."""
-        paid = {_subscription_of(i) for i in self.truth.get("invoices", ()) if i["status"] == "paid"}
+        """Give the subscriptions of which no invoice is paid; one that asks for nothing is, as of a trial or with a coupon for all of it.
+
+        Not one of a change or an extra that credited something, or cost nothing by itself.
+        """
+        invoices = [i for i in self.truth.get("invoices", ()) if i["status"] == "paid"]
+        paid = {_subscription_of(i) for i in invoices if i["total"] > 0 or i["subtotal"] > 0 or _is_of_period(i)}
         return {subscription["id"] for subscription in self.truth.get("subscriptions", ())} - paid
 
     def unheard(self) -> set[str]:
@@ -198,6 +202,10 @@ class History:
             subscription["latest_invoice"] for subscription in subscriptions if subscription["status"] == "past_due"
         }
         return overdue | {i["id"] for i in self.truth.get("invoices", ()) if i["collection_method"] == "send_invoice"}
+
+
+def _is_of_period(invoice: Mapping[str, Any]) -> bool:
+    return invoice["billing_reason"] in {"subscription_create", "subscription_cycle"}
 
 
 def _subscription_of(invoice: Mapping[str, Any]) -> str:

@@ -39,7 +39,8 @@ _CHANGES = (("pro", "weekly"), ("pro", "monthly"), ("team", "weekly"))
 _LOOKUP_KEYS = ("torture_pro_weekly", "torture_pro_monthly", "torture_team_weekly")
 _OUTCOMES = ("paid", "paid", "paid", "paid", "processing", "processing", "declined", "incomplete", "expire", "leave")
 _CARDS = ("paid", "paid", "declined", "declined", "processing", "none")
-_COUPONS = ((100, "once"), (100, "forever"), (50, "once"), (100, "forever"))  # percent off, for how long
+_COUPONS = (("percent", 100, "once"), ("percent", 100, "forever"), ("percent", 50, "once"), ("percent", 100, "forever"),
+            ("amount", 500, "once"), ("amount", 99_900, "once"), ("amount", 99_900, "forever"))  # off, for how long  # fmt: skip
 _CODE_SHARE = 0.15  # of the pages, on which a code is typed
 _DISPUTE_STEPS = (
     "warning_closed",
@@ -134,10 +135,11 @@ class Lives:
         await self._asked("change", self._stage.billing.UpdateSubscription, request)
 
     async def _coupon(self, draw: float) -> str:
-        percent, duration = _pick(_COUPONS, draw)
-        coupon_id = f"torture_{percent}_{duration}"
+        kind, off, duration = _pick(_COUPONS, draw)
+        coupon_id = f"torture_{kind}_{off}_{duration}"
+        form = {f"{kind}_off": str(off), "duration": duration} | ({"currency": "eur"} if kind == "amount" else {})
         with contextlib.suppress(ControlError):  # made before, or struck by a fault: then the code is not known
-            await self._stage.stripe("POST", "coupons", id=coupon_id, percent_off=str(percent), duration=duration)
+            await self._stage.stripe("POST", "coupons", id=coupon_id, **form)
         return coupon_id
 
     # --- At Stripe ---------------------------------------------------------------------------------------------------
@@ -183,11 +185,23 @@ class Lives:
 
     async def _change(self, step: Step) -> None:
         subscription_id = await self._subscription(step)
-        if step.draws[1] < 0.5:
+        if step.draws[2] * 1000 % 1 < 0.4:
+            await self._change_invoiced(step, subscription_id)
+        elif step.draws[1] < 0.5:
             await self._stage.control(f"subscriptions/{subscription_id}/change", quantity=int(step.draws[2] * 9))
         else:
             lookup_key = _pick(_LOOKUP_KEYS, step.draws[2])
             await self._stage.control(f"subscriptions/{subscription_id}/change", lookup_key=lookup_key)
+
+    async def _change_invoiced(self, step: Step, subscription_id: str) -> None:
+        """Have what a change costs, or credits, settled at once."""
+        (item, *_) = (await self._stage.stripe("GET", f"subscriptions/{subscription_id}"))["items"]["data"]
+        form = {"proration_behavior": "always_invoice", "payment_behavior": "error_if_incomplete"}
+        form |= {"items[0][id]": item["id"], "items[0][quantity]": str(1 + int(step.draws[2] * 6))}
+        if step.draws[1] < 0.5:
+            found = await self._stage.stripe("GET", "prices", **{"lookup_keys[0]": _pick(_LOOKUP_KEYS, step.draws[2])})
+            form["items[0][price]"] = found["data"][0]["id"]
+        await self._stage.stripe("POST", f"subscriptions/{subscription_id}", **form)
 
     async def _change_when_paid(self, step: Step) -> None:
         """Ask for more, in effect once it is paid; what the card says decides, or somebody who collects, or time."""
@@ -205,6 +219,7 @@ class Lives:
     async def _remove_item(self, step: Step) -> None:
         found = await self._one(step, "subscriptions", lambda s: s["status"] in _LIVE and len(s["items"]["data"]) > 1)
         item = {"items[0][id]": _pick(found["items"]["data"], step.draws[1])["id"], "items[0][deleted]": "true"}
+        item["proration_behavior"] = "always_invoice" if step.draws[2] < 0.5 else "none"
         await self._stage.stripe("POST", f"subscriptions/{found['id']}", **item)
 
     async def _restart(self, step: Step) -> None:
@@ -239,6 +254,32 @@ class Lives:
         invoice = await self._one(step, "invoices", lambda i: i["status"] == "open")
         await self._stage.control(f"invoices/{invoice['id']}/{_pick(('void', 'mark_uncollectible'), step.draws[1])}")
 
+    async def _credit(self, step: Step) -> None:
+        """Take something off an invoice: all of what is left to be paid, or given back, or a part of it."""
+        invoice = await self._one(step, "invoices", lambda i: i["status"] in {"open", "paid"} and _creditable(i) > 0)
+        amount = _creditable(invoice) if step.draws[1] < 0.6 else max(1, int(_creditable(invoice) * step.draws[2]))
+        back = _pick(("refund", "balance", "balance", "elsewhere"), step.draws[2] * 100 % 1)
+        await self._stage.control(f"invoices/{invoice['id']}/credit", amount=amount, back=back)
+
+    async def _balance(self, step: Step) -> None:
+        customer = await self._one(step, "customers", lambda c: not c["deleted"])
+        await self._stage.control(
+            f"customers/{customer['id']}/balance", amount=-_pick((300, 1900, 9900), step.draws[1])
+        )
+
+    async def _extra(self, step: Step) -> None:
+        path = f"subscriptions/{await self._subscription(step, 'active', 'trialing', 'past_due')}/extra"
+        await self._stage.control(path, amount=_pick((500, 500, 4900, -300, -2500), step.draws[1]))
+
+    async def _pay_part(self, step: Step) -> None:
+        invoice = await self._one(step, "invoices", lambda i: i["status"] == "open" and i["amount_remaining"] > 1)
+        amount = max(1, int(invoice["amount_remaining"] * step.draws[1] * 0.9))
+        await self._stage.control(f"invoices/{invoice['id']}/pay_part", amount=amount)
+
+    async def _pay_elsewhere(self, step: Step) -> None:
+        invoice = await self._one(step, "invoices", lambda i: i["status"] in {"open", "uncollectible"})
+        await self._stage.control(f"invoices/{invoice['id']}/pay_elsewhere")
+
     async def _refund(self, step: Step) -> None:
         charge = await self._one(step, "charges", lambda c: c["paid"] and not c["refunded"])
         left = charge["amount"] - charge["amount_refunded"]
@@ -253,7 +294,9 @@ class Lives:
 
     async def _dispute(self, step: Step) -> None:
         charge = await self._one(step, "charges", lambda c: c["paid"] and not c["disputed"])
-        await self._stage.control("disputes", payment_intent=charge["payment_intent"], warning=step.draws[1] < 0.3)
+        part = {"amount": max(1, int(charge["amount"] * step.draws[2]))} if step.draws[2] < 0.4 else {}
+        body = {"payment_intent": charge["payment_intent"], "warning": step.draws[1] < 0.3, **part}
+        await self._stage.control("disputes", **body)
 
     async def _move_dispute(self, step: Step) -> None:
         dispute = await self._one(step, "disputes")
@@ -312,6 +355,13 @@ class Lives:
 _DEEDS: Mapping[Deed, Callable[[Lives, Step], Awaitable[None]]] = {
     deed: getattr(Lives, f"_{deed.value}") for deed in Deed
 }
+
+
+def _creditable(invoice: Mapping[str, Any]) -> int:
+    """Tell what may be taken off an invoice, in minor units."""
+    if invoice["status"] == "open":
+        return int(invoice["amount_remaining"])
+    return int(invoice["amount_paid"] - invoice["post_payment_credit_notes_amount"])
 
 
 def _pick(among: Sequence[Any], draw: float) -> Any:

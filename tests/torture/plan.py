@@ -43,6 +43,11 @@ class Deed(StrEnum):
     ENROL = "enrol"
     COLLECTION = "collection"
     CHANGE_BY_US = "change_by_us"
+    CREDIT = "credit"
+    BALANCE = "balance"
+    EXTRA = "extra"
+    PAY_PART = "pay_part"
+    PAY_ELSEWHERE = "pay_elsewhere"
 
 
 WEIGHTS = {
@@ -72,6 +77,11 @@ WEIGHTS = {
     Deed.ENROL: 8,
     Deed.COLLECTION: 3,
     Deed.CHANGE_BY_US: 8,
+    Deed.CREDIT: 5,
+    Deed.BALANCE: 3,
+    Deed.EXTRA: 5,
+    Deed.PAY_PART: 3,
+    Deed.PAY_ELSEWHERE: 3,
 }
 
 

@@ -20,9 +20,8 @@ from billing_client import tracing
 KEEPALIVE_TIMEOUT_S = 10.0
 MAX_ATTEMPTS = 4  # of a call that is safe to make again; gRPC allows 5
 SERVICE = billing_service_pb2.DESCRIPTOR.services_by_name["BillingService"]
-SAFE = frozenset(
-    {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT}
-)  # idempotency_level: the contract's own word
+# `idempotency_level`: the contract's own word.
+SAFE = frozenset({MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT})
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,8 @@ class Options:
     """
 
     addresses: Sequence[str]  # "host:port"; either one, or several with IP addresses for hosts
-    token: str | Callable[[], str] | None = field(
-        default=None, repr=False
-    )  # a callable is asked at each call: rotation
+    # A callable is asked at each call: rotation.
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
     tls: TLS | None = None  # None: plain text, for loopback and meshes that encrypt by themselves
     timeout: timedelta = timedelta(seconds=10)  # of a call that says none
     keepalive: timedelta = timedelta(seconds=20)  # between pings on a quiet connection; the service wants 10 s at least

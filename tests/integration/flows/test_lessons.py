@@ -137,7 +137,7 @@ async def test_retries_of_a_failed_payment_do_not_restart_the_grace(service: Ser
 
 async def test_nobody_is_found_by_his_address(world: World) -> None:  # noqa: F811
     """Two customers of ours with one e-mail address are two at Stripe, and neither was searched for."""
-    made = StripeCustomers(world.database, world.stripe, world.prices, "default", lambda: datetime.now(UTC))
+    made = StripeCustomers(world.database, world.stripe, world.prices, world.reads, lambda: datetime.now(UTC))
     ids = [await made.ensure(name, "same@example.com") for name in ("ann", "bob")]
     assert len(set(ids)) == 2
     assert [path for method, path in world.proxy.calls if method == "GET" and "customers" in path] == []

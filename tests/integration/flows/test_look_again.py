@@ -403,7 +403,7 @@ async def test_what_a_batch_of_the_drain_costs_does_not_grow_with_those_who_wait
     execute(database_url, "INSERT INTO customers (customer_id) SELECT 'c' || n FROM generate_series(1, 2000) AS n")
     execute(database_url, GONE)
     await process(service).after_others()
-    values = {"after": datetime.min.replace(tzinfo=UTC), "now": customers.PRICE_RESOLVED, "most": 10}
+    values = {"after": datetime.min.replace(tzinfo=UTC), "now": customers.PRICE_RESOLVED, "most": 10, "but_for": ["c7"]}
     explained = sa.text(f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF, SUMMARY OFF) {customers._DUE.text}")
 
     async def plan(connection: Connection) -> str:
@@ -427,3 +427,60 @@ async def test_for_a_price_those_alone_are_looked_at_who_hold_it(
     await process(service).after_prices()
     due = execute(database_url, "SELECT customer_id, next_change_time FROM customers ORDER BY 1")
     assert due == [*((name, customers.PRICE_RESOLVED) for name in NAMES), ("stranger", None)]
+
+
+NOT_UNDERSTOOD = """
+    UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{{status}}', '"of_next_year"')
+    WHERE kind = 'subscription' AND stripe_customer_id IN ({})
+"""
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)))
+async def test_wherever_on_a_page_somebody_cannot_be_gathered_the_others_are(
+    service: Service,
+    gathered: Callable[[], Awaitable[list[bool]]],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    monkeypatch.setattr(look_again, "MOST_GATHERED", 4)
+    execute(database_url, NOT_UNDERSTOOD.format(f"'cus_{NAMES[number]}'"))
+    as_another_release(database_url)
+    await process(service).after_catalog()
+    assert await gathered() == [name != NAMES[number] for name in NAMES]
+    assert looked_at(database_url) == NAMES
+
+
+@pytest.mark.parametrize("odd", NAMES[2:4])
+async def test_who_was_locked_is_gathered_beside_somebody_who_cannot_be(
+    service: Service, gathered: Callable[[], Awaitable[list[bool]]], database_url: str, odd: str
+) -> None:
+    """Those who were locked are taken together when the locks have gone."""
+    execute(database_url, NOT_UNDERSTOOD.format(f"'cus_{odd}'"))
+    as_another_release(database_url)
+    one = process(service)
+    with psycopg.connect(database_url) as elsewhere:
+        elsewhere.execute("SELECT FROM customers WHERE customer_id BETWEEN 'guest2' AND 'guest4' FOR UPDATE")
+        await one.after_catalog()
+    await one.after_catalog()
+    assert await gathered() == [name != odd for name in NAMES]
+    assert looked_at(database_url) == NAMES
+    assert not is_looking(database_url)
+
+
+async def test_when_a_newer_release_is_there_again_nobody_is_left_behind(
+    service: Service,
+    gathered: Callable[[], Awaitable[list[bool]]],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It wrote, was taken back, this one looked at everybody but for whom it did not understand, and the newer one comes again."""
+    execute(database_url, NOT_UNDERSTOOD.format("'cus_guest3'"))
+    as_another_release(database_url)
+    await process(service).after_catalog()
+    assert not all(await gathered())
+    execute(database_url, NOT_UNDERSTOOD.format("'cus_guest3'").replace("of_next_year", "active"))
+    with monkeypatch.context() as release:
+        release.setattr(rules, "GATHERING", "of before")
+        await process(service).after_catalog()
+    assert all(await gathered())

@@ -18,7 +18,14 @@ from tests.stripe_events import MONTH, START, dispute, event, invoice, invoice_p
 
 STATUSES = ("open", "uncollectible", "draft")
 ENDS = ("paid", "paid", "void", "void")  # of which nothing leads out
-REASONS = ("subscription_cycle", "subscription_update", "subscription_update", "subscription_create")
+REASONS = ("subscription_cycle", "subscription_update", "subscription_update", "subscription_create", "manual")
+AMOUNTS = (  # asked for, free, credited, from the customer's balance
+    {"amount_due": 900},
+    {"amount_due": 0},
+    {"amount_due": 0, "starting_balance": 0, "ending_balance": -900},
+    {"amount_due": 0, "starting_balance": -900, "ending_balance": 0},
+    {"amount_due": 0, "starting_balance": -1500, "ending_balance": 0},
+)
 TYPES = {
     "paid": "invoice.paid",
     "void": "invoice.voided",
@@ -156,10 +163,49 @@ async def test_a_first_invoice_that_went_void_counts_until_another_is_paid(servi
     assert (await kept(service, "ann")).subscriptions[0].first_payment
 
 
+async def test_a_renewal_that_was_given_up_decides_although_an_extra_was_since(service: Service) -> None:
+    """And something that asked for nothing is the latest: that nobody pays for the period is not forgotten with the extra."""
+    await service.outcomes(*purchase("ann"))
+    for number, reason in ((1, "subscription_cycle"), (2, "manual")):
+        at = START + MONTH + number
+        bill = invoice("ann", "open", id=f"in_ann_{number}", created=at, billing_reason=reason)
+        await service.outcomes(event("invoice.payment_failed", bill, created=at))
+        await service.outcomes(event("invoice.voided", bill | {"status": "void"}, created=at + 5))
+    at = START + MONTH + 90
+    free = invoice("ann", id="in_ann_3", created=at, billing_reason="subscription_update", amount_due=0)
+    await service.outcomes(event("invoice.paid", free, created=at))
+    there = subscription("ann", latest_invoice="in_ann_3", start=START + MONTH) | {"start_date": START}
+    for later in (0, 1):  # once more, from what was kept
+        await service.outcomes(event("customer.subscription.updated", there, created=at + later))
+        facts = (await kept(service, "ann")).subscriptions[0]
+        assert (facts.invoice_status, facts.invoice_failed, facts.failed_time) == ("void", True, START + MONTH + 1)
+
+
+async def test_a_credit_for_what_was_never_paid_is_remembered_while_it_pays(service: Service) -> None:
+    """The first debit came back, and what was credited of it by a change covers month after month."""
+    created, _, updated, _ = purchase("ann")
+    changed = invoice("ann", id="in_ann_0", created=START + 2, billing_reason="subscription_update")
+    changed |= {"amount_due": 0, "starting_balance": 0, "ending_balance": -9000}
+    await service.outcomes(created, updated, event("invoice.paid", changed, created=START + 2))
+    await service.outcomes(event("invoice.voided", invoice("ann", "void"), created=START + 5))
+    for number in range(1, 7):
+        at, moved = START + number * MONTH, {"starting_balance": -9000, "ending_balance": -7800}
+        bill = invoice("ann", id=f"in_ann_{number}", created=at, billing_reason="subscription_cycle", amount_due=0)
+        there = subscription("ann", latest_invoice=f"in_ann_{number}", start=at) | {"start_date": START}
+        await service.outcomes(
+            event("invoice.paid", bill | moved, created=at), event("customer.subscription.updated", there, created=at)
+        )
+        facts = (await kept(service, "ann")).subscriptions[0]
+        assert (facts.first_payment, facts.first_payment_settled) == (True, False)
+    bill = invoice("ann", id="in_ann_7", created=START + 7 * MONTH, billing_reason="subscription_cycle")
+    await service.outcomes(event("invoice.paid", bill, created=START + 7 * MONTH))
+    assert (await kept(service, "ann")).subscriptions[0].first_payment_settled
+
+
 def happenings(draw: random.Random) -> Iterator[bytes]:
     """Give events of a subscription and its invoices as they could come from a Stripe that knows hardly any rules."""
     ends = [(draw.choice(ENDS), START + draw.randrange(40) * 86_400) for _ in range(INVOICES)]
-    kinds = [{"billing_reason": draw.choice(REASONS), "amount_due": draw.choice((0, 900))} for _ in range(INVOICES)]
+    kinds = [{"billing_reason": draw.choice(REASONS)} | draw.choice(AMOUNTS) for _ in range(INVOICES)]
     for _ in range(EVENTS):
         number, at = draw.randrange(INVOICES), START + draw.randrange(40) * 86_400
         match draw.randrange(4):

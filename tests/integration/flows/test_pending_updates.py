@@ -10,8 +10,16 @@ import pytest
 from billing_service.domain.access import SourceState
 from billing_service.domain.entitlement import Entitlements
 from billing_service.domain.views import ObjectKind
+from billing_service.flows.apply import Context, refold
 from billing_service.flows.read_entitlements import ReadEntitlements
-from tests.integration.flows.test_refresh import World, world  # noqa: F401 - the fixture
+from billing_service.flows.reconcile_objects import ReconcileObjects
+from billing_service.flows.request_budget import RequestBudget
+from billing_service.storage import customers
+from billing_service.storage.database import Connection
+from billing_service.storage.history import Cause, CauseKind
+from billing_service.storage.reconcile_runs import RunState
+from tests.integration.flows.test_reconcile import later
+from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
 
 
 async def held(world: World, **change: object) -> str:  # noqa: F811
@@ -118,3 +126,58 @@ async def test_a_change_to_less_pays_for_nothing_while_the_first_debit_is_on_its
             await world.fulfill([body])
         await world.serve_all()
         assert held_quantity(await world.read("ann")) == ("team", 1, expected)
+
+
+FORGET = "UPDATE stripe_objects SET payload_view = payload_view - '{0}', read_view = read_view - '{0}'"
+
+
+async def as_an_earlier_release_kept_it(world: World, field: str) -> None:  # noqa: F811
+    """Have the objects say nothing of what that release did not read, and everybody's facts gathered anew of them, as after an upgrade."""
+    world.sql(FORGET.format(field))
+    context = Context(await world.prices.plans(), datetime.now(UTC))
+
+    async def gather(connection: Connection) -> None:
+        await customers.lock(connection, ["ann"])
+        await refold(connection, ["ann"], context, Cause(CauseKind.READ, None))
+
+    await world.database.run(gather)
+
+
+async def test_what_an_earlier_release_did_not_read_is_told_by_reconciling_subscriptions(world: World) -> None:  # noqa: F811
+    """A credit that looks like a payment, and a pause for want of one; neither is told again by an event for a long time."""
+    session_id = await world.buy("ann", outcome="processing")
+    session = await world.call("GET", f"/v1/checkout/sessions/{session_id}")
+    (item,) = (await world.call("GET", f"/v1/subscriptions/{session['subscription']}"))["items"]["data"]
+    less = (await world.call("GET", "/v1/prices?lookup_keys[]=team_monthly"))["data"][0]["id"]
+    change = {"items[0][id]": item["id"], "items[0][price]": less, "proration_behavior": "always_invoice"}
+    await world.call("POST", "/_control/clock", advance_s=3600)
+    await world.call("POST", f"/v1/subscriptions/{session['subscription']}", **change)
+    await world.hear_all()
+    assert held_quantity(await world.read("ann")) == ("team", 1, SourceState.PENDING_PAYMENT)
+    await as_an_earlier_release_kept_it(world, "asks_nothing")
+    assert held_quantity(await world.read("ann")) == ("team", 1, SourceState.ACTIVE)
+    world.sql("DELETE FROM rereads")
+    objects = ReconcileObjects(
+        world.database, world.stripe.listing, world.reads, RequestBudget(world.database, PLENTY), "default", later
+    )
+    assert (await objects.subscriptions()).state is RunState.COMPLETE
+    assert held_quantity(await world.read("ann")) == ("team", 1, SourceState.PENDING_PAYMENT)
+
+
+async def test_so_is_that_a_subscription_is_paused_because_nobody_paid(world: World) -> None:  # noqa: F811
+    """It is kept of the subscription, and of what is gathered from it; a plan may give access while another pause lasts."""
+    session = await world.call("GET", f"/v1/checkout/sessions/{await world.buy('ann')}")
+    await world.hear_all()
+    await world.call("POST", "/_control/settings", after_dunning="paused")
+    await world.call("POST", f"/_control/customers/{session['customer']}/card", outcome="declined")
+    await world.call("POST", "/_control/clock", advance_s=75 * 86_400)
+    await world.hear_all()
+    unpaid = "SELECT facts #> '{subscriptions,0,paused_unpaid}' FROM customers WHERE customer_id = 'ann'"
+    assert world.sql(unpaid) == [(True,)]
+    await as_an_earlier_release_kept_it(world, "paused_unpaid")
+    assert world.sql(unpaid) == [(None,)]
+    objects = ReconcileObjects(
+        world.database, world.stripe.listing, world.reads, RequestBudget(world.database, PLENTY), "default", later
+    )
+    assert (await objects.subscriptions()).state is RunState.COMPLETE
+    assert world.sql(unpaid) == [(True,)]

@@ -12,17 +12,19 @@ from aiohttp import web
 from billing_service.domain.json_fields import MalformedError
 from billing_service.domain.observation import HANDLED_TYPES
 from billing_service.domain.operator import Order
-from billing_service.flows import reconcile_objects
+from billing_service.flows import patience, reconcile_objects
 from billing_service.flows.discard_quarantined_event import DiscardQuarantinedEvent
-from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, Reconcile
+from billing_service.flows.reconcile import FIRST_WINDOW_S, OVERLAP_S, FulfillBatch, Reconcile
 from billing_service.flows.reconcile_objects import ReconcileObjects
+from billing_service.flows.replay import Replay
 from billing_service.flows.request_budget import RequestBudget
 from billing_service.flows.tallies import Tallies
 from billing_service.storage import reconcile_runs, tally
+from billing_service.storage.quarantine import Reason
 from billing_service.storage.reconcile_runs import Run, RunState
 from billing_service.stripe_api.errors import StripeCallError
 from tests.integration.flows.test_refresh import PLENTY, World, world  # noqa: F401 - the fixture
-from tests.stripe_proxy import Fault, Forward, fail, held, lose_answer
+from tests.stripe_proxy import Fault, Forward, busy, fail, held, lose_answer
 
 
 def later() -> datetime:
@@ -62,6 +64,13 @@ async def test_everything_that_was_lost_comes_back_and_is_counted(
     assert (again.repaired, again.drift) == (0, 0)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one bad answer of Stripe's break a run off."""
+    monkeypatch.setattr(patience, "TRIES", 1)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_run_that_fails_is_never_complete_and_is_resumed(world: World, reconcile: Reconcile) -> None:  # noqa: F811
     await world.buy("ann")
     world.proxy.next("GET", "/v1/events", fail)
@@ -154,11 +163,12 @@ async def test_text_that_is_not_unicode_keeps_no_walk_from_its_end(world: World,
 class Walks:
     """Walks of the events, by a clock of the test's own and of the stand-in together."""
 
-    def __init__(self, world: World) -> None:  # noqa: F811
+    def __init__(self, world: World, fulfill: FulfillBatch | None = None) -> None:  # noqa: F811
         self._world = world
         self._now = later()
         budget = RequestBudget(world.database, PLENTY)
-        self.reconcile = Reconcile(world.database, world.stripe.listing, world.fulfill, budget, lambda: self._now)
+        fulfill = fulfill or world.fulfill
+        self.reconcile = Reconcile(world.database, world.stripe.listing, fulfill, budget, lambda: self._now)
 
     async def advance(self, time: timedelta) -> None:
         """Let time pass."""
@@ -196,6 +206,7 @@ async def test_a_run_that_is_gone_on_with_looks_once_more_at_its_last_minutes(wo
     assert (await walks.lately(timedelta(hours=2))).since == now - 3600 - OVERLAP_S
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_failed_walk_is_not_forgotten_for_a_shorter_one(world: World) -> None:  # noqa: F811
     walks = Walks(world)
     await world.buy("ann")
@@ -218,6 +229,24 @@ async def test_the_first_walk_is_a_whole_one_though_somebody_looked_at_the_last_
     assert (await world.read("ann")).plan_keys == ("pro",)
 
 
+async def test_an_event_in_quarantine_makes_no_later_walk_longer_and_is_not_lost(world: World) -> None:  # noqa: F811
+    """It stays where it is, with its bytes and an alert of its own; what is walked again and again would be up to a month."""
+    walks = Walks(world)
+    await world.buy("ann")
+    world.proxy.next("GET", "/v1/events", *[spoil] * 1000)
+    run = await walks.reconcile.events()
+    assert (run.state, run.failed) == (RunState.FAILED, 2)
+    for failed in (2, 0, 0):  # the next walk has its minutes again
+        await walks.advance(timedelta(days=1))
+        before, run = run, await walks.reconcile.events()
+        assert (run.since, run.failed) == (before.until - OVERLAP_S, failed)
+    assert run.state is RunState.COMPLETE
+    assert world.sql("SELECT count(*) FROM quarantined_events") == [(2,)]
+    world.proxy.mend("GET", "/v1/events")
+    assert (await walks.lately(timedelta(days=4))).failed == 0, "who asks has it looked at once more"
+    assert world.sql("SELECT count(*) FROM quarantined_events") == [(0,)]
+
+
 DAYS = 86_400
 COVERS: dict[
     str, tuple[list[tuple[float, float, float, str, int]], float | None]
@@ -227,7 +256,8 @@ COVERS: dict[
     "a gap is not": ([(9, 12, 12, "complete", 0), (14, 15, 15, "complete", 0), (14, 16, 16, "complete", 0)], 12),
     "the last minutes do not count": ([(9, 12, 12, "complete", 0), (12, 15, 15, "complete", 0)], 12),
     "what was stopped counts as far as it came": ([(9, 12, 12, "complete", 0), (11, 15, 14, "stopped", 0)], 14),
-    "in what failed anything may be missing": ([(9, 12, 12, "complete", 0), (11, 15, 15, "failed", 1)], 12),
+    "what failed is in quarantine": ([(9, 12, 12, "complete", 0), (11, 15, 15, "failed", 1)], 15),
+    "what was broken off counts as far as it came": ([(9, 12, 12, "complete", 0), (11, 15, 14, "failed", 0)], 14),
     "a longer one covers a shorter": ([(9, 15, 15, "complete", 0), (11, 12, 12, "complete", 0)], 15),
     "nothing within reach": ([(1, 9, 9, "complete", 0)], None),
 }
@@ -503,16 +533,64 @@ async def test_a_run_that_breaks_off_for_whatever_reason_says_so(world: World, o
     assert world.sql("SELECT state FROM reconcile_runs") == [("failed",)]
 
 
-@pytest.mark.parametrize("fault", [fail, lose_answer])
-async def test_a_read_that_stripe_does_not_answer_is_tried_again(
+@pytest.mark.parametrize("fault", [fail, lose_answer, busy])
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/subscriptions", "/v1/checkout/sessions", "/v1/refunds", "one"])
+async def test_what_stripe_does_not_answer_is_asked_again(
     world: World,  # noqa: F811
+    reconcile: Reconcile,
     objects: ReconcileObjects,
     monkeypatch: pytest.MonkeyPatch,
     fault: Fault,
+    path: str,
 ) -> None:
-    monkeypatch.setattr(reconcile_objects, "PAUSE_S", 0)
+    """A list as well as a single object: a run of hours does not end by one bad answer."""
+    monkeypatch.setattr(patience, "PAUSE_S", 0)
+    await world.buy("ann")
+    await world.buy("bob", "export_pass", "payment")
+    await world.fulfill(await world.events())
+    ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
+    faulty = f"/v1/subscriptions/{subscription_id}" if path == "one" else path
+    world.proxy.next("GET", faulty, *[fault] * (patience.TRIES - 1))
+    for run in (await reconcile.events(), await objects.subscriptions(), await objects.purchases()):
+        assert run.state is RunState.COMPLETE
+    assert world.proxy.calls["GET", faulty] >= patience.TRIES
+
+
+async def test_an_event_of_whom_a_newer_release_wrote_keeps_no_walk_from_its_end(world: World) -> None:  # noqa: F811
+    """It was taken back since. Nobody sends the event again, so it is put aside, and taken in when that release is there once more."""
+    walks = Walks(world, world.fulfill.backlog)
     await world.buy("ann")
     await world.fulfill(await world.events())
     ((subscription_id,),) = world.sql("SELECT object_id FROM stripe_objects WHERE kind = 'subscription'")
-    world.proxy.next("GET", f"/v1/subscriptions/{subscription_id}", fault)
-    assert (await objects.subscriptions()).state is RunState.COMPLETE
+    known = world.sql("SELECT payload_view ->> 'status' FROM stripe_objects WHERE kind = 'subscription'")
+    assert known == [("active",)]
+    written = "UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{{status}}', '\"{}\"') WHERE object_id = '{}'"
+    world.sql(written.format("of_next_year", subscription_id))
+    await walks.advance(timedelta(minutes=5))
+    await world.call("DELETE", f"/v1/subscriptions/{subscription_id}")
+    await walks.advance(timedelta(days=1))
+    await world.buy("bob")
+    run = await walks.reconcile.events()
+    assert (run.state, run.failed > 0) == (RunState.FAILED, True)
+    assert (await world.read("bob")).plan_keys == ("pro",)
+    put_aside = world.sql("SELECT reason, detail FROM quarantined_events")
+    assert set(put_aside) == {("unwritable", "cannot be taken in: what is kept of a subscription is not understood")}
+    await walks.advance(timedelta(days=1))
+    assert (await walks.reconcile.events()).until > run.until
+    world.sql(written.format("active", subscription_id))
+    await Replay(world.database, world.fulfill.backlog).reasons([Reason.UNWRITABLE])
+    assert (await world.read("ann")).plan_keys == ("free",)
+    assert world.sql("SELECT 1 FROM quarantined_events") == []
+
+
+async def test_an_object_that_a_newer_release_wrote_fails_alone(world: World, objects: ReconcileObjects) -> None:  # noqa: F811
+    """It was taken back. Its neighbours are read, and the run says that it failed."""
+    for name in ("ann", "bob", "eve"):
+        await world.buy(name)
+    await world.fulfill(await world.events())
+    world.sql("""
+        UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{status}', '"of_next_year"')
+        WHERE object_id = (SELECT min(object_id) FROM stripe_objects WHERE kind = 'subscription')
+    """)
+    run = await objects.subscriptions()
+    assert (run.state, run.found, run.failed) == (RunState.FAILED, 2, 1)

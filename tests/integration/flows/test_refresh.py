@@ -64,11 +64,16 @@ class World:
             return body
 
     async def buy(
-        self, customer: str, lookup_key: str = "pro_monthly", mode: str = "subscription", outcome: str = "paid"
+        self,
+        customer: str,
+        lookup_key: str = "pro_monthly",
+        mode: str = "subscription",
+        outcome: str = "paid",
+        cus: str | None = None,
     ) -> str:
-        """Have a customer buy at Stripe, as the service would have sent him; gives the session's id."""
+        """Have a customer buy at Stripe, as the service would have sent him; gives the session's id. `cus`: as whom, where he is known there."""
         price = (await self.call("GET", f"/v1/prices?lookup_keys[]={lookup_key}"))["data"][0]["id"]
-        cus = (await self.call("POST", "/v1/customers", **{"metadata[billing_customer_id]": customer}))["id"]
+        cus = cus or (await self.call("POST", "/v1/customers", **{"metadata[billing_customer_id]": customer}))["id"]
         ours = {
             "billing_deployment": "default", "billing_customer_id": customer,
             "billing_plan_key": "pro" if mode == "subscription" else "export_pass", "billing_quantity": "1",
@@ -88,6 +93,10 @@ class World:
         """Give the bodies of Stripe's events of these types, the oldest first; of all where none is named."""
         found = (await self.call("GET", "/v1/events?limit=100"))["data"]
         return [json.dumps(event).encode() for event in found[::-1] if not types or event["type"] in types]
+
+    async def hear_all(self) -> None:
+        """Have every event come that Stripe has sent so far."""
+        await self.fulfill(await self.events())
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement and give its rows."""
@@ -559,3 +568,21 @@ async def test_every_request_of_the_way_back_is_taken_from_the_budget_of_the_bac
     made = world.proxy.calls.total()
     assert world.sql("SELECT tokens FROM stripe_budget") == [(20 - made,)]
     assert made == 4, "the dispute, two lists, and what ties its payment to an invoice that is known"
+
+
+async def test_an_object_that_a_newer_release_wrote_is_put_off_and_holds_up_no_other(world: World) -> None:
+    """It was taken back, and what it wrote is not understood; it is read when there is a release that does."""
+    for name in ("ann", "bob"):
+        await world.buy(name)
+    await world.fulfill(await world.events())
+    ((whose,),) = world.sql("""
+        UPDATE stripe_objects SET payload_view = jsonb_set(payload_view, '{status}', '"of_next_year"')
+        WHERE object_id = (SELECT min(object_id) FROM stripe_objects WHERE kind = 'subscription') RETURNING stripe_customer_id
+    """)
+    world.sql("UPDATE rereads SET due_time = now() - interval '1 second'")
+    while await world.refresh.drain():
+        pass
+    left = world.sql("""
+        SELECT DISTINCT stripe_customer_id, lease_time, due_time > now() FROM rereads JOIN stripe_objects USING (object_id)
+    """)
+    assert left == [(whose, None, True)]

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from billing_service.domain.operator import GrantWish, Order
+from billing_service.flows import time_changes
 from billing_service.flows.apply import Context, refold
 from billing_service.flows.change_grants import ChangeGrants
 from billing_service.flows.look_again import LookAgain
@@ -234,3 +235,26 @@ async def test_who_is_looked_at_again_for_a_price_is_told_nothing_twice(
         )
         await drain.drain()
     assert logged(database_url) == [BOUGHT]
+
+
+async def test_whom_a_newer_release_wrote_keeps_nobody_from_being_told(
+    service: Service, drain: TimeChanges, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken back. He is due for as long, before all others; and what ended of his is told by the release that understands him."""
+    monkeypatch.setattr(time_changes, "MOST", 1)
+    for name in ("ann", "bob"):
+        await service.outcomes(*purchase(name))
+        service.now += timedelta(seconds=1)
+    written = "UPDATE customers SET facts = jsonb_set(facts, '{{subscriptions,0,status}}', '\"{}\"') WHERE customer_id = 'ann'"
+    with psycopg.connect(database_url) as connection:
+        connection.execute(written.format("of_next_year"))
+        connection.execute(
+            "UPDATE customers SET next_change_time = next_change_time - interval '1 hour' WHERE customer_id = 'ann'"
+        )
+    service.now = datetime.fromtimestamp(ENDS + 1, UTC)
+    assert [await drain.drain() for _ in range(3)] == [0, 1, 0]
+    assert await drain._wait_s() > 0.9, "nobody is looked at again and again"
+    assert [one.cause for one in logged(database_url)] == ["event", "event", "time"]
+    with psycopg.connect(database_url) as connection:
+        connection.execute(written.format("active"))
+    assert await TimeChanges(service.database, service.prices, lambda: service.now).drain() == 1

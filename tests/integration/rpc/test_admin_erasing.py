@@ -260,9 +260,8 @@ async def test_a_body_that_is_being_recorded_while_the_erasing_begins_is_not_mis
         )
         after = {"id": "evt_after", "object": "event", "type": "payment_method.attached", "created": 1, "livemode": False,
                  "data": {"object": {"id": "pm_2", "object": "payment_method", "customer": cus}}}  # fmt: skip
-        await world.fulfill(
-            [json.dumps(after).encode()]
-        )  # there, and behind the other's place: no walk may pass that yet
+        # There, and behind the other's place: no walk may pass that yet.
+        await world.fulfill([json.dumps(after).encode()])
         monkeypatch.setattr(erase_customer, "ANSWER_S", 2.0)  # longer than it would take without the writer
         begun = (await office.EraseCustomer(customer_pb2.EraseCustomerRequest(**asked(customer_id="ann")))).erasure
         assert begun.state == customer_pb2.Erasure.STATE_RUNNING

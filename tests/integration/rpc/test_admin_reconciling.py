@@ -10,6 +10,7 @@ from billing.admin.v1 import (
     reconcile_pb2,
 )
 
+from billing_service.flows import patience
 from tests.integration.rpc.office import BOUND_S, Office, asked, read
 from tests.integration.rpc.wire import error_info
 from tests.stripe_proxy import fail, held
@@ -73,7 +74,10 @@ async def test_a_run_that_is_stopped_says_so_and_the_next_one_goes_on(office: Of
     assert again[-1].run.state == _Run.STATE_COMPLETE
 
 
-async def test_a_run_that_stripe_breaks_off_is_failed_and_never_complete(office: Office) -> None:
+async def test_a_run_that_stripe_breaks_off_is_failed_and_never_complete(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "TRIES", 1)
     office.world.proxy.next("GET", "/v1/events", fail)
     ask = reconcile_pb2.ReconcileRequest(**asked(scope=_Run.SCOPE_EVENTS))
     with pytest.raises(grpc.aio.AioRpcError) as broken:

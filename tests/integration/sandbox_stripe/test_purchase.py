@@ -32,10 +32,11 @@ async def test_a_paid_subscription_is_active_with_a_paid_invoice_and_tells_every
     )
     item = subscription["items"].data[0]
     assert (subscription.status, item.quantity, item.price.lookup_key) == ("active", 1, "pro_monthly")
+    # 15 Jan to 15 Feb 2027.
     assert (item.current_period_start, item.current_period_end) == (
         1_800_000_000,
         1_802_678_400,
-    )  # 15 Jan to 15 Feb 2027
+    )
     assert subscription.metadata["billing_plan_key"] == "plan"
     invoice = subscription.latest_invoice.to_dict()
     assert (invoice["id"], invoice["status"], invoice["amount_paid"]) == (session.invoice, "paid", 1200)

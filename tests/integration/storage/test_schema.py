@@ -309,9 +309,8 @@ def test_what_was_erased_before_is_done_and_what_was_not_is_not(empty_database_u
 def test_a_migration_that_comes_again_does_not_need_the_tables_that_are_done(empty_database_url: str) -> None:
     migrate_to(empty_database_url, "0019")
     with psycopg.connect(empty_database_url) as vacuum:
-        vacuum.execute(
-            "LOCK TABLE stripe_objects IN SHARE UPDATE EXCLUSIVE MODE"
-        )  # the last; as a VACUUM by hand has it
+        # The last; as a VACUUM by hand has it.
+        vacuum.execute("LOCK TABLE stripe_objects IN SHARE UPDATE EXCLUSIVE MODE")
         with pytest.raises(DatabaseUnavailableError):
             migrate(empty_database_url, lock_tries=1)
         vacuum.rollback()

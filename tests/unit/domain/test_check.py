@@ -160,9 +160,8 @@ def test_grace_is_said_only_of_what_ends_with_it() -> None:
     alone, both = in_grace("pro"), in_grace("pro", SUBSCRIBED["disk"])
     assert (reason_of("api", *alone), reason_of("api", *both)) == (CheckReason.GIVEN_IN_GRACE, CheckReason.GIVEN)
     assert reason_of("projects", *both) is CheckReason.GIVEN  # disk's are unlimited
-    assert (
-        reason_of("projects", *in_grace("pro", SUBSCRIBED["extra"])) is CheckReason.GIVEN_IN_GRACE
-    )  # 4 are left of 40
+    # 4 are left of 40.
+    assert reason_of("projects", *in_grace("pro", SUBSCRIBED["extra"])) is CheckReason.GIVEN_IN_GRACE
     assert reason_of("storage", *both) is CheckReason.GIVEN_IN_GRACE  # 10 are left of 60
     assert reason_of("support", *both) is CheckReason.GIVEN_IN_GRACE  # by chat, not by mail
     assert reason_of("api", *in_grace("pro", granted(feature_key="api", value=True))) is CheckReason.GIVEN

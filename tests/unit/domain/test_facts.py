@@ -538,9 +538,8 @@ def test_what_a_charge_says_beyond_the_refunds_that_are_known_was_returned_too()
     came_back = event("refund.failed", refund("ann", 1000) | {"status": "failed"}, created=START + 30)
     (purchase,) = gathered(bought, known, charged, came_back).purchases
     assert (purchase.refunded, purchase.fully_refunded) == (1500, False)
-    again = event(
-        "charge.refunded", charge("ann", 2500), created=START + 40
-    )  # by refunds of which the one that came back is none
+    # By refunds of which the one that came back is none.
+    again = event("charge.refunded", charge("ann", 2500), created=START + 40)
     for order in permutations([bought, known, charged, came_back, again]):
         (purchase,) = gathered(*order).purchases
         assert (purchase.refunded, purchase.fully_refunded) == (2500, True)

@@ -102,7 +102,7 @@ STORED = {
     ItemView: {},
     SessionView: {"payment_intent_id": None, "amount": None},
     SubscriptionView: {"collection_paused": False, "paused_unpaid": False},
-    InvoiceView: {"attempted": False, "due_date": None, "asks_nothing": False},
+    InvoiceView: {"attempted": False, "due_date": None, "asks_nothing": False, "from_balance": 0},
     InvoicePaymentView: {}, ChargeView: {}, RefundView: {}, DisputeView: {}, CustomerView: {},
     Source: {"grant_id": None, "override": False},
 }  # fmt: skip
