@@ -38,20 +38,25 @@ class Picture:
     """What Stripe has of a customer at a moment."""
 
     subscriptions: dict[str, Held]
-    invoices: dict[str, tuple[str, int, str]]  # why, how much, its status
+    invoices: dict[str, tuple[str, int, int, str]]  # why, how much, what of it is asked for, its status
     sessions: dict[str, str]
 
-    def changes(self, before: Picture) -> dict[str, int]:
-        """Give the invoices of changes that were made since, and what they come to."""
+    def changes(self, before: Picture) -> dict[str, tuple[int, int]]:
+        """Give the invoices of changes that were made since, with what they come to, and what of it is asked for."""
         made = {one: invoice for one, invoice in self.invoices.items() if one not in before.invoices}
-        return {one: total for one, (why, total, _) in made.items() if why == "subscription_update" and total}
+        return {
+            one: (total, due) for one, (why, total, due, _) in made.items() if why == "subscription_update" and total
+        }
 
 
 def picture(stage: Stage, truth: _Json) -> Picture:
     """Take a picture of what Stripe has of a customer."""
     return Picture(
         {one["id"]: _held(stage, one) for one in truth["subscriptions"]},
-        {one["id"]: (one["billing_reason"], one["total"], one["status"]) for one in truth["invoices"]},
+        {
+            one["id"]: (one["billing_reason"], one["total"], one["amount_due"], one["status"])
+            for one in truth["invoices"]
+        },
         {one["id"]: one["status"] for one in truth["checkout_sessions"]},
     )
 
@@ -116,12 +121,12 @@ def is_as_answered(answer: subscription_pb2.Subscription, held: Held) -> None:
         assert not waits, f"{answer}, and there waits {waits}"
 
 
-def costs_what_was_said(preview: subscription_pb2.PreviewSubscriptionUpdateResponse, made: dict[str, int]) -> None:
-    """A change now costs what the preview said."""
-    total = sum(made.values())
-    assert (preview.proration_amount_minor, preview.due_now_amount_minor) == (total, max(0, total)), (
-        f"{preview}: {made}"
-    )
+def costs_what_was_said(
+    preview: subscription_pb2.PreviewSubscriptionUpdateResponse, made: dict[str, tuple[int, int]]
+) -> None:
+    """A change now costs what the preview said, and asks for as much of it."""
+    asked = [(preview.proration_amount_minor, preview.due_now_amount_minor)]
+    assert [*made.values()] == (asked if any(asked[0]) else []), f"{preview}: {made}"
 
 
 def gives_what_was_said(
