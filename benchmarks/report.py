@@ -147,9 +147,11 @@ def _growth_table(found: Any) -> str:
 
 def _growth_of(found: Any) -> str:
     ratio = f"**{found['cpu_ratio']:.2f}** ({found['cpu_ratio_least']:.2f} to {found['cpu_ratio_most']:.2f})"
+    bare = found.get("pgbench_ratio")
+    peer = "" if bare is None else f" PostgreSQL's, for pgbench's bare inserts and upserts of the same: {bare:.2f}."
     return (
         f"{_plain(found['sizes'])}\n\nProcessor time of the largest beside the smallest: {ratio} in {found['rounds']} rounds; "
-        f"throughput: {found['rate_ratio']:.2f}. {_day(found)}"
+        f"throughput: {found['rate_ratio']:.2f}.{peer} {_day(found)}"
     )
 
 

@@ -135,6 +135,8 @@ def _words() -> Iterator[str]:
     yield "unless a period that runs began with the change, which then was made. What is past due and paid gives its period before the subscription says so,"
     yield "if it asked for anything;"
     yield "what is past due by an invoice that nobody told us of has its grace from when the subscription first said it."
+    yield "Items of several intervals are renewed by invoices of their own: while one is overdue, an item whose period began before that renewal"
+    yield "and is paid keeps its period, so that a month that failed takes no year away."
     yield ""
 
 

@@ -254,10 +254,12 @@ def _item_access(subscription: SubscriptionFacts, item: ItemView, plan: Plan | N
     )
 
 
-def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
-    """Say what the table and the plan's policy about pauses make of a subscription."""
+def ruling_of(subscription: SubscriptionFacts, item: ItemView, policy: Policy) -> Verdict:
+    """Say what the table and the plan's policy about pauses make of an item of a subscription."""
     invoice, first = _invoice(subscription), subscription.first_payment
     ruling = verdict(subscription.status, invoice, first=first)
+    if ruling is Verdict.GRACE and item.item_id in subscription.paid_apart:
+        ruling = _UNTIL_PERIOD_END
     if policy.access_while_paused and ruling is Verdict.PAUSED and not subscription.paused_unpaid:
         # Who never paid had nothing to pause.
         ruling = verdict(_IS_ACTIVE, invoice, first=first) if first else Verdict.PERIOD
@@ -269,7 +271,7 @@ def ruling_of(subscription: SubscriptionFacts, policy: Policy) -> Verdict:
 def _item_window(
     subscription: SubscriptionFacts, item: ItemView, policy: Policy
 ) -> tuple[SourceState, datetime | None, SourceState]:
-    ruling = ruling_of(subscription, policy)
+    ruling = ruling_of(subscription, item, policy)
     if ruling is _UNTIL_PERIOD_END:
         if subscription.status is SubscriptionStatus.PAUSED and not subscription.cancel_at_period_end:
             # No period of it runs: what ends it is an event, or a cancellation.

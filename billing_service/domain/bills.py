@@ -161,6 +161,27 @@ class Bills:
             and not _is_dropped(subscription, view)
         ]
 
+    def paid_apart(
+        self, subscription_id: str, subscription: SubscriptionView, deciding_id: str | None
+    ) -> tuple[str, ...]:
+        """Give the items, by their ids, whose period that runs was paid although something is not: that is of others.
+
+        Items of several intervals are renewed by invoices of their own, and the subscription is past due by any of them. One that was
+        written off counts with what is not paid, whatever came after it; one that went void before the one that decides is not loaded.
+        """
+        if len({item.period_start for item in subscription.items}) == 1:  # as it nearly always is
+            return ()
+        own = [(state.object_id, view) for state, view in self._invoices if view.subscription_id == subscription_id]
+        owed = [view for id_, view in own if view.status not in _PAST or (id_ == deciding_id and view.status is _VOID)]
+        if not owed:
+            return ()
+        paid = max((view.created for _, view in own if view.status is _PAID and not _is_free(view)), default=0)
+        return tuple(
+            item.item_id
+            for item in subscription.items
+            if item.period_start <= paid and not any(_may_have_paid_for(view, item) for view in owed)
+        )
+
     def dispute(self, subscription_id: str, subscription: SubscriptionView) -> DisputeStanding | None:
         """Say how the worst dispute of a subscription's payments stands.
 

@@ -56,7 +56,7 @@ def _explained(
     if isinstance(found, PurchaseFacts):
         return Explanation(source, found, policy=_policy(find(found.plan_key)))
     policy = _policy(resolve(found.item.price_id, found.item.lookup_key))
-    return Explanation(source, found, ruling_of(found.subscription, policy or Policy()), policy)
+    return Explanation(source, found, ruling_of(found.subscription, found.item, policy or Policy()), policy)
 
 
 def _policy(plan: Plan | None) -> Policy | None:

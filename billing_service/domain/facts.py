@@ -54,6 +54,7 @@ class SubscriptionFacts:
     # Whether a payment of the invoice that decides failed, where that was given up; None: it was not, or a release before this wrote it.
     invoice_failed: bool | None = None
     paused_unpaid: bool = False  # paused by Stripe because a payment failed, not by anybody's wish or with a trial
+    paid_apart: tuple[str, ...] = ()  # items whose period is paid although an invoice, of others, is not
 
     @property
     def is_live(self) -> bool:
@@ -194,6 +195,7 @@ def _subscription(
         dispute=bills.dispute(subscription_id, view),
         customer_deleted=state.stripe_customer_id in gone,
         paused_unpaid=view.paused_unpaid,
+        paid_apart=bills.paid_apart(subscription_id, view, invoice_id),
         invoice_failed=invoice_id in failed if invoice is not None and invoice.status in GIVEN_UP else None,
     )
 

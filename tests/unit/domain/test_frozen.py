@@ -93,7 +93,7 @@ STORED = {
     CustomerFacts: {"subscriptions": (), "purchases": (), "grants": ()},
     SubscriptionFacts: {
         "collection_paused": False, "dispute": None, "customer_deleted": False, "invoice_failed": None,
-        "paused_unpaid": False,
+        "paused_unpaid": False, "paid_apart": (),
     },
     PurchaseFacts: {"refunded": 0, "fully_refunded": False, "dispute": None, "customer_deleted": False},
     GrantFacts: {
