@@ -46,7 +46,7 @@ from billing_service.flows.prices import Prices
 from billing_service.flows.reads import Reads
 from billing_service.flows.subscription_drafts import SubscriptionDrafts, is_over, shows
 from billing_service.flows.subscription_intents import SubscriptionIntents
-from billing_service.flows.subscription_steps import ItemGoneError, StepError, SubscriptionSteps
+from billing_service.flows.subscription_steps import OutdatedError, StepError, SubscriptionSteps
 from billing_service.logs import named
 from billing_service.storage.database import Database
 from billing_service.storage.subscription_requests import Change, ChangeState
@@ -118,8 +118,8 @@ class ChangeSubscription:
             return await self._intents.again(change)
         try:
             return await self._carry_out(request, change)
-        except ItemGoneError as gone:
-            return await self._next_attempt(gone.change)
+        except OutdatedError as outdated:
+            return await self._next_attempt(outdated.change)
         except StepError as failed:
             log.warning("subscription_not_changed", intent_id=str(change.intent_id), error=named(failed.error))
             return await self._failed(request, failed, held_until)

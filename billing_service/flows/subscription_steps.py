@@ -51,13 +51,13 @@ class StepError(Exception):
         super().__init__(str(error))
 
 
-class ItemGoneError(Exception):
-    """What a change was drafted for is not part of the subscription any more, and nothing came of the change: it is to be drafted anew."""
+class OutdatedError(Exception):
+    """The subscription is not what a change was drafted for any more, and nothing came of the change: it is to be drafted anew."""
 
     def __init__(self, change: Change) -> None:
         """Take the change with the attempt that was drafted so."""
         self.change = change
-        super().__init__("the item is gone")
+        super().__init__("the subscription has changed")
 
 
 class SubscriptionSteps:
@@ -78,7 +78,7 @@ class SubscriptionSteps:
         Raises:
             SubscriptionNotLiveError: it was over already.
             SubscriptionEndingError: it is to end, so that nothing can change at the end of its period.
-            ItemGoneError: what was to change is not part of it any more.
+            OutdatedError: what was to change is not part of it any more, or it has a schedule since.
             StripeUnavailableError: it was changed, and paid, and the schedule whose next phase would undo that still stands.
             StepError: a step failed; those before it had their effect.
             StripeCallError: something could not be read.
@@ -172,16 +172,36 @@ class SubscriptionSteps:
             await self._release(change, schedule)  # what is asked for is what there is: nothing is to wait any more
             return None
         if schedule is None:
-            made = await _sent(change, self._stripe.create_schedule(change.subscription_id, _key(change, "schedule")))
-            schedule = await self._as_it_is(made)
+            schedule = await self._made_schedule(change)
         if schedule["status"] != ACTIVE:  # made by a call before this one, and let go since by somebody else
             return None
         rendered = schedule_body(schedule, found, item, await self._period(found, asked["price"]), body)
         answer = await _sent(change, self._stripe.update_schedule(schedule["id"], rendered, _key(change, "phases")))
         return self._scheduled(await self._as_it_is(answer), change)
 
+    async def _made_schedule(self, change: Change) -> _Json:
+        """Make the schedule of a subscription that has none.
+
+        Raises:
+            SubscriptionNotLiveError: it ended since it was read.
+            OutdatedError: it has one since, ours or another's.
+            StepError, StripeCallError: as `carry_out` says.
+        """
+        try:
+            made = await _sent(change, self._stripe.create_schedule(change.subscription_id, _key(change, "schedule")))
+        except StepError as failed:
+            if not _is_refused(failed.error):
+                raise
+            found = await self._reads.subscription_object(change.subscription_id)
+            if is_over(found):
+                raise SubscriptionNotLiveError from failed
+            if found["schedule"] is not None:
+                raise OutdatedError(change) from failed
+            raise
+        return await self._as_it_is(made)
+
     def _waiting(self, schedule: _Json | None, change: Change) -> ScheduledChange:
-        """Give a change that waits already, unheard, though what it changes has been removed since. Raises ItemGoneError where none does."""
+        """Give a change that waits already, unheard, though what it changes has been removed since. Raises OutdatedError where none does."""
         asked = (change.request_body or {})["item"]
         following = (schedule and following_phase(schedule)) or {"items": ()}
         held = [(id_of(one["price"]), one.get("quantity", 1)) for one in following["items"]]
@@ -189,7 +209,7 @@ class SubscriptionSteps:
             self._scheduled(schedule, change) if schedule and (asked["price"], asked["quantity"]) in held else None
         )
         if waiting is None:
-            raise ItemGoneError(change)
+            raise OutdatedError(change)
         return waiting
 
     async def _as_it_is(self, answer: Read) -> _Json:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from aiohttp import web
 
 from billing_service.domain.access import SourceState
 from billing_service.domain.errors import (
+    BillingError,
     InvalidFieldsError,
     PaymentFailedError,
     StripeUnavailableError,
@@ -23,7 +26,7 @@ from billing_service.domain.subscription import Operation
 from billing_service.storage import subscription_requests
 from billing_service.storage.database import Database
 from tests.integration.flows.subscriber import Subscriber, preview_request
-from tests.stripe_proxy import lose_answer, lose_request
+from tests.stripe_proxy import Forward, lose_answer, lose_request
 
 
 async def overdue(ann: Subscriber) -> str:
@@ -141,6 +144,29 @@ async def test_a_schedule_that_we_did_not_make_is_not_touched(ann: Subscriber) -
     assert await ann.at_stripe(f"subscription_schedules/{schedule}") == before
     assert await update_invoices(ann) == []
     assert (await ann.asked(subscription_id, Operation.CANCEL_NOW, "cancel-2")).state is SourceState.ENDED
+
+
+async def ended(ann: Subscriber, subscription_id: str) -> None:
+    """Cancel a subscription in the dashboard."""
+    await ann.at_stripe(f"subscriptions/{subscription_id}", "DELETE")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "told"), [(ended, SubscriptionNotLiveError), (scheduled_elsewhere, SubscriptionChangePendingError)]
+)
+async def test_what_became_of_a_subscription_since_it_was_read_is_what_the_caller_is_told(
+    ann: Subscriber, meanwhile: Callable[[Subscriber, str], Awaitable[object]], told: type[BillingError]
+) -> None:
+    """Stripe refuses to make a schedule of it. That calling again changes nothing would be all that is said of that."""
+    subscription_id = await ann.subscribed()
+
+    async def late(_request: web.Request, forward: Forward) -> web.StreamResponse:
+        await meanwhile(ann, subscription_id)
+        return await forward()
+
+    ann.proxy.next("POST", "/v1/subscription_schedules", late)
+    with pytest.raises(told):
+        await ann.update(subscription_id, at_period_end=True, plan_key="team")
 
 
 async def test_what_another_deployment_sold_is_not_found(ann: Subscriber) -> None:
