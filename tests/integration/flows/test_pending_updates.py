@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -102,16 +103,21 @@ async def test_who_was_there_before_us_keeps_what_was_paid_although_a_change_exp
         await world.call("POST", "/_control/clock", advance_s=hours * 3600)
 
 
-@pytest.mark.parametrize("seed", range(4))
-async def test_a_change_to_less_pays_for_nothing_while_the_first_debit_is_on_its_way(world: World, seed: int) -> None:  # noqa: F811
-    """Stripe credits what nobody paid yet, and calls the change's invoice paid; then the debit comes back."""
+async def changed_to_less(world: World) -> tuple[str, dict[str, Any]]:  # noqa: F811
+    """Sell a subscription whose first debit is on its way, change it to a cheaper plan, and give the session's id and what it is then."""
     session_id = await world.buy("ann", outcome="processing")
     session = await world.call("GET", f"/v1/checkout/sessions/{session_id}")
     (item,) = (await world.call("GET", f"/v1/subscriptions/{session['subscription']}"))["items"]["data"]
     less = (await world.call("GET", "/v1/prices?lookup_keys[]=team_monthly"))["data"][0]["id"]
     change = {"items[0][id]": item["id"], "items[0][price]": less, "proration_behavior": "always_invoice"}
     await world.call("POST", "/_control/clock", advance_s=3600)
-    changed = await world.call("POST", f"/v1/subscriptions/{session['subscription']}", **change)
+    return session_id, await world.call("POST", f"/v1/subscriptions/{session['subscription']}", **change)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_change_to_less_pays_for_nothing_while_the_first_debit_is_on_its_way(world: World, seed: int) -> None:  # noqa: F811
+    """Stripe credits what nobody paid yet, and calls the change's invoice paid; then the debit comes back."""
+    session_id, changed = await changed_to_less(world)
     paid = await world.call("GET", f"/v1/invoices/{changed['latest_invoice']}")
     assert (changed["status"], paid["status"], paid["amount_due"]) == ("active", "paid", 0)
     draw, heard = Random(seed), 0
@@ -145,13 +151,7 @@ async def as_an_earlier_release_kept_it(world: World, field: str) -> None:  # no
 
 async def test_what_an_earlier_release_did_not_read_is_told_by_reconciling_subscriptions(world: World) -> None:  # noqa: F811
     """A credit that looks like a payment, and a pause for want of one; neither is told again by an event for a long time."""
-    session_id = await world.buy("ann", outcome="processing")
-    session = await world.call("GET", f"/v1/checkout/sessions/{session_id}")
-    (item,) = (await world.call("GET", f"/v1/subscriptions/{session['subscription']}"))["items"]["data"]
-    less = (await world.call("GET", "/v1/prices?lookup_keys[]=team_monthly"))["data"][0]["id"]
-    change = {"items[0][id]": item["id"], "items[0][price]": less, "proration_behavior": "always_invoice"}
-    await world.call("POST", "/_control/clock", advance_s=3600)
-    await world.call("POST", f"/v1/subscriptions/{session['subscription']}", **change)
+    await changed_to_less(world)
     await world.hear_all()
     assert held_quantity(await world.read("ann")) == ("team", 1, SourceState.PENDING_PAYMENT)
     await as_an_earlier_release_kept_it(world, "asks_nothing")
